@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fl_protocol.errors import ProtocolError
 from fl_protocol.ids import RunId, run_id_from_text
-from fl_protocol.signing.pack import pack, text_from_bytes, u32, u32_from_bytes, unpack
+from fl_protocol.packing import pack, text_from_bytes, u32, u32_from_bytes, unpack
 
 _U32_END = 1 << 32
 
@@ -28,6 +28,20 @@ def check_counter(name: str, value: int) -> None:
     """
     if not 0 <= value < _U32_END:
         raise ContextInvalidError("a counter is 0 .. 2**32 - 1", name=name, value=value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundContext:
+    """One attempt at one round of a run."""
+
+    run_id: RunId
+    round_index: int
+    round_attempt: int
+
+    def __post_init__(self) -> None:
+        run_id_from_text(self.run_id)
+        for name in ("round_index", "round_attempt"):
+            check_counter(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from fl_protocol.errors import ProtocolError
 from fl_protocol.ids import RunId, Sha256Hex, run_id_from_text, sha256_hex_from_text
-from fl_protocol.signing.pack import pack, text_from_bytes, u32, u32_from_bytes, u64, u64_from_bytes, unpack
+from fl_protocol.packing import pack, text_from_bytes, u32, u32_from_bytes, u64, u64_from_bytes, unpack
 from fl_protocol.spec.context import ExchangeContext, check_counter
 
 NO_DIGEST = Sha256Hex("00" * 32)

@@ -240,17 +240,17 @@ class RelayKeys(_message.Message):
 
     EXCHANGE_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
+    keys: _builtins.bytes
+    """M2."""
     @_builtins.property
     def exchange(self) -> _secagg_pb2.ExchangeRef: ...
-    @_builtins.property
-    def keys(self) -> _secagg_pb2.Keys: ...
     def __init__(
         self,
         *,
         exchange: _secagg_pb2.ExchangeRef | None = ...,
-        keys: _secagg_pb2.Keys | None = ...,
+        keys: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange", "keys", b"keys"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange", "keys", b"keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -264,17 +264,17 @@ class RelayShares(_message.Message):
 
     EXCHANGE_FIELD_NUMBER: _builtins.int
     SHARES_FIELD_NUMBER: _builtins.int
+    shares: _builtins.bytes
+    """M4."""
     @_builtins.property
     def exchange(self) -> _secagg_pb2.ExchangeRef: ...
-    @_builtins.property
-    def shares(self) -> _secagg_pb2.RoutedShares: ...
     def __init__(
         self,
         *,
         exchange: _secagg_pb2.ExchangeRef | None = ...,
-        shares: _secagg_pb2.RoutedShares | None = ...,
+        shares: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange", "shares", b"shares"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange", "shares", b"shares"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -288,17 +288,17 @@ class RelaySurvivors(_message.Message):
 
     EXCHANGE_FIELD_NUMBER: _builtins.int
     SURVIVORS_FIELD_NUMBER: _builtins.int
+    survivors: _builtins.bytes
+    """M6."""
     @_builtins.property
     def exchange(self) -> _secagg_pb2.ExchangeRef: ...
-    @_builtins.property
-    def survivors(self) -> _secagg_pb2.Survivors: ...
     def __init__(
         self,
         *,
         exchange: _secagg_pb2.ExchangeRef | None = ...,
-        survivors: _secagg_pb2.Survivors | None = ...,
+        survivors: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange", "survivors", b"survivors"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange", "survivors", b"survivors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -312,17 +312,17 @@ class RelayConfirmations(_message.Message):
 
     EXCHANGE_FIELD_NUMBER: _builtins.int
     CONFIRMATIONS_FIELD_NUMBER: _builtins.int
+    confirmations: _builtins.bytes
+    """M8."""
     @_builtins.property
     def exchange(self) -> _secagg_pb2.ExchangeRef: ...
-    @_builtins.property
-    def confirmations(self) -> _secagg_pb2.Confirmations: ...
     def __init__(
         self,
         *,
         exchange: _secagg_pb2.ExchangeRef | None = ...,
-        confirmations: _secagg_pb2.Confirmations | None = ...,
+        confirmations: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmations", b"confirmations", "exchange", b"exchange"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmations", b"confirmations", "exchange", b"exchange"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -340,21 +340,20 @@ class PublishedResult(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     SUM_BLOB_SHA256_FIELD_NUMBER: _builtins.int
     SUM_BYTES_FIELD_NUMBER: _builtins.int
+    result: _builtins.bytes
     sum_blob_sha256: _builtins.str
     sum_bytes: _builtins.int
     @_builtins.property
     def exchange(self) -> _secagg_pb2.ExchangeRef: ...
-    @_builtins.property
-    def result(self) -> _signed_pb2.SignedBody: ...
     def __init__(
         self,
         *,
         exchange: _secagg_pb2.ExchangeRef | None = ...,
-        result: _signed_pb2.SignedBody | None = ...,
+        result: _builtins.bytes = ...,
         sum_blob_sha256: _builtins.str = ...,
         sum_bytes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange", "result", b"result", "sum_blob_sha256", b"sum_blob_sha256", "sum_bytes", b"sum_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -549,17 +548,17 @@ class AdvertiseKeysRequest(_message.Message):
 
     EXCHANGE_FIELD_NUMBER: _builtins.int
     ADVERTISEMENT_FIELD_NUMBER: _builtins.int
+    advertisement: _builtins.bytes
+    """M1."""
     @_builtins.property
     def exchange(self) -> _secagg_pb2.ExchangeRef: ...
-    @_builtins.property
-    def advertisement(self) -> _signed_pb2.SignedBody: ...
     def __init__(
         self,
         *,
         exchange: _secagg_pb2.ExchangeRef | None = ...,
-        advertisement: _signed_pb2.SignedBody | None = ...,
+        advertisement: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["advertisement", b"advertisement", "exchange", b"exchange"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["advertisement", b"advertisement", "exchange", b"exchange"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -588,17 +587,17 @@ class ShareKeysRequest(_message.Message):
 
     EXCHANGE_FIELD_NUMBER: _builtins.int
     DEAL_FIELD_NUMBER: _builtins.int
+    deal: _builtins.bytes
+    """M3."""
     @_builtins.property
     def exchange(self) -> _secagg_pb2.ExchangeRef: ...
-    @_builtins.property
-    def deal(self) -> _secagg_pb2.ShareDeal: ...
     def __init__(
         self,
         *,
         exchange: _secagg_pb2.ExchangeRef | None = ...,
-        deal: _secagg_pb2.ShareDeal | None = ...,
+        deal: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deal", b"deal", "exchange", b"exchange"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["deal", b"deal", "exchange", b"exchange"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -627,17 +626,16 @@ class ComplainRequest(_message.Message):
 
     EXCHANGE_FIELD_NUMBER: _builtins.int
     COMPLAINT_FIELD_NUMBER: _builtins.int
+    complaint: _builtins.bytes
     @_builtins.property
     def exchange(self) -> _secagg_pb2.ExchangeRef: ...
-    @_builtins.property
-    def complaint(self) -> _signed_pb2.SignedBody: ...
     def __init__(
         self,
         *,
         exchange: _secagg_pb2.ExchangeRef | None = ...,
-        complaint: _signed_pb2.SignedBody | None = ...,
+        complaint: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["complaint", b"complaint", "exchange", b"exchange"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["complaint", b"complaint", "exchange", b"exchange"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -739,21 +737,19 @@ class UploadHeader(_message.Message):
     EXCHANGE_FIELD_NUMBER: _builtins.int
     MASKED_INPUT_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    masked_input: _builtins.bytes
+    """M5's signed header: chunk root and length."""
     offset: _builtins.int
     @_builtins.property
     def exchange(self) -> _secagg_pb2.ExchangeRef: ...
-    @_builtins.property
-    def masked_input(self) -> _signed_pb2.SignedBody:
-        """M5's signed header: chunk root and length."""
-
     def __init__(
         self,
         *,
         exchange: _secagg_pb2.ExchangeRef | None = ...,
-        masked_input: _signed_pb2.SignedBody | None = ...,
+        masked_input: _builtins.bytes = ...,
         offset: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange", "masked_input", b"masked_input"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange", "masked_input", b"masked_input", "offset", b"offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -809,17 +805,17 @@ class ConfirmSurvivorsRequest(_message.Message):
 
     EXCHANGE_FIELD_NUMBER: _builtins.int
     CONFIRMATION_FIELD_NUMBER: _builtins.int
+    confirmation: _builtins.bytes
+    """M7."""
     @_builtins.property
     def exchange(self) -> _secagg_pb2.ExchangeRef: ...
-    @_builtins.property
-    def confirmation(self) -> _signed_pb2.SignedBody: ...
     def __init__(
         self,
         *,
         exchange: _secagg_pb2.ExchangeRef | None = ...,
-        confirmation: _signed_pb2.SignedBody | None = ...,
+        confirmation: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "exchange", b"exchange"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "exchange", b"exchange"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -848,17 +844,17 @@ class RevealSharesRequest(_message.Message):
 
     EXCHANGE_FIELD_NUMBER: _builtins.int
     REVEAL_FIELD_NUMBER: _builtins.int
+    reveal: _builtins.bytes
+    """M9."""
     @_builtins.property
     def exchange(self) -> _secagg_pb2.ExchangeRef: ...
-    @_builtins.property
-    def reveal(self) -> _signed_pb2.SignedBody: ...
     def __init__(
         self,
         *,
         exchange: _secagg_pb2.ExchangeRef | None = ...,
-        reveal: _signed_pb2.SignedBody | None = ...,
+        reveal: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange", "reveal", b"reveal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange", "reveal", b"reveal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...

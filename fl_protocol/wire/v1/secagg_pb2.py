@@ -22,30 +22,15 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from fl_protocol.wire.v1 import signed_pb2 as fl__protocol_dot_wire_dot_v1_dot_signed__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n fl_protocol/wire/v1/secagg.proto\x12\x13\x66l_protocol.wire.v1\x1a fl_protocol/wire/v1/signed.proto\"{\n\x0b\x45xchangeRef\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0bround_index\x18\x02 \x01(\r\x12\x15\n\rround_attempt\x18\x03 \x01(\r\x12\x16\n\x0e\x65xchange_index\x18\x04 \x01(\r\x12\x18\n\x10\x65xchange_attempt\x18\x05 \x01(\r\"?\n\x04Keys\x12\x37\n\x0e\x61\x64vertisements\x18\x01 \x03(\x0b\x32\x1f.fl_protocol.wire.v1.SignedBody\"`\n\tShareLeaf\x12\x11\n\trecipient\x18\x01 \x01(\t\x12\x12\n\nciphertext\x18\x02 \x01(\x0c\x12\x16\n\x0e\x63ommitment_rho\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63ommitment_b\x18\x04 \x01(\x0c\"l\n\tShareDeal\x12/\n\x06header\x18\x01 \x01(\x0b\x32\x1f.fl_protocol.wire.v1.SignedBody\x12.\n\x06leaves\x18\x02 \x03(\x0b\x32\x1e.fl_protocol.wire.v1.ShareLeaf\"\x8e\x01\n\x0bRoutedShare\x12/\n\x06header\x18\x01 \x01(\x0b\x32\x1f.fl_protocol.wire.v1.SignedBody\x12,\n\x04leaf\x18\x02 \x01(\x0b\x32\x1e.fl_protocol.wire.v1.ShareLeaf\x12\x12\n\nleaf_index\x18\x03 \x01(\r\x12\x0c\n\x04path\x18\x04 \x03(\x0c\"@\n\x0cRoutedShares\x12\x30\n\x06shares\x18\x01 \x03(\x0b\x32 .fl_protocol.wire.v1.RoutedShare\"=\n\tSurvivors\x12\x30\n\x07headers\x18\x01 \x03(\x0b\x32\x1f.fl_protocol.wire.v1.SignedBody\"D\n\rConfirmations\x12\x33\n\nsignatures\x18\x01 \x03(\x0b\x32\x1f.fl_protocol.wire.v1.SignedBodyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n fl_protocol/wire/v1/secagg.proto\x12\x13\x66l_protocol.wire.v1\"{\n\x0b\x45xchangeRef\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0bround_index\x18\x02 \x01(\r\x12\x15\n\rround_attempt\x18\x03 \x01(\r\x12\x16\n\x0e\x65xchange_index\x18\x04 \x01(\r\x12\x18\n\x10\x65xchange_attempt\x18\x05 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fl_protocol.wire.v1.secagg_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EXCHANGEREF']._serialized_start=91
-  _globals['_EXCHANGEREF']._serialized_end=214
-  _globals['_KEYS']._serialized_start=216
-  _globals['_KEYS']._serialized_end=279
-  _globals['_SHARELEAF']._serialized_start=281
-  _globals['_SHARELEAF']._serialized_end=377
-  _globals['_SHAREDEAL']._serialized_start=379
-  _globals['_SHAREDEAL']._serialized_end=487
-  _globals['_ROUTEDSHARE']._serialized_start=490
-  _globals['_ROUTEDSHARE']._serialized_end=632
-  _globals['_ROUTEDSHARES']._serialized_start=634
-  _globals['_ROUTEDSHARES']._serialized_end=698
-  _globals['_SURVIVORS']._serialized_start=700
-  _globals['_SURVIVORS']._serialized_end=761
-  _globals['_CONFIRMATIONS']._serialized_start=763
-  _globals['_CONFIRMATIONS']._serialized_end=831
+  _globals['_EXCHANGEREF']._serialized_start=57
+  _globals['_EXCHANGEREF']._serialized_end=180
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,26 @@
+"""``python -m benchmarks secagg | training [--json]``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+BENCHMARKS = {
+    "secagg": "the secure sum: masking at a site, adding and unmasking at the coordinator, bytes and milliseconds a site",
+    "training": "the demo's study: federated beside local-only training at equal steps, seconds a step",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the named benchmark with the remaining arguments."""
+    if not arguments or arguments[0] not in BENCHMARKS:
+        print("usage: python -m benchmarks NAME [--json]\n")
+        for name, purpose in BENCHMARKS.items():
+            print(f"  {name:10} {purpose}")
+        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+    code: int = importlib.import_module(f"benchmarks.{arguments[0]}").main(arguments[1:])
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

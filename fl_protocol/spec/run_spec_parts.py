@@ -1,0 +1,310 @@
+"""The sections of a RunSpec as values: what each key means and how it is rendered. Reads nothing and checks nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fl_protocol.ids import Sha256Hex, SiteId
+
+
+class TaskKind(StrEnum):
+    """What is learned."""
+
+    INSTRUCTION_TUNING = "instruction-tuning"
+
+
+class Template(StrEnum):
+    """How a record becomes text."""
+
+    CHAT = "chat"
+
+
+class AdapterKind(StrEnum):
+    """Which weights are trained."""
+
+    LORA = "lora"
+
+
+class LocalRule(StrEnum):
+    """How a site trains."""
+
+    PLAIN = "plain"
+
+
+class LocalOptimizer(StrEnum):
+    """Which optimiser a site trains with."""
+
+    ADAMW = "adamw"
+
+
+class Schedule(StrEnum):
+    """How the learning rate goes over all steps of all rounds."""
+
+    CONSTANT = "constant"
+    LINEAR = "linear"
+    COSINE = "cosine"
+
+
+class AlgorithmName(StrEnum):
+    """How sums become the next adapter."""
+
+    FEDAVG_LORA = "fedavg-lora"
+
+
+class ServerOptimizerName(StrEnum):
+    """How the mean update is applied."""
+
+    FEDAVG = "fedavg"
+
+
+class Suite(StrEnum):
+    """The protocol of the secure sum."""
+
+    SA1 = "SA1"
+
+
+class Mechanism(StrEnum):
+    """The noise that is added."""
+
+    NONE = "none"
+
+
+class CompressionKind(StrEnum):
+    """How an update is made smaller."""
+
+    NONE = "none"
+
+
+class Metric(StrEnum):
+    """What an evaluation measures."""
+
+    LOSS = "loss"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec:
+    """``task``."""
+
+    kind: TaskKind
+    template: Template
+
+    def to_document(self) -> dict[str, object]:
+        """The section as JSON values."""
+        return {"kind": self.kind.value, "template": self.template.value}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseModelSpec:
+    """``base_model``: a name for people, the model digest for machines."""
+
+    name: str
+    sha256: Sha256Hex
+
+    def to_document(self) -> dict[str, object]:
+        """The section as JSON values."""
+        return {"name": self.name, "sha256": self.sha256}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterSpec:
+    """``adapter``; the two digests come from ``init-adapter`` and may be absent until then."""
+
+    kind: AdapterKind
+    rank: int
+    alpha: float
+    dropout: float
+    targets: tuple[str, ...]
+    layout_sha256: Sha256Hex | None
+    initial_sha256: Sha256Hex | None
+
+    def to_document(self) -> dict[str, object]:
+        """The section as JSON values."""
+        return {
+            "kind": self.kind.value,
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "dropout": self.dropout,
+            "targets": list(self.targets),
+            "layout_sha256": self.layout_sha256,
+            "initial_sha256": self.initial_sha256,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSpec:
+    """``data``: which registered dataset, and how much of it there must be."""
+
+    dataset: str
+    min_records: int
+    min_patients: int
+
+    def to_document(self) -> dict[str, object]:
+        """The section as JSON values."""
+        return {"dataset": self.dataset, "min_records": self.min_records, "min_patients": self.min_patients}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSpec:
+    """``local``: training at a site, within one round; ``warmup_steps`` counts over all rounds."""
+
+    rule: LocalRule
+    steps: int
+    batch_size: int
+    accumulation: int
+    max_length: int
+    optimizer: LocalOptimizer
+    learning_rate: float
+    weight_decay: float
+    schedule: Schedule
+    warmup_steps: int
+    seed: int
+
+    @property
+    def max_tokens(self) -> int:
+        """The largest number of tokens that a site can train on in one round."""
+        return self.steps * self.batch_size * self.accumulation * self.max_length
+
+    def to_document(self) -> dict[str, object]:
+        """The section as JSON values."""
+        return {
+            "rule": self.rule.value,
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "accumulation": self.accumulation,
+            "max_length": self.max_length,
+            "optimizer": self.optimizer.value,
+            "learning_rate": self.learning_rate,
+            "weight_decay": self.weight_decay,
+            "schedule": self.schedule.value,
+            "warmup_steps": self.warmup_steps,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSpec:
+    """``aggregation.server``."""
+
+    optimizer: ServerOptimizerName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregationSpec:
+    """``aggregation``."""
+
+    algorithm: AlgorithmName
+    server: ServerSpec
+
+    def to_document(self) -> dict[str, object]:
+        """The section as JSON values."""
+        return {"algorithm": self.algorithm.value, "server": {"optimizer": self.server.optimizer.value}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CohortSite:
+    """One site of the roster; ``signing_key_sha256`` is its pin, absent until the spec is resolved."""
+
+    name: SiteId
+    signing_key_sha256: Sha256Hex | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CohortSpec:
+    """``cohort``: the roster, and how many of it a round needs and how long it waits."""
+
+    sites: tuple[CohortSite, ...]
+    quorum: int
+    round_deadline_s: float
+    phase_deadline_s: float
+
+    @property
+    def names(self) -> tuple[SiteId, ...]:
+        """The roster's names, in the spec's order."""
+        return tuple(site.name for site in self.sites)
+
+    @property
+    def pins(self) -> dict[SiteId, Sha256Hex]:
+        """Name to signing-key fingerprint, of the sites that have one."""
+        return {site.name: site.signing_key_sha256 for site in self.sites if site.signing_key_sha256 is not None}
+
+    def to_document(self) -> dict[str, object]:
+        """The section as JSON values: a site as its name until it is pinned, then as name and pin."""
+        sites: list[object] = [
+            site.name
+            if site.signing_key_sha256 is None
+            else {"name": site.name, "signing_key_sha256": site.signing_key_sha256}
+            for site in self.sites
+        ]
+        return {
+            "sites": sites,
+            "quorum": self.quorum,
+            "round_deadline_s": self.round_deadline_s,
+            "phase_deadline_s": self.phase_deadline_s,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecureAggregationSpec:
+    """``secure_aggregation``; it is always required."""
+
+    suite: Suite
+    min_cohort: int
+    ring_bits: int
+    audit_window_s: int
+
+    def to_document(self) -> dict[str, object]:
+        """The section as JSON values."""
+        return {
+            "required": True,
+            "suite": self.suite.value,
+            "min_cohort": self.min_cohort,
+            "ring_bits": self.ring_bits,
+            "audit_window_s": self.audit_window_s,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacySpec:
+    """``privacy``: what bounds one site's influence."""
+
+    clip_norm: float
+    weight_cap: int
+    mechanism: Mechanism
+
+    def to_document(self) -> dict[str, object]:
+        """The section as JSON values."""
+        return {"clip_norm": self.clip_norm, "weight_cap": self.weight_cap, "mechanism": self.mechanism.value}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressionSpec:
+    """``compression``."""
+
+    kind: CompressionKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSpec:
+    """``evaluation``: every how many rounds, on which held-out part of each site's records."""
+
+    every: int
+    metrics: tuple[Metric, ...]
+    holdout_fraction: float
+    max_records: int
+
+    def to_document(self) -> dict[str, object]:
+        """The section as JSON values."""
+        return {
+            "every": self.every,
+            "metrics": [metric.value for metric in self.metrics],
+            "holdout_fraction": self.holdout_fraction,
+            "max_records": self.max_records,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerSpec:
+    """``trainer``: the image that must train, or None for any."""
+
+    image_sha256: Sha256Hex | None
