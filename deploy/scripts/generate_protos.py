@@ -49,7 +49,8 @@ def main() -> int:
     target = ROOT / PACKAGE
     if check:
         committed = {path.name: path.read_bytes() for path in target.glob("*_pb2*")}
-        differing = sorted(name for name in generated.keys() | committed.keys() if generated.get(name) != committed.get(name))
+        names = sorted(generated.keys() | committed.keys())
+        differing = [name for name in names if generated.get(name) != committed.get(name)]
         if differing:
             sys.stderr.write(f"stubs differ from protos/: {', '.join(differing)}; run 'make proto'\n")
         return 1 if differing else 0

@@ -34,6 +34,17 @@ from fl_protocol.spec.run_spec_parts import (
     TrainerSpec,
 )
 
+__all__ = [
+    "Fault",
+    "RunSpec",
+    "RunSpecFaultsError",
+    "RunSpecUnresolvedError",
+    "bind_adapter",
+    "parse_run_spec",
+    "resolve_run_spec",
+    "run_spec_from_bytes",
+]
+
 API_VERSION = "wardround/v1"
 KIND = "Run"
 MAX_ROUNDS = 10_000
@@ -195,12 +206,12 @@ def _cross_faults(spec: RunSpec) -> Iterator[tuple[Fault, tuple[str, ...]]]:
     n_sites, min_cohort = len(spec.cohort.sites), spec.secure_aggregation.min_cohort
     if not min_cohort <= spec.cohort.quorum <= n_sites:
         message = f"must lie between secure_aggregation.min_cohort ({min_cohort}) and the number of sites ({n_sites})"
-        involved = ("cohort.quorum", "cohort.sites", "secure_aggregation.min_cohort")
-        yield Fault(path="cohort.quorum", message=message), involved
+        keys = ("cohort.quorum", "cohort.sites", "secure_aggregation.min_cohort")
+        yield Fault(path="cohort.quorum", message=message), keys
     if spec.local.max_tokens > MAX_TOKENS_PER_ROUND:
         message = f"steps x batch_size x accumulation x max_length must be at most {MAX_TOKENS_PER_ROUND} tokens"
-        involved = ("local.steps", "local.batch_size", "local.accumulation", "local.max_length")
-        yield Fault(path="local", message=message), involved
+        factors = ("local.steps", "local.batch_size", "local.accumulation", "local.max_length")
+        yield Fault(path="local", message=message), factors
     if spec.evaluation.max_records * spec.local.max_length > MAX_TOKENS_PER_ROUND:
         message = f"max_records x local.max_length must be at most {MAX_TOKENS_PER_ROUND} tokens"
         yield Fault(path="evaluation.max_records", message=message), ("evaluation.max_records", "local.max_length")

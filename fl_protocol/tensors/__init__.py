@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Named tensors: as one flat vector, as safetensors bytes, as a digest. Knows no framework and no file."""

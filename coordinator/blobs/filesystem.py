@@ -1,0 +1,192 @@
+"""Blobs in a folder: ``<root>/<first two characters>/<digest>``; partials in ``partial``, unfinished ones in ``new``.
+
+A blob appears under its digest by an atomic rename after its bytes are on the disk, and the folder is synced after
+the rename: a name that exists names whole bytes, at any crash.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from coordinator.blobs.store import CHUNK_BYTES, Chunk, StoredBlob
+from coordinator.errors import BlobDigestMismatchError, BlobNotFoundError, BlobOffsetError, BlobStoreFullError
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_PARTIAL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,180}")
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class FilesystemBlobStore:
+    """A BlobStore in one folder of this machine, for its owner only."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._new = root / "new"
+        self._partial = root / "partial"
+        self._append_lock = threading.Lock()
+        for folder in (root, self._new, self._partial):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def put(self, chunks: Iterable[Chunk], *, expected_sha256: str | None = None) -> StoredBlob:
+        """Store the concatenation of ``chunks``; see BlobStore."""
+        path = self._new / secrets.token_hex(16)
+        digest = hashlib.sha256()
+        n_bytes = 0
+        try:
+            with _room(path), path.open("xb") as file:
+                for chunk in chunks:
+                    digest.update(chunk)
+                    file.write(chunk)
+                    n_bytes += memoryview(chunk).nbytes
+                file.flush()
+                os.fsync(file.fileno())
+            sha256 = digest.hexdigest()
+            _check_digest(sha256, expected_sha256)
+            self._settle(path, sha256)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return StoredBlob(sha256=sha256, n_bytes=n_bytes)
+
+    def put_bytes(self, data: Chunk, *, expected_sha256: str | None = None) -> StoredBlob:
+        """``put`` of one piece."""
+        return self.put([data], expected_sha256=expected_sha256)
+
+    def has(self, sha256: str) -> bool:
+        """Whether the blob is here."""
+        return _DIGEST.fullmatch(sha256) is not None and self._path(sha256).is_file()
+
+    def size(self, sha256: str) -> int:
+        """Its length in bytes."""
+        return self._found(sha256).stat().st_size
+
+    def read(self, sha256: str) -> bytes:
+        """All of it."""
+        return self._found(sha256).read_bytes()
+
+    def iter_chunks(self, sha256: str, *, offset: int = 0, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+        """Its bytes from ``offset`` on, in pieces."""
+        path = self._found(sha256)
+        if not 0 <= offset <= path.stat().st_size:
+            raise BlobOffsetError("the offset is not inside the blob", sha256=sha256, offset=offset)
+        return _chunks_of(path, offset=offset, chunk_bytes=chunk_bytes)
+
+    def iter_views(self, sha256: str, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
+        """Its bytes in pieces, through one buffer that is used again for each."""
+        return _views_of(self._found(sha256), chunk_bytes=chunk_bytes)
+
+    def delete(self, sha256: str) -> None:
+        """Forget a blob."""
+        self._path(sha256).unlink(missing_ok=True)
+
+    def partial_size(self, name: str) -> int:
+        """How many bytes of this partial are held."""
+        with suppress(FileNotFoundError):
+            return self._partial_path(name).stat().st_size
+        return 0
+
+    def append_partial(self, name: str, *, offset: int, data: Chunk) -> int:
+        """Add bytes at the end of a partial; see BlobStore."""
+        path = self._partial_path(name)
+        # Two streams of one upload may meet here after a lost connection; the second then finds the offset moved.
+        with self._append_lock, path.open("ab") as file:
+            held = file.tell()
+            if offset != held:
+                raise BlobOffsetError("the part does not continue what is held", offset=offset, held=held)
+            try:
+                file.write(data)
+                file.flush()
+            except OSError as error:
+                file.close()
+                os.truncate(path, held)
+                if error.errno in _FULL:
+                    raise BlobStoreFullError("the blob store is full; the upload may be resumed later") from error
+                raise
+            return held + memoryview(data).nbytes
+
+    def iter_partial(self, name: str, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+        """The bytes held so far, in pieces."""
+        path = self._partial_path(name)
+        return _chunks_of(path, offset=0, chunk_bytes=chunk_bytes) if path.exists() else iter(())
+
+    def finish_partial(self, name: str, *, sha256: str) -> StoredBlob:
+        """Turn a partial into a blob; see BlobStore."""
+        path = self._partial_path(name)
+        if path.exists():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+            self._settle(path, sha256)
+        return StoredBlob(sha256=sha256, n_bytes=self.size(sha256))
+
+    def discard_partial(self, name: str) -> None:
+        """Forget a partial."""
+        self._partial_path(name).unlink(missing_ok=True)
+
+    def _settle(self, path: Path, sha256: str) -> None:
+        target = self._path(sha256)
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        path.replace(target)
+        _sync_folder(target.parent)
+        _sync_folder(self._root)
+
+    def _path(self, sha256: str) -> Path:
+        # Safety: a name that is no digest never becomes a path.
+        if _DIGEST.fullmatch(sha256) is None:
+            raise BlobNotFoundError("a blob is named by 64 hexadecimal characters", sha256=sha256[:80])
+        return self._root / sha256[:2] / sha256
+
+    def _found(self, sha256: str) -> Path:
+        path = self._path(sha256)
+        if not path.is_file():
+            raise BlobNotFoundError("no blob has this digest", sha256=sha256)
+        return path
+
+    def _partial_path(self, name: str) -> Path:
+        if _PARTIAL_NAME.fullmatch(name) is None:
+            raise BlobNotFoundError("a partial's name is lower-case letters, digits, dots and hyphens", name=name[:80])
+        return self._partial / name
+
+
+def _check_digest(found: str, expected: str | None) -> None:
+    if expected is not None and found != expected:
+        raise BlobDigestMismatchError("the bytes do not have the announced digest", expected=expected[:64], found=found)
+
+
+def _chunks_of(path: Path, *, offset: int, chunk_bytes: int) -> Iterator[bytes]:
+    with path.open("rb", buffering=0) as file:
+        file.seek(offset)
+        while chunk := file.read(chunk_bytes):
+            yield chunk
+
+
+def _views_of(path: Path, *, chunk_bytes: int) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(chunk_bytes))
+    with path.open("rb", buffering=0) as file:
+        while n_read := file.readinto(buffer):
+            yield buffer[:n_read]
+
+
+@contextmanager
+def _room(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise BlobStoreFullError("the blob store is full", folder=path.parent.name) from error
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""The coordinator's memory: tables, transactions and queries. Decides nothing and performs nothing."""

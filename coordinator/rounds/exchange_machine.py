@@ -1,0 +1,325 @@
+"""One attempt at a secure sum, as the coordinator sees it.
+
+``ADVERTISING -> SHARING -> COLLECTING -> CONFIRMING -> REVEALING -> SUMMED``; any ``-> FAILED(reason)``. A phase ends
+when every expected message is in, or when its deadline passes without progress and enough are in. The sites that were
+in are then frozen (U1 to U5) and never change. In REVEALING, U5 is frozen while the sum is being computed.
+
+Safety: nothing here protects a site; each site checks every set against its own rules. This machine keeps the
+coordinator from asking for what honest sites would refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+
+from coordinator.errors import IllegalTransitionError
+from coordinator.rounds.effects import ComputeSum, DropSites, ExchangeEffect
+from coordinator.rounds.events import (
+    DealerBlamed,
+    EffectGaveUp,
+    ExchangeEvent,
+    ExchangeFailure,
+    KeysAdvertised,
+    LiarNamed,
+    RunCancelled,
+    SharesDealt,
+    SharesRevealed,
+    SiteReported,
+    SumComputed,
+    SumRefused,
+    SurvivorsConfirmed,
+    TimePassed,
+    UploadCompleted,
+)
+from coordinator.rounds.participation_machine import DropReason
+from coordinator.rounds.quorum import RoundRules
+from fl_protocol.ids import SiteId
+
+
+class ExchangeState(StrEnum):
+    """The states of an exchange."""
+
+    ADVERTISING = "ADVERTISING"
+    SHARING = "SHARING"
+    COLLECTING = "COLLECTING"
+    CONFIRMING = "CONFIRMING"
+    REVEALING = "REVEALING"
+    SUMMED = "SUMMED"
+    FAILED = "FAILED"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no event leads on from here."""
+        return self in {ExchangeState.SUMMED, ExchangeState.FAILED}
+
+
+Sites = tuple[SiteId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeStatus:
+    """What the machine knows of an exchange.
+
+    Invariant: u1 >= u2 >= u3 >= u4 >= u5 as sets, each None until its phase has ended.
+
+    Attributes:
+        state: where it stands.
+        invited: the candidates when it opened.
+        arrived: whose message of the present phase is stored.
+        gone: of whom nothing more is expected in this round.
+        phase_deadline_at: when the phase ends unless there is progress.
+        reason: why it FAILED.
+    """
+
+    state: ExchangeState
+    invited: Sites
+    arrived: frozenset[SiteId]
+    gone: frozenset[SiteId]
+    phase_deadline_at: datetime
+    u1: Sites | None = None
+    u2: Sites | None = None
+    u3: Sites | None = None
+    u4: Sites | None = None
+    u5: Sites | None = None
+    reason: ExchangeFailure | None = None
+
+    @property
+    def expected(self) -> Sites:
+        """Who was asked for a message in this phase."""
+        asked = {
+            ExchangeState.ADVERTISING: self.invited,
+            ExchangeState.SHARING: self.u1,
+            ExchangeState.COLLECTING: self.u2,
+            ExchangeState.CONFIRMING: self.u3,
+            ExchangeState.REVEALING: self.u4,
+        }
+        return asked.get(self.state) or ()
+
+    @property
+    def awaited(self) -> Sites:
+        """Who was asked, has not answered and may still do so."""
+        if self.u5 is not None:
+            return ()
+        return tuple(site for site in self.expected if site not in self.arrived and site not in self.gone)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeStep:
+    """The status that follows, and what is asked for."""
+
+    status: ExchangeStatus
+    effects: tuple[ExchangeEffect, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Phase:
+    """How one phase ends."""
+
+    next_state: ExchangeState
+    frozen_as: str
+    failure: ExchangeFailure
+    drop_reason: DropReason | None
+
+
+_PHASES: Mapping[ExchangeState, _Phase] = MappingProxyType(
+    {
+        ExchangeState.ADVERTISING: _Phase(
+            next_state=ExchangeState.SHARING,
+            frozen_as="u1",
+            failure=ExchangeFailure.TOO_FEW_ADVERTISED,
+            drop_reason=DropReason.NOT_ADVERTISED,
+        ),
+        ExchangeState.SHARING: _Phase(
+            next_state=ExchangeState.COLLECTING,
+            frozen_as="u2",
+            failure=ExchangeFailure.TOO_FEW_SHARED,
+            drop_reason=DropReason.NOT_SHARED,
+        ),
+        ExchangeState.COLLECTING: _Phase(
+            next_state=ExchangeState.CONFIRMING,
+            frozen_as="u3",
+            failure=ExchangeFailure.TOO_FEW_UPLOADED,
+            drop_reason=DropReason.NOT_UPLOADED,
+        ),
+        # From here on a silent site's update is in the sum: it is not dropped.
+        ExchangeState.CONFIRMING: _Phase(
+            next_state=ExchangeState.REVEALING,
+            frozen_as="u4",
+            failure=ExchangeFailure.TOO_FEW_CONFIRMED,
+            drop_reason=None,
+        ),
+        ExchangeState.REVEALING: _Phase(
+            next_state=ExchangeState.REVEALING,
+            frozen_as="u5",
+            failure=ExchangeFailure.TOO_FEW_REVEALED,
+            drop_reason=None,
+        ),
+    }
+)
+
+
+def needed(status: ExchangeStatus, rules: RoundRules) -> int:
+    """How many messages the present phase needs to end well."""
+    n = len(status.u1 or ())
+    match status.state:
+        case ExchangeState.ADVERTISING:
+            return rules.min_ready
+        case ExchangeState.SHARING:
+            return rules.min_sharers(n)
+        case ExchangeState.COLLECTING:
+            return rules.min_survivors(n)
+        case _:
+            return rules.min_voices(n)
+
+
+def _arrive(status: ExchangeStatus, event: ExchangeEvent, *, rules: RoundRules, now: datetime) -> ExchangeStep:
+    """A message is in: progress, and perhaps the phase's end."""
+    assert isinstance(event, KeysAdvertised | SharesDealt | UploadCompleted | SurvivorsConfirmed | SharesRevealed)
+    arrived = status.arrived | {event.site_id}
+    deadline = max(status.phase_deadline_at, now + rules.phase_deadline)
+    return _settle(replace(status, arrived=arrived, phase_deadline_at=deadline), event, rules=rules, now=now)
+
+
+def _settle(status: ExchangeStatus, event: ExchangeEvent, *, rules: RoundRules, now: datetime) -> ExchangeStep:
+    """End the phase if nobody is awaited or its time is over; else stay."""
+    del event
+    phase = _PHASES[status.state]
+    if status.u5 is not None:
+        return ExchangeStep(status=status)
+    is_over = not status.awaited or now >= status.phase_deadline_at
+    n_possible = sum(1 for site in status.expected if site in status.arrived or site not in status.gone)
+    if not is_over and n_possible >= needed(status, rules):
+        return ExchangeStep(status=status)
+    kept = tuple(sorted(site for site in status.expected if site in status.arrived and _counts(status, site)))
+    silent = tuple(sorted(status.awaited)) if is_over else ()
+    drops: tuple[ExchangeEffect, ...] = ()
+    if silent and phase.drop_reason is not None:
+        drops = (DropSites(sites=silent, reason=phase.drop_reason),)
+    if len(kept) < needed(status, rules):
+        return ExchangeStep(status=replace(status, state=ExchangeState.FAILED, reason=phase.failure), effects=drops)
+    following = _freeze(status, phase, kept, deadline=now + rules.phase_deadline)
+    if status.state is ExchangeState.REVEALING:
+        return ExchangeStep(status=following, effects=(ComputeSum(),))
+    return ExchangeStep(status=following, effects=drops)
+
+
+def _counts(status: ExchangeStatus, site: SiteId) -> bool:
+    """A message counts though its sender left, but for keys and shares, whose owner would be missed at the next step."""
+    early = status.state in {ExchangeState.ADVERTISING, ExchangeState.SHARING}
+    return not early or site not in status.gone
+
+
+def _freeze(status: ExchangeStatus, phase: _Phase, kept: Sites, *, deadline: datetime) -> ExchangeStatus:
+    following = replace(status, state=phase.next_state, arrived=frozenset(), phase_deadline_at=deadline)
+    match phase.frozen_as:
+        case "u1":
+            return replace(following, u1=kept)
+        case "u2":
+            return replace(following, u2=kept)
+        case "u3":
+            return replace(following, u3=kept)
+        case "u4":
+            return replace(following, u4=kept)
+        case _:
+            return replace(following, u5=kept)
+
+
+def _stay(status: ExchangeStatus, event: ExchangeEvent, *, rules: RoundRules, now: datetime) -> ExchangeStep:
+    del event, rules, now
+    return ExchangeStep(status=status)
+
+
+def _fail_by_dealer(status: ExchangeStatus, event: ExchangeEvent, *, rules: RoundRules, now: datetime) -> ExchangeStep:
+    del event, rules, now
+    return ExchangeStep(status=replace(status, state=ExchangeState.FAILED, reason=ExchangeFailure.DEALER_BLAMED))
+
+
+def _fail_by_refusal(status: ExchangeStatus, event: ExchangeEvent, *, rules: RoundRules, now: datetime) -> ExchangeStep:
+    del rules, now
+    assert isinstance(event, SumRefused)
+    return ExchangeStep(status=replace(status, state=ExchangeState.FAILED, reason=event.reason))
+
+
+def _fail_by_effect(status: ExchangeStatus, event: ExchangeEvent, *, rules: RoundRules, now: datetime) -> ExchangeStep:
+    del event, rules, now
+    return ExchangeStep(status=replace(status, state=ExchangeState.FAILED, reason=ExchangeFailure.EFFECT_FAILED))
+
+
+def _end(status: ExchangeStatus, event: ExchangeEvent, *, rules: RoundRules, now: datetime) -> ExchangeStep:
+    del event, rules, now
+    return ExchangeStep(status=replace(status, state=ExchangeState.FAILED, reason=ExchangeFailure.ROUND_ENDED))
+
+
+def _sum(status: ExchangeStatus, event: ExchangeEvent, *, rules: RoundRules, now: datetime) -> ExchangeStep:
+    del rules, now
+    if status.u5 is None:
+        raise IllegalTransitionError(
+            "no sum was asked for yet", machine="exchange", state=status.state.value, event=type(event).__name__
+        )
+    return ExchangeStep(status=replace(status, state=ExchangeState.SUMMED))
+
+
+def _name_liar(status: ExchangeStatus, event: ExchangeEvent, *, rules: RoundRules, now: datetime) -> ExchangeStep:
+    assert isinstance(event, LiarNamed)
+    named = replace(status, gone=status.gone | {event.site_id}, arrived=status.arrived - {event.site_id})
+    return _settle(named, event, rules=rules, now=now)
+
+
+_Apply = Callable[..., ExchangeStep]
+
+_S = ExchangeState
+TRANSITIONS: Mapping[tuple[ExchangeState, type[ExchangeEvent]], _Apply] = MappingProxyType(
+    {
+        (_S.ADVERTISING, KeysAdvertised): _arrive,
+        (_S.SHARING, SharesDealt): _arrive,
+        (_S.COLLECTING, UploadCompleted): _arrive,
+        (_S.CONFIRMING, SurvivorsConfirmed): _arrive,
+        (_S.REVEALING, SharesRevealed): _arrive,
+        (_S.REVEALING, LiarNamed): _name_liar,
+        (_S.REVEALING, SumComputed): _sum,
+        (_S.REVEALING, SumRefused): _fail_by_refusal,
+        (_S.REVEALING, EffectGaveUp): _fail_by_effect,
+        (_S.SHARING, DealerBlamed): _fail_by_dealer,
+        (_S.COLLECTING, DealerBlamed): _fail_by_dealer,
+        **{(state, SiteReported): _settle for state in _PHASES},
+        **{(state, TimePassed): _settle for state in _PHASES},
+        **{(state, RunCancelled): _end for state in _PHASES},
+        (_S.SUMMED, SiteReported): _stay,
+        (_S.SUMMED, TimePassed): _stay,
+        (_S.SUMMED, RunCancelled): _stay,
+        (_S.FAILED, SiteReported): _stay,
+        (_S.FAILED, TimePassed): _stay,
+        (_S.FAILED, RunCancelled): _stay,
+    }
+)
+
+
+def step_exchange(status: ExchangeStatus, event: ExchangeEvent, *, rules: RoundRules, now: datetime) -> ExchangeStep:
+    """The status that follows, and what is asked for.
+
+    Raises:
+        IllegalTransitionError: the table does not list the pair.
+    """
+    apply = TRANSITIONS.get((status.state, type(event)))
+    if apply is None:
+        raise IllegalTransitionError(
+            "the exchange's state does not permit this",
+            machine="exchange",
+            state=status.state.value,
+            event=type(event).__name__,
+        )
+    return apply(status, event, rules=rules, now=now)
+
+
+def waits_for(status: ExchangeStatus) -> str:
+    """One sentence: what the exchange waits for."""
+    if status.state.is_final:
+        return "The exchange has ended."
+    if status.u5 is not None:
+        return "The sum is being computed."
+    listed = ", ".join(status.awaited)
+    return f"The exchange is {status.state.value.lower()} and waits for {listed}."

@@ -1,0 +1,147 @@
+"""A site's signed word on a run: approved, refused or withdrawn. Kept as the exact bytes that its key signed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import rfc8785
+from sqlalchemy.orm import Session
+
+from coordinator.db.audit import append_audit
+from coordinator.db.models import Approval, Run, Site
+from coordinator.db.states import ApprovalDecision, SiteState
+from coordinator.errors import ConflictError, NotFoundError, NotInCohortError, SiteNotActiveError, WrongPhaseError
+from coordinator.rounds.run_machine import RunState
+from coordinator.services.refusals import StatementInvalidError
+from coordinator.services.resources import Resources
+from coordinator.services.run_specs import run_spec_of
+from fl_protocol.audit.events import AuditKind
+from fl_protocol.errors import ProtocolError
+from fl_protocol.ids import RunId, SiteId
+from fl_protocol.signing.signed import SignedBody, verify_body
+
+APPROVAL_KIND = "WR/sig/approval"
+_MAX_STATEMENT_BYTES = 8192
+_MAX_AHEAD = timedelta(minutes=10)
+_KEYS = frozenset({"run_id", "run_spec_sha256", "decision", "dataset", "purpose", "local_user", "at"})
+_AUDIT_KINDS = {
+    ApprovalDecision.APPROVED: AuditKind.RUN_APPROVED,
+    ApprovalDecision.REFUSED: AuditKind.RUN_DECLINED,
+    ApprovalDecision.WITHDRAWN: AuditKind.RUN_WITHDRAWN,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalStatement:
+    """What a site says of a run, and who said it there."""
+
+    run_id: str
+    run_spec_sha256: str
+    decision: ApprovalDecision
+    dataset: str | None
+    purpose: str | None
+    local_user: str
+    at: datetime
+
+
+def statement_from_bytes(body: bytes) -> ApprovalStatement:
+    """Read a statement.
+
+    Raises:
+        StatementInvalidError: the bytes are no canonical JSON (RFC 8785) with exactly the keys of a statement.
+    """
+    try:
+        document = json.loads(body) if len(body) <= _MAX_STATEMENT_BYTES else None
+        is_canonical = isinstance(document, dict) and rfc8785.dumps(document) == body
+    except (ValueError, RecursionError, rfc8785.CanonicalizationError) as error:
+        raise StatementInvalidError("the statement is no JSON") from error
+    if not isinstance(document, dict) or not is_canonical or set(document) != _KEYS:
+        raise StatementInvalidError(f"a statement is canonical JSON with the keys {', '.join(sorted(_KEYS))}")
+    for key, value in document.items():
+        is_optional = key in {"dataset", "purpose"}
+        if not isinstance(value, str) and not (is_optional and value is None):
+            raise StatementInvalidError("a value of the statement is not text", key=key)
+    try:
+        decision = ApprovalDecision(document["decision"])
+        at = datetime.fromisoformat(document["at"])
+    except ValueError as error:
+        raise StatementInvalidError("the statement's decision or instant is not one") from error
+    if at.tzinfo is None:
+        raise StatementInvalidError("the statement's instant has no time zone")
+    return ApprovalStatement(
+        run_id=document["run_id"],
+        run_spec_sha256=document["run_spec_sha256"],
+        decision=decision,
+        dataset=document["dataset"],
+        purpose=document["purpose"],
+        local_user=document["local_user"],
+        at=at.astimezone(UTC),
+    )
+
+
+def approve_run(resources: Resources, *, site_id: SiteId, run_id: RunId, statement: SignedBody) -> None:
+    """Record what a site says of a run. The same statement again is the same; a newer one replaces it.
+
+    Raises:
+        StatementInvalidError: malformed, not signed by the site's enrolled key, or about another run or RunSpec.
+        NotFoundError: there is no such run, or it is still a draft.
+        NotInCohortError: the site is not in the run's cohort, or enrolled with another key than the RunSpec names.
+        SiteNotActiveError: the site is not ENROLLED.
+        WrongPhaseError: the run has ended.
+        ConflictError: a newer statement of this site is known.
+    """
+    said = statement_from_bytes(statement.body)
+    now = resources.now()
+    if said.at > now + _MAX_AHEAD:
+        raise StatementInvalidError("the statement is dated in the future; compare the clocks", at=said.at.isoformat())
+
+    def record(session: Session) -> bool:
+        run = _open_run(session, run_id)
+        _check_speaker(session, run, site_id=site_id, statement=statement)
+        if said.run_id != run_id or said.run_spec_sha256 != run.run_spec_sha256:
+            raise StatementInvalidError("the statement is about another run or another RunSpec", run_id=run_id)
+        held = session.get(Approval, (run_id, site_id))
+        if held is not None and held.statement_body == statement.body:
+            return False
+        if held is not None and held.at >= said.at:
+            raise ConflictError("a newer statement of this site about this run is known", run_id=run_id)
+        row = Approval(
+            run_id=run_id,
+            site_id=site_id,
+            decision=said.decision.value,
+            statement_body=statement.body,
+            statement_signature=statement.signature,
+            at=said.at,
+        )
+        session.merge(row)
+        session.flush()
+        facts = {"run_id": run_id, "site_id": site_id, "run_spec_sha256": run.run_spec_sha256, "by": said.local_user[:64]}
+        append_audit(session, _AUDIT_KINDS[said.decision], actor=f"site:{site_id}", facts=facts, now=now)
+        return True
+
+    if resources.db.run_tx("approve_run", record):
+        resources.wake_driver()
+
+
+def _open_run(session: Session, run_id: RunId) -> Run:
+    run = session.get(Run, run_id)
+    if run is None or run.state == RunState.DRAFT.value:
+        raise NotFoundError("there is no such run", run_id=run_id)
+    if RunState(run.state).is_final:
+        raise WrongPhaseError(f"the run is {run.state}", run_id=run_id, state=run.state)
+    return run
+
+
+def _check_speaker(session: Session, run: Run, *, site_id: SiteId, statement: SignedBody) -> None:
+    site = session.get(Site, site_id)
+    if site is None or site.state != SiteState.ENROLLED.value or site.signing_spki is None:
+        raise SiteNotActiveError("the site is not enrolled", site_id=site_id)
+    pin = run_spec_of(run.run_spec_json).cohort.pins.get(site_id)
+    if pin is None or pin != site.signing_key_sha256:
+        raise NotInCohortError("the run's cohort does not have this site with its present key", run_id=run.run_id)
+    try:
+        verify_body(site.signing_spki, APPROVAL_KIND, statement)
+    except ProtocolError as error:
+        raise StatementInvalidError("the statement is not signed by the site's key", site_id=site_id) from error

@@ -1,0 +1,166 @@
+"""A site shows its code and its keys and gets its certificate. The name in it is the invitation's, never the request's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from coordinator.ca.authority import GATEWAY_SERVER_NAME, IssuedCertificate
+from coordinator.ca.enrolment import is_same_digest, secret_digest, verify_possession
+from coordinator.ca.errors import CertificateRequestInvalidError
+from coordinator.db import models
+from coordinator.db.audit import append_audit
+from coordinator.db.states import SiteState
+from coordinator.errors import SiteNotActiveError
+from coordinator.services.refusals import (
+    EnrolmentCodeExpiredError,
+    EnrolmentCodeSpentError,
+    EnrolmentCodeUnknownError,
+    PossessionUnprovenError,
+    SigningKeyInUseError,
+)
+from coordinator.services.resources import Resources
+from fl_protocol.audit.events import AuditKind
+from fl_protocol.ids import SiteId
+from fl_protocol.signing.keys import SignatureInvalidError, SigningKeyInvalidError, spki_fingerprint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolmentRequest:
+    """What a site sends. Nothing in it is believed before it is checked."""
+
+    code_secret: bytes = field(repr=False)
+    tls_csr_der: bytes
+    signing_spki_der: bytes
+    possession_signature: bytes
+    agent_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolled:
+    """What the site gets: its name, its certificate, and whom it may trust."""
+
+    site_id: SiteId
+    certificate_pem: bytes
+    root_pem: bytes
+    gateway_address: str
+    gateway_server_name: str
+    coordinator_signing_spki_der: bytes
+
+
+def enrol_site(resources: Resources, request: EnrolmentRequest) -> Enrolled:
+    """Check the code and both keys, issue the certificate, record who the site is.
+
+    The same code with the same signing key is answered again while the code lives, so that a lost answer costs nothing.
+
+    Raises:
+        EnrolmentCodeUnknownError, EnrolmentCodeSpentError, EnrolmentCodeExpiredError: the code opens nothing.
+        PossessionUnprovenError: the signing key did not sign this code and request.
+        CertificateRequestInvalidError: the request is malformed, or asks for the signing key as TLS key.
+        SigningKeyInUseError: another site has this signing key.
+        SiteNotActiveError: the site was suspended or revoked since.
+    """
+    now = resources.now()
+    key_sha256 = spki_fingerprint(request.signing_spki_der)
+    code_sha256 = secret_digest(request.code_secret)
+
+    def check(session: Session) -> SiteId:
+        return SiteId(_open_code(session, code_sha256, key_sha256=key_sha256, now=now).site_id)
+
+    site_id = resources.db.read("check_enrolment_code", check)
+    _check_keys(request)
+    certificate = resources.authority.issue_site_certificate(site_id=site_id, csr_der=request.tls_csr_der, now=now)
+
+    def enrol(session: Session) -> None:
+        code = _open_code(session, code_sha256, key_sha256=key_sha256, now=now)
+        _record_site(session, code.site_id, request=request, key_sha256=key_sha256, now=now)
+        _record_certificate(session, code.site_id, certificate)
+        code.used_at = code.used_at or now
+        code.used_by_key_sha256 = key_sha256
+        session.flush()
+        facts = {
+            "site_id": code.site_id,
+            "signing_key_sha256": key_sha256,
+            "certificate_sha256": certificate.sha256,
+            "agent_version": request.agent_version[:64],
+        }
+        append_audit(session, AuditKind.SITE_ENROLLED, actor=f"site:{code.site_id}", facts=facts, now=now)
+
+    resources.db.run_tx("enrol_site", enrol)
+    resources.wake_driver()
+    return Enrolled(
+        site_id=site_id,
+        certificate_pem=certificate.pem,
+        root_pem=resources.authority.root_pem,
+        gateway_address=resources.addresses.gateway,
+        gateway_server_name=GATEWAY_SERVER_NAME,
+        coordinator_signing_spki_der=resources.signer.spki_der,
+    )
+
+
+def _open_code(session: Session, code_sha256: str, *, key_sha256: str, now: datetime) -> models.EnrolmentCode:
+    # The index finds a digest, not the secret, and the comparison is constant in time: the clock tells nothing of it.
+    code = session.get(models.EnrolmentCode, code_sha256)
+    if code is None or not is_same_digest(code.code_sha256, code_sha256):
+        raise EnrolmentCodeUnknownError("this enrolment code is not known; ask the consortium's admin for another")
+    if code.used_at is not None and code.used_by_key_sha256 != key_sha256:
+        raise EnrolmentCodeSpentError("this enrolment code has been used or replaced; ask for another")
+    if code.expires_at <= now:
+        raise EnrolmentCodeExpiredError(
+            "this enrolment code has expired; ask for another", expired_at=code.expires_at.isoformat()
+        )
+    return code
+
+
+def _check_keys(request: EnrolmentRequest) -> None:
+    try:
+        verify_possession(
+            secret=request.code_secret,
+            csr_der=request.tls_csr_der,
+            signing_spki_der=request.signing_spki_der,
+            signature=request.possession_signature,
+        )
+    except (SignatureInvalidError, SigningKeyInvalidError) as error:
+        raise PossessionUnprovenError("the signing key did not sign this code and certificate request") from error
+    try:
+        tls_spki = x509.load_der_x509_csr(request.tls_csr_der).public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    except ValueError as error:
+        raise CertificateRequestInvalidError("the certificate request is not PKCS#10 in DER") from error
+    if tls_spki == request.signing_spki_der:
+        raise CertificateRequestInvalidError("the TLS key and the signing key must be two keys")
+
+
+def _record_site(
+    session: Session, site_id: str, *, request: EnrolmentRequest, key_sha256: str, now: datetime
+) -> None:
+    holder = session.scalars(select(models.Site).where(models.Site.signing_key_sha256 == key_sha256)).one_or_none()
+    if holder is not None and holder.site_id != site_id:
+        raise SigningKeyInUseError("another site has this signing key; make new keys at this site")
+    site = session.get(models.Site, site_id)
+    if site is None or site.state not in (SiteState.INVITED.value, SiteState.ENROLLED.value):
+        raise SiteNotActiveError("the site was suspended or revoked", site_id=site_id)
+    site.state = SiteState.ENROLLED.value
+    site.signing_spki = request.signing_spki_der
+    site.signing_key_sha256 = key_sha256
+    site.agent_version = request.agent_version[:64]
+    site.enrolled_at = site.enrolled_at or now
+
+
+def _record_certificate(session: Session, site_id: str, certificate: IssuedCertificate) -> None:
+    session.add(
+        models.Certificate(
+            fingerprint_sha256=certificate.sha256,
+            site_id=site_id,
+            serial=certificate.serial,
+            not_before=certificate.not_before,
+            not_after=certificate.not_after,
+            revoked_at=None,
+        )
+    )

@@ -1,0 +1,143 @@
+"""The refusals of the edge services; those of the round services stand in ``coordinator.errors``.
+
+    CoordinatorError
+    ├── AccessRefusedError                who asks is not known: 401, UNAUTHENTICATED
+    │   ├── TokenMissingError, TokenUnknownError, TokenExpiredError
+    │   ├── CertificateUnknownError
+    │   └── EnrolmentCodeUnknownError, EnrolmentCodeSpentError, EnrolmentCodeExpiredError
+    ├── RoleInsufficientError             who asks is known and may not
+    ├── ConflictError
+    │   ├── SiteExistsError, UserExistsError, SigningKeyInUseError
+    │   ├── StateConflictError            the object's state does not permit the step
+    │   └── SecretShownOnceError, RequestInProgressError
+    ├── InvalidMessageError
+    │   ├── PossessionUnprovenError
+    │   ├── StatementInvalidError
+    │   ├── RequestInvalidError
+    │   └── IdempotencyKeyReusedError
+    └── NotReadyError                     a part of the coordinator is down
+"""
+
+from __future__ import annotations
+
+from coordinator.errors import ConflictError, CoordinatorError, InvalidMessageError
+
+
+class AccessRefusedError(CoordinatorError):
+    """Who asks could not be established."""
+
+    code = "access-refused"
+
+
+class TokenMissingError(AccessRefusedError):
+    """The request carries no bearer token."""
+
+    code = "token-missing"
+
+
+class TokenUnknownError(AccessRefusedError):
+    """No living token has this value: it was never issued, was revoked, or its user is disabled."""
+
+    code = "token-unknown"
+
+
+class TokenExpiredError(AccessRefusedError):
+    """The token's time is over."""
+
+    code = "token-expired"
+
+
+class CertificateUnknownError(AccessRefusedError):
+    """The certificate of the peer is not one that was issued here, or has ended."""
+
+    code = "certificate-unknown"
+
+
+class EnrolmentCodeUnknownError(AccessRefusedError):
+    """No invitation has this code."""
+
+    code = "enrolment-code-unknown"
+
+
+class EnrolmentCodeSpentError(AccessRefusedError):
+    """The code was used by another key, or replaced by a later one."""
+
+    code = "enrolment-code-spent"
+
+
+class EnrolmentCodeExpiredError(AccessRefusedError):
+    """The code's time is over."""
+
+    code = "enrolment-code-expired"
+
+
+class RoleInsufficientError(CoordinatorError):
+    """None of the user's roles permits the action."""
+
+    code = "role-insufficient"
+
+
+class SiteExistsError(ConflictError):
+    """The name belongs to a site already; a name is never given twice."""
+
+    code = "site-exists"
+
+
+class UserExistsError(ConflictError):
+    """The name belongs to a user already."""
+
+    code = "user-exists"
+
+
+class SigningKeyInUseError(ConflictError):
+    """The signing key belongs to another site."""
+
+    code = "signing-key-in-use"
+
+
+class StateConflictError(ConflictError):
+    """The object is not in a state from which this step leads on."""
+
+    code = "state-conflict"
+
+
+class SecretShownOnceError(ConflictError):
+    """The answer to the first request held a secret, which was not kept and cannot be given again."""
+
+    code = "secret-shown-once"
+
+
+class RequestInProgressError(ConflictError):
+    """A request with the same key is at work right now."""
+
+    code = "request-in-progress"
+
+
+class PossessionUnprovenError(InvalidMessageError):
+    """The proof that the site holds its signing key does not verify."""
+
+    code = "possession-unproven"
+
+
+class StatementInvalidError(InvalidMessageError):
+    """A site's signed statement is malformed, unsigned or about something else."""
+
+    code = "statement-invalid"
+
+
+class RequestInvalidError(InvalidMessageError):
+    """A request asks for what cannot be."""
+
+    code = "request-invalid"
+
+
+class IdempotencyKeyReusedError(InvalidMessageError):
+    """The same Idempotency-Key came with another request."""
+
+    code = "idempotency-key-reused"
+
+
+class NotReadyError(CoordinatorError):
+    """A part of the coordinator is not at work."""
+
+    code = "not-ready"

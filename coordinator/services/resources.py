@@ -1,0 +1,64 @@
+"""What the edge services work with, given once by the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from coordinator.blobs.store import BlobStore
+from coordinator.ca.authority import CertificateAuthority
+from coordinator.db.tx import Database
+from fl_protocol.clock import Clock
+from fl_protocol.ids import Sha256Hex
+from fl_protocol.signing.keys import Signer
+
+
+def _nobody_listens() -> None:
+    return None
+
+
+@dataclass(slots=True, kw_only=True)
+class Addresses:
+    """Where sites reach this coordinator; known once the listeners have their ports."""
+
+    gateway: str
+    enrolment: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """Database, blobs, keys and clock. Invariant: the three keys are three keys."""
+
+    db: Database
+    blobs: BlobStore
+    authority: CertificateAuthority
+    enrolment_certificate_pem: bytes
+    signer: Signer
+    release_signer: Signer
+    clock: Clock
+    addresses: Addresses
+    code_lifetime_s: float
+    checkpoint_every: int
+    wake_driver: Callable[[], None] = _nobody_listens
+    wake_sites: Callable[[], None] = _nobody_listens
+    is_driver_alive: Callable[[], bool] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse one key in two roles: a signature as one thing must say nothing as another."""
+        if self.signer.spki_der == self.release_signer.spki_der:
+            raise ValueError("the signing key and the release key are the same key")
+
+    @property
+    def origin(self) -> str:
+        """The name of this coordinator's audit log: its root's fingerprint stands in it."""
+        return origin_of(self.authority.root_sha256)
+
+    def now(self) -> datetime:
+        """The present instant."""
+        return self.clock.now()
+
+
+def origin_of(root_sha256: Sha256Hex) -> str:
+    """The name of the audit log of the coordinator with this root."""
+    return f"wardround://coordinator/{root_sha256[:16]}"

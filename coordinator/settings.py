@@ -1,0 +1,261 @@
+"""What an operator may set: one commented YAML file, each key overridable as ``WARDROUND_SECTION__KEY``.
+
+Read by the composition root only; every other room gets plain values. A key that does not exist is refused by name, and
+secrets are given as paths of files, never as values.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.sources import InitSettingsSource
+
+from fl_protocol.errors import WardroundError
+
+ENV_PREFIX = "WARDROUND_"
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class SettingsInvalidError(WardroundError):
+    """The configuration holds a fault; ``faults`` lists every one with its key."""
+
+    code = "settings-invalid"
+
+    def __init__(self, faults: tuple[str, ...], *, path: Path) -> None:
+        """Keep the faults apart from the sentence."""
+        super().__init__("; ".join(faults), path=str(path))
+        self.faults = faults
+
+
+class LogLevel(StrEnum):
+    """How much is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """For machines or for people."""
+
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DatabaseSettings(_Section):
+    """Where rows live."""
+
+    url: str = "sqlite:///coordinator.db"
+    password_file: Path | None = None
+
+
+class BlobSettings(_Section):
+    """Where blobs live, and how large one may be."""
+
+    directory: Path = Path("blobs")
+    max_bytes: Annotated[int, Field(gt=0)] = 4 << 30
+
+
+class KeySettings(_Section):
+    """Where the private keys live (a folder of files with mode 0600)."""
+
+    directory: Path = Path("keys")
+
+
+class RestSettings(_Section):
+    """The listener for people and their programs."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8443
+    names: tuple[str, ...] = ("localhost", "127.0.0.1")
+    max_body_bytes: Annotated[int, Field(gt=0)] = 1 << 20
+
+
+class GatewaySettings(_Section):
+    """The listener for enrolled sites: mutual TLS."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8444
+    advertise: str | None = None
+    names: tuple[str, ...] = ("localhost", "127.0.0.1")
+
+
+class EnrolmentSettings(_Section):
+    """The listener for sites that have no certificate yet."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8445
+    advertise: str | None = None
+    code_lifetime_s: Seconds = 7 * 86400.0
+
+
+class DriverSettings(_Section):
+    """The loop that steps runs and rounds."""
+
+    poll_s: Seconds = 0.2
+    lease_s: Seconds = 15.0
+
+
+class AuditSettings(_Section):
+    """The log that is evidence."""
+
+    checkpoint_every: Annotated[int, Field(gt=0)] = 64
+
+
+class LogSettings(_Section):
+    """The log that is not evidence."""
+
+    level: LogLevel = LogLevel.INFO
+    format: LogFormat = LogFormat.JSON
+
+
+class CoordinatorSettings(BaseSettings):
+    """Everything an operator may set. Relative paths are relative to the folder of the file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, case_sensitive=False
+    )
+
+    consortium: str = "Wardround consortium"
+    database: DatabaseSettings = DatabaseSettings()
+    blobs: BlobSettings = BlobSettings()
+    keys: KeySettings = KeySettings()
+    rest: RestSettings = RestSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    enrolment: EnrolmentSettings = EnrolmentSettings()
+    driver: DriverSettings = DriverSettings()
+    audit: AuditSettings = AuditSettings()
+    log: LogSettings = LogSettings()
+
+    documents: ClassVar[Mapping[str, object]] = {}
+
+    @field_validator("consortium")
+    @classmethod
+    def _consortium_is_named(cls, name: str) -> str:
+        if not 1 <= len(name) <= 64:
+            raise ValueError("the consortium's name is 1 to 64 characters")
+        return name
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file (which arrives as ``init_settings``); nothing else is read."""
+        del dotenv_settings, file_secret_settings
+        assert isinstance(init_settings, InitSettingsSource)
+        return env_settings, init_settings
+
+
+def load_settings(path: Path) -> CoordinatorSettings:
+    """Read the file and the environment.
+
+    Raises:
+        SettingsInvalidError: the file is missing or no YAML mapping, a key is unknown, or a value is of the wrong kind;
+            every fault is listed.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SettingsInvalidError(("the file is missing; `wardround-coordinator init` makes it",), path=path) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsInvalidError((f"the file is no YAML: {error}",), path=path) from error
+    document = {} if document is None else document
+    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
+        raise SettingsInvalidError(("the file must be a mapping of sections",), path=path)
+    try:
+        return CoordinatorSettings(**document)
+    except ValidationError as error:
+        faults = tuple(_sentence(dict(fault)) for fault in error.errors())
+        raise SettingsInvalidError(faults, path=path) from error
+
+
+def unknown_environment_sections(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Variables ``WARDROUND_<SECTION>__<KEY>`` whose section is not one of the coordinator's.
+
+    They are reported and not refused, because a site agent on the same machine has sections of its own.
+    """
+    known = set(CoordinatorSettings.model_fields)
+    names = os.environ if environment is None else environment
+    return tuple(
+        sorted(
+            name
+            for name in names
+            if name.startswith(ENV_PREFIX)
+            and "__" in name
+            and name.removeprefix(ENV_PREFIX).split("__")[0].lower() not in known
+        )
+    )
+
+
+def _sentence(fault: Mapping[str, object]) -> str:
+    location = fault.get("loc", ())
+    key = ".".join(str(part) for part in location) if isinstance(location, tuple) else str(location)
+    if fault.get("type") == "extra_forbidden":
+        return f"{key}: this key does not exist"
+    return f"{key}: {fault.get('msg', 'is not valid')}"
+
+
+DEFAULT_FILE = """\
+# Wardround coordinator. Every key can be overridden by the environment as WARDROUND_SECTION__KEY,
+# for example WARDROUND_GATEWAY__PORT=443. Relative paths are relative to this file. Unknown keys are refused.
+
+consortium: {consortium}          # the organisation named in the root certificate
+
+database:
+  url: sqlite:///coordinator.db   # or postgresql+psycopg://user@host/name
+  password_file: null             # a file that holds the database's password
+
+blobs:
+  directory: blobs                # masked uploads, sums, releases; content-addressed
+  max_bytes: 4294967296           # the largest blob that is accepted
+
+keys:
+  directory: keys                 # root, signing, release and enrolment keys; files with mode 0600
+
+rest:                             # for people and their programs: HTTPS, bearer tokens
+  host: 127.0.0.1
+  port: {rest_port}
+  names: [localhost, 127.0.0.1]   # host names and addresses in the certificate
+  max_body_bytes: 1048576
+
+gateway:                          # for enrolled sites: gRPC, mutual TLS
+  host: 127.0.0.1
+  port: {gateway_port}
+  advertise: null                 # host:port as sites reach it; the listening address when null
+  names: [localhost, 127.0.0.1]
+
+enrolment:                        # for sites with an enrolment code: gRPC, its certificate is pinned in the code
+  host: 127.0.0.1
+  port: {enrolment_port}
+  advertise: null
+  code_lifetime_s: 604800
+
+driver:
+  poll_s: 0.2                     # how often it looks for work when nobody wakes it
+  lease_s: 15
+
+audit:
+  checkpoint_every: 64            # events between two signed checkpoints
+
+log:
+  level: info                     # debug | info | warning | error
+  format: json                    # json | console
+"""

@@ -1,0 +1,206 @@
+"""What is recorded, of both parties: a closed list of kinds, and one byte form of a recorded event.
+
+An event is recorded in the transaction that makes it true. Its bytes are RFC 8785 JSON
+
+    {"actor": ..., "at": ..., "facts": {...}, "kind": ..., "prev": ..., "seq": ...}
+
+where ``seq`` is its place in the log, from 0, and ``prev`` the leaf hash of the event before it (zeros for the first).
+Facts are identifiers, digests and figures about the federation; never a record, a tensor, a key or a data path.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+import rfc8785
+
+from fl_protocol.errors import ProtocolError
+
+AuditFact = str | int | bool | None
+"""A value in an event's facts; a fraction is written as text, so that it has one form."""
+
+NO_EVENT = "0" * 64
+"""``prev`` of the first event."""
+
+_KEYS = frozenset({"seq", "prev", "at", "kind", "actor", "facts"})
+_MAX_INTEGER = 2**53 - 1
+
+
+class AuditEventInvalidError(ProtocolError):
+    """An event, or the bytes of one, is not well formed."""
+
+    code = "audit-event-invalid"
+
+
+class AuditKind(StrEnum):
+    """Everything that is recorded; the part before the dot is the thing that it happened to."""
+
+    SITE_INVITED = "site.invited"
+    SITE_ENROLLED = "site.enrolled"
+    SITE_SUSPENDED = "site.suspended"
+    SITE_RESUMED = "site.resumed"
+    SITE_REVOKED = "site.revoked"
+
+    ENROLMENT_REFUSED = "enrolment.refused"
+    ENROLMENT_COMPLETED = "enrolment.completed"
+    CERTIFICATE_ISSUED = "certificate.issued"
+    CERTIFICATE_RENEWED = "certificate.renewed"
+
+    RUN_CREATED = "run.created"
+    RUN_STARTED = "run.started"
+    RUN_APPROVED = "run.approved"
+    RUN_DECLINED = "run.declined"
+    RUN_WITHDRAWN = "run.withdrawn"
+    RUN_PAUSED = "run.paused"
+    RUN_RESUMED = "run.resumed"
+    RUN_CANCELLED = "run.cancelled"
+    RUN_STATE = "run.state"
+
+    ROUND_OPENED = "round.opened"
+    ROUND_JOINED = "round.joined"
+    ROUND_COMMITTED = "round.committed"
+    ROUND_ABORTED = "round.aborted"
+    PARTICIPATION_STATE = "participation.state"
+
+    EXCHANGE_OPENED = "exchange.opened"
+    EXCHANGE_JOINED = "exchange.joined"
+    EXCHANGE_FAILED = "exchange.failed"
+    EXCHANGE_SCRUBBED = "exchange.scrubbed"
+    KEYS_ADVERTISED = "keys.advertised"
+    SHARES_DEALT = "shares.dealt"
+    SHARES_REVEALED = "shares.revealed"
+    SURVIVORS_CONFIRMED = "survivors.confirmed"
+    PAYLOAD_MASKED = "payload.masked"
+    PAYLOAD_SENT = "payload.sent"
+    UPLOAD_ACCEPTED = "upload.accepted"
+    UPLOAD_REFUSED = "upload.refused"
+    SUM_PUBLISHED = "sum.published"
+    RESULT_VERIFIED = "result.verified"
+    RESULT_REFUSED = "result.refused"
+
+    RELEASE_CREATED = "release.created"
+    RELEASE_APPROVED = "release.approved"
+    RELEASE_PUBLISHED = "release.published"
+    RELEASE_WITHDRAWN = "release.withdrawn"
+
+    DATASET_REGISTERED = "dataset.registered"
+    DATASET_CHECKED = "dataset.checked"
+    DATASET_WITHDRAWN = "dataset.withdrawn"
+    POLICY_LOADED = "policy.loaded"
+    POLICY_EVALUATED = "policy.evaluated"
+    PEER_ADDED = "peer.added"
+    PEER_REMOVED = "peer.removed"
+    TRAINING_STARTED = "training.started"
+    TRAINING_FINISHED = "training.finished"
+    TRAINING_FAILED = "training.failed"
+
+    USER_ADDED = "user.added"
+    USER_REMOVED = "user.removed"
+    ROLE_GRANTED = "role.granted"
+    ROLE_REVOKED = "role.revoked"
+    TOKEN_CREATED = "token.created"  # noqa: S105  # the name of an event, no secret
+    TOKEN_REVOKED = "token.revoked"  # noqa: S105  # the name of an event, no secret
+    CALL_REFUSED = "call.refused"
+
+    PROCESS_STARTED = "process.started"
+    PROCESS_STOPPED = "process.stopped"
+    CHECKPOINT_SIGNED = "checkpoint.signed"
+    CHECKPOINT_WITNESSED = "checkpoint.witnessed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEvent:
+    """One thing that happened.
+
+    Attributes:
+        kind: what.
+        at: when, aware, in UTC; recorded to the microsecond.
+        actor: who: ``site:<name>``, ``user:<name>``, ``coordinator`` or ``agent``.
+        facts: what identifies it.
+    """
+
+    kind: AuditKind
+    at: datetime
+    actor: str
+    facts: Mapping[str, AuditFact] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.at.utcoffset() != timedelta(0):
+            raise AuditEventInvalidError("an event's instant is aware and in UTC", kind=self.kind)
+        if not self.actor or not self.actor.isprintable():
+            raise AuditEventInvalidError("an event has a printable actor", kind=self.kind)
+        for key, value in self.facts.items():
+            if not isinstance(key, str) or not isinstance(value, str | int | None):
+                raise AuditEventInvalidError("a fact is text, a whole number, true, false or null", key=str(key))
+            if isinstance(value, int) and abs(value) > _MAX_INTEGER:
+                raise AuditEventInvalidError("a number is too large for JSON; write it as text", key=key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedEvent:
+    """An event and its place in a log."""
+
+    seq: int
+    prev: str
+    event: AuditEvent
+
+
+def text_from_instant(at: datetime) -> str:
+    """``2026-01-31T12:00:00.000000Z``: always UTC, always microseconds, so that one instant has one form."""
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def instant_from_text(text: str) -> datetime:
+    """What ``text_from_instant`` wrote.
+
+    Raises:
+        AuditEventInvalidError: it is not of that form.
+    """
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise AuditEventInvalidError("an instant is written as 2026-01-31T12:00:00.000000Z") from error
+
+
+def event_bytes(recorded: RecordedEvent) -> bytes:
+    """The bytes that are a leaf of the log."""
+    event = recorded.event
+    document: dict[str, object] = {
+        "seq": recorded.seq,
+        "prev": recorded.prev,
+        "at": text_from_instant(event.at),
+        "kind": event.kind.value,
+        "actor": event.actor,
+        "facts": dict(event.facts),
+    }
+    return rfc8785.dumps(document)  # type: ignore[arg-type]  # JSON values, typed as object
+
+
+def event_from_bytes(data: bytes) -> RecordedEvent:
+    """Read what ``event_bytes`` wrote, and nothing else.
+
+    Raises:
+        AuditEventInvalidError: the bytes are no event, or not the canonical form of one.
+    """
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise AuditEventInvalidError("an event is JSON") from error
+    if not isinstance(document, dict) or set(document) != _KEYS:
+        raise AuditEventInvalidError("an event has exactly the keys seq, prev, at, kind, actor and facts")
+    seq, prev, at, kind, actor, facts = (document[key] for key in ("seq", "prev", "at", "kind", "actor", "facts"))
+    if type(seq) is not int or seq < 0:
+        raise AuditEventInvalidError("an event's seq is a whole number from 0")
+    if not all(isinstance(value, str) for value in (prev, at, kind, actor)) or not isinstance(facts, dict):
+        raise AuditEventInvalidError("prev, at, kind and actor are texts, facts a mapping", seq=seq)
+    if kind not in set(AuditKind):
+        raise AuditEventInvalidError("this version knows no event of this kind", seq=seq, kind=kind[:80])
+    event = AuditEvent(kind=AuditKind(kind), at=instant_from_text(at), actor=actor, facts=facts)
+    recorded = RecordedEvent(seq=seq, prev=prev, event=event)
+    if event_bytes(recorded) != data:
+        raise AuditEventInvalidError("the bytes are not the canonical form of the event", seq=seq)
+    return recorded

@@ -1,0 +1,56 @@
+"""The statement by which a site says yes or no: exact bytes, signed, never rendered again. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+import rfc8785
+
+from fl_protocol.ids import RunId, Sha256Hex
+from fl_protocol.signing.keys import Signer
+from fl_protocol.signing.signed import SignedBody, sign_body
+from site_agent.db.instants import instant_text
+
+STATEMENT_KIND = "WR/sig/approval"
+
+
+class Decision(StrEnum):
+    """What a site says of a run."""
+
+    APPROVED = "approved"
+    REFUSED = "refused"
+    WITHDRAWN = "withdrawn"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalStatement:
+    """A decision on exactly one run specification. ``purpose`` is None unless the run is approved."""
+
+    run_id: RunId
+    run_spec_sha256: Sha256Hex
+    decision: Decision
+    dataset: str
+    purpose: str | None
+    local_user: str
+    at: datetime
+
+    def body(self) -> bytes:
+        """The canonical JSON (RFC 8785) that is signed."""
+        return rfc8785.dumps(
+            {
+                "run_id": self.run_id,
+                "run_spec_sha256": self.run_spec_sha256,
+                "decision": self.decision.value,
+                "dataset": self.dataset,
+                "purpose": self.purpose,
+                "local_user": self.local_user,
+                "at": instant_text(self.at),
+            }
+        )
+
+
+def sign_statement(signer: Signer, statement: ApprovalStatement) -> SignedBody:
+    """The statement's body under the site's signing key."""
+    return sign_body(signer, STATEMENT_KIND, statement.body())

@@ -1,0 +1,79 @@
+"""What can be wrong with a dataset, in words that its owner can act on.
+
+SiteAgentError
+└── DatasetError                       carries ``advice``
+    ├── DatasetDeclarationError            the YAML file has faults; all are listed
+    ├── DatasetFileError                   the data file: missing, empty, malformed at record k
+    ├── DatasetExistsError
+    ├── DatasetUnknownError
+    └── InspectionFailedError              the inspecting program itself failed
+"""
+
+from __future__ import annotations
+
+from fl_protocol.errors import Fact
+from site_agent.errors import SiteAgentError
+
+
+class DatasetError(SiteAgentError):
+    """Base of this room's errors.
+
+    Attributes:
+        advice: what the operator may do, one sentence.
+    """
+
+    code = "dataset-error"
+
+    def __init__(self, message: str, *, advice: str, **facts: Fact) -> None:
+        """Keep the advice beside the sentence."""
+        super().__init__(message, **facts)
+        self.advice = advice
+
+
+class DatasetDeclarationError(DatasetError):
+    """A dataset's YAML file has faults.
+
+    Attributes:
+        faults: every fault, with its key.
+    """
+
+    code = "dataset-declaration-invalid"
+
+    def __init__(self, faults: tuple[str, ...]) -> None:
+        """Keep all faults."""
+        advice = "Mend the file and register it again; nothing was recorded."
+        super().__init__(f"the dataset's declaration has {len(faults)} fault(s): {'; '.join(faults)}", advice=advice)
+        self.faults = faults
+
+
+class DatasetFileError(DatasetError):
+    """The data file cannot be used; ``failure_code`` is the inspecting program's.
+
+    Attributes:
+        failure_code: for example that of a missing, an empty or a malformed file.
+    """
+
+    code = "dataset-file-invalid"
+
+    def __init__(self, message: str, *, failure_code: str, advice: str, **facts: Fact) -> None:
+        """Keep the program's code."""
+        super().__init__(message, advice=advice, failure_code=failure_code, **facts)
+        self.failure_code = failure_code
+
+
+class DatasetExistsError(DatasetError):
+    """A dataset of this name is registered with other content."""
+
+    code = "dataset-exists"
+
+
+class DatasetUnknownError(DatasetError):
+    """No dataset of this name is registered."""
+
+    code = "dataset-unknown"
+
+
+class InspectionFailedError(DatasetError):
+    """The program that inspects data files gave no verdict."""
+
+    code = "inspection-failed"

@@ -1,0 +1,125 @@
+"""Has the trainer's program look at a data file. This process never opens the file: it reads a digest and two counts.
+
+Knows the program by its command line only, never by import: torch and the records stay on the other side.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fl_protocol.errors import Fact
+from fl_protocol.ids import IdentifierInvalidError, Sha256Hex, sha256_hex_from_text
+from site_agent.datasets.errors import DatasetFileError, InspectionFailedError
+
+_TIMEOUT_S = 3600.0
+_FILE_ADVICE = "Mend the file and run the command again; nothing was recorded."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What is known of a data file without knowing a record."""
+
+    sha256: Sha256Hex
+    n_records: int
+    n_patients: int
+
+
+class Inspector(Protocol):
+    """Looks at data files for the registry."""
+
+    def inspect(self, path: Path, data_format: str) -> Inspection:
+        """Digest and counts of a whole, well-formed file.
+
+        Raises:
+            DatasetFileError: missing, empty, or malformed at a record that the error names.
+            InspectionFailedError: there is no verdict.
+        """
+        ...
+
+
+class SubprocessInspector:
+    """The trainer's ``inspect`` in a process of its own."""
+
+    def __init__(self, command: tuple[str, ...] = (sys.executable, "-m", "site_agent.training")) -> None:
+        """Name the trainer's program."""
+        self._command = command
+
+    def inspect(self, path: Path, data_format: str) -> Inspection:
+        """Digest and counts of a whole, well-formed file.
+
+        Raises:
+            DatasetFileError: missing, empty, or malformed at a record that the error names.
+            InspectionFailedError: there is no verdict.
+        """
+        arguments = ["inspect", "--data", str(path), "--format", data_format, "--json"]
+        try:
+            # Safety: no shell, and every argument is one word of a fixed command line.
+            finished = subprocess.run(  # noqa: S603 - the program is this installation's own
+                [*self._command, *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+                timeout=_TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise _no_verdict("did not end in time", n_seconds=_TIMEOUT_S) from error
+        except OSError as error:
+            raise _no_verdict("cannot be started", reason=error.strerror) from error
+        return inspection_from_output(finished.stdout, exit_code=finished.returncode)
+
+
+def inspection_from_output(stdout: bytes, *, exit_code: int) -> Inspection:
+    """Read the program's one JSON document.
+
+    Raises:
+        DatasetFileError: it says what is wrong with the file.
+        InspectionFailedError: it says nothing that can be understood.
+    """
+    try:
+        document = json.loads(stdout)
+    except ValueError as error:
+        # Its error stream may quote a record: it is not repeated here.
+        raise _no_verdict("gave no JSON document", exit_code=exit_code) from error
+    if not isinstance(document, dict):
+        raise _no_verdict("gave no JSON document", exit_code=exit_code)
+    if document.get("status") == "failed":
+        raise _file_error(document)
+    try:
+        sha256 = sha256_hex_from_text(str(document.get("sha256")))
+    except IdentifierInvalidError as error:
+        raise _no_verdict("gave no digest", exit_code=exit_code) from error
+    n_records, n_patients = document.get("records"), document.get("patients")
+    if exit_code != 0 or not _is_count(n_records) or not _is_count(n_patients):
+        raise _no_verdict("gave no counts", exit_code=exit_code)
+    return Inspection(sha256=sha256, n_records=int(str(n_records)), n_patients=int(str(n_patients)))
+
+
+def _file_error(document: Mapping[str, object]) -> DatasetFileError:
+    facts: dict[str, Fact] = {}
+    listed = document.get("facts")
+    if isinstance(listed, dict):
+        for key, value in listed.items():
+            if isinstance(value, str | int | float | bool) and str(key).isidentifier():
+                facts[str(key)] = value
+    reserved = {"message", "failure_code", "advice", "self"}
+    return DatasetFileError(
+        str(document.get("message") or "the data file cannot be used"),
+        failure_code=str(document.get("code") or "data-invalid"),
+        advice=str(document.get("advice") or _FILE_ADVICE),
+        **{key: value for key, value in facts.items() if key not in reserved},
+    )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _no_verdict(what: str, **facts: Fact) -> InspectionFailedError:
+    advice = "Check that the training part is installed ('wardround-site doctor'), then run the command again."
+    return InspectionFailedError(f"the program that inspects data files {what}", advice=advice, **facts)

@@ -1,0 +1,207 @@
+"""The wire of enrolment: fetch the listener's certificate, then call it with exactly that certificate as trust.
+
+Knows gRPC and sockets and decides nothing: whether the certificate is the right one, ``enrol`` says in between.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from fl_protocol.wire.v1 import enrolment_pb2, enrolment_pb2_grpc, errors_pb2
+from site_agent.enrolment.errors import (
+    EnrolmentCodeExpiredError,
+    EnrolmentCodeSpentError,
+    EnrolmentCodeUnknownError,
+    EnrolmentError,
+    EnrolmentRefusedError,
+    EnrolmentUnreachableError,
+)
+
+SERVER_NAME = "enrolment.wardround.internal"
+REFUSAL_METADATA_KEY = "wardround-refusal-bin"
+DEFAULT_PORT = 8445
+
+_CONNECT_TIMEOUT_S = 10.0
+_CALL_TIMEOUT_S = 30.0
+_MAX_ANSWER_BYTES = 1 << 20
+_UNREACHABLE_ADVICE = "Check the address and port, that the coordinator runs, and that this machine may dial out to it."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolmentRequest:
+    """What a site sends: public keys, and the code's secret over the pinned connection."""
+
+    code_secret: bytes = field(repr=False)
+    tls_csr_der: bytes
+    signing_spki_der: bytes
+    possession_signature: bytes
+    agent_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolmentAnswer:
+    """What the coordinator answers; nothing of it is believed before ``enrol`` has checked it."""
+
+    site_id: str
+    certificate_pem: bytes
+    root_pem: bytes
+    gateway_address: str
+    gateway_server_name: str
+    coordinator_signing_spki_der: bytes
+
+
+class EnrolmentListener(Protocol):
+    """The coordinator's enrolment listener, as the use case sees it."""
+
+    def fetch_certificate(self, address: str) -> bytes:
+        """The certificate (DER) that answers at ``host:port``. Raises EnrolmentUnreachableError."""
+        ...
+
+    def enrol(self, address: str, certificate_der: bytes, request: EnrolmentRequest) -> EnrolmentAnswer:
+        """Call ``Enrol`` trusting only this certificate. Raises EnrolmentError."""
+        ...
+
+
+class GrpcEnrolmentListener:
+    """The real listener."""
+
+    def fetch_certificate(self, address: str) -> bytes:
+        """The certificate (DER) that answers at ``host:port``.
+
+        Raises:
+            EnrolmentUnreachableError: nobody answers there, or not by TLS.
+        """
+        host, port = split_address(address)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # Safety: nothing is sent over this connection. It only shows a certificate, which the code's pin then judges.
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.set_alpn_protocols(["h2"])
+        try:
+            with (
+                socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S) as connection,
+                context.wrap_socket(connection, server_hostname=SERVER_NAME) as secured,
+            ):
+                certificate = secured.getpeercert(binary_form=True)
+        except (OSError, ValueError) as error:
+            message = "the coordinator's enrolment listener does not answer"
+            raise EnrolmentUnreachableError(
+                message, advice=_UNREACHABLE_ADVICE, address=address, reason=str(error)[:200]
+            ) from error
+        if certificate is None:
+            message = "the coordinator's enrolment listener shows no certificate"
+            raise EnrolmentUnreachableError(message, advice=_UNREACHABLE_ADVICE, address=address)
+        return certificate
+
+    def enrol(self, address: str, certificate_der: bytes, request: EnrolmentRequest) -> EnrolmentAnswer:
+        """Call ``Enrol`` trusting only this certificate.
+
+        Raises:
+            EnrolmentError: unreachable, or refused for a reason that the error's class names.
+        """
+        host, port = split_address(address)
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates=ssl.DER_cert_to_PEM_cert(certificate_der).encode("ascii")
+        )
+        options = (
+            ("grpc.ssl_target_name_override", SERVER_NAME),
+            ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
+        )
+        message = enrolment_pb2.EnrolRequest(
+            code_secret=request.code_secret,
+            tls_csr_der=request.tls_csr_der,
+            signing_spki_der=request.signing_spki_der,
+            possession_signature=request.possession_signature,
+            agent_version=request.agent_version,
+        )
+        with grpc.secure_channel(f"{_target_host(host)}:{port}", credentials, options=options) as channel:
+            try:
+                answer = enrolment_pb2_grpc.EnrolmentServiceStub(channel).Enrol(message, timeout=_CALL_TIMEOUT_S)
+            except grpc.RpcError as error:
+                raise _error_from_rpc(error, address=address) from error
+        return EnrolmentAnswer(
+            site_id=answer.site_id,
+            certificate_pem=answer.certificate_pem,
+            root_pem=answer.root_pem,
+            gateway_address=answer.gateway_address,
+            gateway_server_name=answer.gateway_server_name,
+            coordinator_signing_spki_der=answer.coordinator_signing_spki_der,
+        )
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """``host``, ``host:port`` or ``[v6]:port`` as host and port.
+
+    Raises:
+        EnrolmentUnreachableError: the text is no address.
+    """
+    text = address.strip().removeprefix("https://").rstrip("/")
+    host, separator, port_text = text.rpartition(":")
+    if not separator or text.endswith("]"):
+        host, port_text = text, str(DEFAULT_PORT)
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or "/" in host or not port_text.isascii() or not port_text.isdigit() or not 0 < int(port_text) < 65536:
+        raise EnrolmentUnreachableError(
+            "this is no address", advice="Write it as HOST:PORT, as in the invitation.", address=address[:200]
+        )
+    return host, int(port_text)
+
+
+def _target_host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _error_from_rpc(error: grpc.RpcError, *, address: str) -> EnrolmentError:
+    # What a synchronous stub raises is the call itself; the type stubs do not say so.
+    call = cast("grpc.Call", error)
+    status = call.code()
+    if status in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+        message = "the coordinator did not answer; nothing is lost, the same command may be repeated"
+        return EnrolmentUnreachableError(
+            message, advice=_UNREACHABLE_ADVICE, address=address, reason=str(call.details())[:200]
+        )
+    refusal = _refusal(call.trailing_metadata() or ())
+    return error_from_refusal(
+        is_unauthenticated=status is grpc.StatusCode.UNAUTHENTICATED,
+        refusal_code=refusal.code,
+        sentence=refusal.message or str(call.details())[:200],
+    )
+
+
+def error_from_refusal(*, is_unauthenticated: bool, refusal_code: str, sentence: str) -> EnrolmentError:
+    """The typed error for a coordinator's refusal."""
+    if refusal_code == EnrolmentCodeSpentError.code:
+        message = "the enrolment code was used before, with other keys than those in this folder"
+        advice = (
+            "If this site used it, use the same --state-dir again. If it did not, somebody else has the code: tell the "
+            "coordinator's admin at once. Then ask for a new one."
+        )
+        return EnrolmentCodeSpentError(message, advice=advice)
+    if refusal_code == EnrolmentCodeExpiredError.code:
+        advice = "Ask the coordinator's admin for a new code; it replaces the old one."
+        return EnrolmentCodeExpiredError("the enrolment code has expired", advice=advice)
+    if is_unauthenticated:
+        advice = "Check the code for a missing or mistyped character, or ask the coordinator's admin for a new one."
+        return EnrolmentCodeUnknownError("the coordinator does not know this enrolment code", advice=advice)
+    advice = "Show this to the coordinator's admin."
+    return EnrolmentRefusedError(
+        f"the coordinator refused: {sentence}", advice=advice, refusal_code=refusal_code or "none"
+    )
+
+
+def _refusal(metadata: Iterable[tuple[str, str | bytes]]) -> errors_pb2.Refusal:
+    refusal = errors_pb2.Refusal()
+    for key, value in metadata:
+        if key == REFUSAL_METADATA_KEY and isinstance(value, bytes):
+            try:
+                refusal.ParseFromString(value)
+            except DecodeError:
+                return errors_pb2.Refusal()
+    return refusal

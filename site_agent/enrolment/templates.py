@@ -1,0 +1,75 @@
+"""The two files that ``enrol`` leaves in an empty folder: a commented configuration, and a policy that permits nothing."""
+
+from __future__ import annotations
+
+SITE_YAML = """\
+# Wardround site: {site_id}
+#
+# Every key can be overridden by the environment as WARDROUND_SECTION__KEY, for example WARDROUND_RUNNER__THREADS=4.
+# A key that is not known is refused by name. Secrets do not belong here: keys lie in keys/, readable by one user.
+
+coordinator:
+  # Where the agent dials out to. Nothing ever dials in.
+  address: {gateway_address}
+
+# The rules that no coordinator can weaken. Relative paths are relative to this folder.
+policy: policy.yaml
+
+# The signing keys of the other sites, compared out of band (by telephone, on paper), never taken from the coordinator.
+# 'wardround-site peers add NAME SHA256' writes here. Automatic approval needs every site of a run to be listed.
+peers: {{}}
+
+runner:
+  kind: process
+  # How many CPU threads training may use; null: the trainer's choice.
+  threads: null
+  # auto, cpu or cuda
+  device: auto
+
+# Where base models lie on this machine, by the name that runs use. What counts is the digest in the policy.
+#   smollm2-135m-instruct: {{path: /srv/models/smollm2-135m-instruct}}
+base_models: {{}}
+
+log:
+  level: info
+  format: text
+"""
+
+POLICY_YAML = """\
+# What this hospital permits. What is not permitted here is denied, whatever the coordinator asks.
+# 'wardround-site policy check policy.yaml' checks this file; 'wardround-site policy explain RUN' holds a run against it.
+
+# What may be learned, for example: [instruction-tuning]
+tasks: []
+
+# Base models by digest ('python -m site_agent.training digest-model FOLDER' prints it), for example: ["sha256:..."]
+base_models: []
+
+# Which adapters, and how large, for example: {kinds: [lora], max_rank: 32}
+adapters: {kinds: [], max_rank: 0}
+
+# Registered datasets and what for, for example:
+#   medical-qa: {purposes: [research], min_records: 100}
+# A run states a purpose by beginning with it: "research: answer questions about rare diseases". 'any' admits every one.
+datasets: {}
+
+# How many sites must stand behind every sum (never below 3), and how many of them might tell the coordinator all.
+secure_aggregation: {min_cohort: 3, assumed_colluders: 0}
+
+# Runs without differential privacy: allowed or denied. (The mechanisms themselves are not in this version.)
+privacy: {without_dp: denied}
+
+# The most bytes of masked payload that may leave in one round, for example: 200000000
+egress: {max_bytes_per_round: 0}
+
+# When training may start, in this machine's local time; leave it out for any time.
+# hours: {train: "20:00-06:00"}
+
+# manual: a person says yes to every run. automatic: runs inside all of the above, among listed peers, need no person.
+approval: manual
+"""
+
+
+def site_yaml(*, site_id: str, gateway_address: str) -> str:
+    """The first ``site.yaml`` of a site."""
+    return SITE_YAML.format(site_id=site_id, gateway_address=f'"{gateway_address}"')

@@ -1,0 +1,176 @@
+"""The errors of the site agent. Each is raised at the fact and translated once, by the daemon or by a command.
+
+    WardroundError
+    └── SiteAgentError
+        ├── SessionError
+        │   └── IllegalTransitionError      the machine has no such transition
+        ├── RoundRefusedError               a check of this site said no: a closed reason
+        ├── LinkError
+        │   ├── CoordinatorUnavailableError no answer, or none in time: try again
+        │   ├── CoordinatorRefusedError     a typed refusal
+        │   ├── AnswerInvalidError          an answer that is not what the protocol says
+        │   ├── BlobInvalidError            a download that is not the bytes that were named
+        │   └── ReceiptInvalidError         a receipt that does not prove the upload
+        ├── StateError
+        │   ├── StateDirectoryLockedError   another agent works on this folder
+        │   ├── JournalDamagedError         a journal file cannot be opened
+        │   ├── OneShotSpentError           a flag is set for something else
+        │   └── PublicStateError            this site's own public state is missing or damaged
+        └── JobError
+            ├── JobFailedError              the trainer said why
+            ├── JobTimedOutError
+            └── TrainerDiedError            the trainer ended without a word
+
+Rooms that raise errors of their own (policy, enrolment, datasets, audit, settings) derive them from SiteAgentError.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from fl_protocol.errors import Fact, WardroundError
+
+
+class SiteAgentError(WardroundError):
+    """Base of the site agent's errors."""
+
+    code: ClassVar[str] = "site-agent-error"
+
+
+class SessionError(SiteAgentError):
+    """Base of the errors of the session machine."""
+
+    code = "session-error"
+
+
+class IllegalTransitionError(SessionError):
+    """An event came in a phase that has no transition for it."""
+
+    code = "illegal-transition"
+
+
+class RoundRefusedError(SiteAgentError):
+    """A check of this site said no.
+
+    Attributes:
+        reason: the closed code that the coordinator is told.
+    """
+
+    code = "round-refused"
+
+    def __init__(self, message: str, *, reason: str, **facts: Fact) -> None:
+        """Keep the reason beside the sentence."""
+        super().__init__(message, reason=reason, **facts)
+        self.reason = reason
+
+
+class LinkError(SiteAgentError):
+    """Base of the errors of talking to the coordinator."""
+
+    code = "link-error"
+
+
+class CoordinatorUnavailableError(LinkError):
+    """The coordinator gave no answer, or not in time. Trying again is right."""
+
+    code = "coordinator-unavailable"
+
+
+class CoordinatorRefusedError(LinkError):
+    """The coordinator said no.
+
+    Attributes:
+        status: the gRPC status name.
+        refusal_code: the coordinator's stable code; empty where it sent none.
+    """
+
+    code = "coordinator-refused"
+
+    def __init__(self, message: str, *, status: str, refusal_code: str, **facts: Fact) -> None:
+        """Keep the coordinator's code beside its sentence."""
+        super().__init__(message, status=status, refusal_code=refusal_code, **facts)
+        self.status = status
+        self.refusal_code = refusal_code
+
+
+class AnswerInvalidError(LinkError):
+    """The coordinator's answer is not what the protocol says."""
+
+    code = "answer-invalid"
+
+
+class BlobInvalidError(LinkError):
+    """Downloaded bytes are not the bytes that were named."""
+
+    code = "blob-invalid"
+
+
+class ReceiptInvalidError(LinkError):
+    """A receipt does not prove that this upload was received."""
+
+    code = "receipt-invalid"
+
+
+class StateError(SiteAgentError):
+    """Base of the errors of the agent's own files."""
+
+    code = "state-error"
+
+
+class StateDirectoryLockedError(StateError):
+    """Another agent works on this state directory."""
+
+    code = "state-directory-locked"
+
+
+class JournalDamagedError(StateError):
+    """A file of the journal cannot be opened. What it protected must be given up, not guessed."""
+
+    code = "journal-damaged"
+
+
+class OneShotSpentError(StateError):
+    """A step that a site takes once was taken before, for something else."""
+
+    code = "one-shot-spent"
+
+
+class PublicStateError(StateError):
+    """This site's own copy of a run's public state is missing or damaged."""
+
+    code = "public-state-damaged"
+
+
+class JobError(SiteAgentError):
+    """Base of the errors of running a job."""
+
+    code = "job-error"
+
+
+class JobFailedError(JobError):
+    """The trainer ended a job with a typed failure.
+
+    Attributes:
+        failure_code: the trainer's stable code.
+        advice: what the site's operator may do about it.
+    """
+
+    code = "job-failed"
+
+    def __init__(self, message: str, *, failure_code: str, advice: str = "", **facts: Fact) -> None:
+        """Keep the trainer's code and advice beside its sentence."""
+        super().__init__(message, failure_code=failure_code, **facts)
+        self.failure_code = failure_code
+        self.advice = advice
+
+
+class JobTimedOutError(JobError):
+    """A job did not end in its time; the trainer was stopped."""
+
+    code = "job-timed-out"
+
+
+class TrainerDiedError(JobError):
+    """The trainer's process ended without closing its job."""
+
+    code = "trainer-died"

@@ -1,0 +1,86 @@
+"""Where things lie in a site's state folder: names only, one place. Reads no file and knows no settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteFolder:
+    """The state folder of one site. Invariant: ``root`` is absolute, so that no later ``chdir`` moves the keys."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", self.root.absolute())
+
+    @property
+    def site_yaml(self) -> Path:
+        """The configuration that the hospital edits."""
+        return self.root / "site.yaml"
+
+    @property
+    def policy_yaml(self) -> Path:
+        """The policy's usual place; ``site.yaml`` may name another."""
+        return self.root / "policy.yaml"
+
+    @property
+    def keys_dir(self) -> Path:
+        """The folder of the private keys, mode 0700."""
+        return self.root / "keys"
+
+    @property
+    def signing_key(self) -> Path:
+        """The site's long-lived signing key, mode 0600."""
+        return self.keys_dir / "signing.pem"
+
+    @property
+    def tls_key(self) -> Path:
+        """The key of the TLS certificate, mode 0600; another key than the signing key."""
+        return self.keys_dir / "tls.pem"
+
+    @property
+    def certs_dir(self) -> Path:
+        """What the coordinator answered at enrolment; nothing secret."""
+        return self.root / "certs"
+
+    @property
+    def certificate(self) -> Path:
+        """The site's TLS certificate."""
+        return self.certs_dir / "site.pem"
+
+    @property
+    def root_certificate(self) -> Path:
+        """The coordinator's root certificates."""
+        return self.certs_dir / "root.pem"
+
+    @property
+    def identity(self) -> Path:
+        """Who the site is; written last at enrolment, so that it stands for a whole one."""
+        return self.certs_dir / "identity.json"
+
+    @property
+    def database(self) -> Path:
+        """The site's one SQLite file."""
+        return self.root / "site.db"
+
+    @property
+    def journal_dir(self) -> Path:
+        """What a crash must not lose, one folder an exchange."""
+        return self.root / "journal"
+
+    @property
+    def jobs_dir(self) -> Path:
+        """Job directories, shared with the trainer."""
+        return self.root / "jobs"
+
+    @property
+    def states_dir(self) -> Path:
+        """Public states of runs, computed from published sums."""
+        return self.root / "states"
+
+    @property
+    def status_json(self) -> Path:
+        """What the running agent says of itself."""
+        return self.root / "status.json"

@@ -1,0 +1,37 @@
+"""The seam to whatever runs a trainer: a folder in, a typed result or failure out. Knows no round and no key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from site_agent.jobs.job_dir import JobResult, JobSpec, ProgressLine
+
+ProgressListener = Callable[[ProgressLine], None]
+"""Called with each new line of progress, in the event loop's thread; it must return at once."""
+
+
+class JobRunner(Protocol):
+    """Runs jobs. Every implementation passes the same contract suite."""
+
+    async def run_training_job(self, job_dir: Path, job: JobSpec, *, on_progress: ProgressListener) -> JobResult:
+        """Run one job in a folder that holds all but ``job.json``, and wait for it.
+
+        Cancelling the call stops the job. Whoever calls deletes the folder.
+
+        Raises:
+            JobFailedError: the trainer said why.
+            JobTimedOutError: ``job.timeout_s`` passed.
+            TrainerDiedError: the trainer ended without closing the job, also when it was started again.
+            JobDirectoryError: the trainer's result is not what the contract says.
+        """
+        ...
+
+    async def stop_run(self, run_folder: Path) -> None:
+        """The run is over: let go of whatever is kept warm for it. ``run_folder`` is the parent of its job folders."""
+        ...
+
+    async def stop(self) -> None:
+        """Let go of everything."""
+        ...

@@ -1,0 +1,197 @@
+"""The calls of a site, typed: values in, values or typed errors out, and a deadline on each. Knows no round's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc.aio
+
+from fl_protocol.ids import RunId, Sha256Hex, run_id_from_text, sha256_hex_from_text
+from fl_protocol.signing.signed import SignedBody
+from fl_protocol.spec.context import ExchangeContext, RoundContext
+from fl_protocol.wire.convert import proto_from_exchange, proto_from_round, proto_from_signed, signed_from_proto
+from fl_protocol.wire.v1 import round_pb2, round_pb2_grpc, run_pb2, run_pb2_grpc
+from site_agent.errors import LinkError
+from site_agent.link.instructions import Instruction, PublishedResult, instruction_from_proto, result_from_proto
+from site_agent.link.refusals import typed_errors
+from site_agent.session.events import DeclineKind, Step
+
+CALL_TIMEOUT_S = 20.0
+_POLL_GRACE_S = 15.0
+
+_DECLINE_KINDS = {
+    DeclineKind.REFUSED: round_pb2.DECLINE_KIND_REFUSED,
+    DeclineKind.FAILED: round_pb2.DECLINE_KIND_FAILED,
+}
+_ACTIVITIES = {
+    "loading": round_pb2.SITE_ACTIVITY_LOADING,
+    "evaluating": round_pb2.SITE_ACTIVITY_EVALUATING,
+    "training": round_pb2.SITE_ACTIVITY_TRAINING,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """A run as the coordinator names it; nothing of it is believed before its digest is checked."""
+
+    run_id: RunId
+    name: str
+    run_spec_sha256: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDocuments:
+    """What a site reads before it approves: the spec's canonical bytes, the adapter's layout, the initial state."""
+
+    summary: RunSummary
+    run_spec_json: bytes
+    layout_json: bytes
+    initial_state_sha256: Sha256Hex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadStatus:
+    """How much of a masked input the coordinator holds, and its receipt once it holds all."""
+
+    received_bytes: int
+    receipt: SignedBody | None
+
+
+class CoordinatorClient:
+    """The coordinator, as far as calls go.
+
+    Every method raises CoordinatorUnavailableError, CoordinatorRefusedError or AnswerInvalidError, and nothing else.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, *, agent_version: str) -> None:
+        """Speak over a channel; the caller closes it."""
+        self.rounds = round_pb2_grpc.RoundServiceStub(channel)
+        self._runs = run_pb2_grpc.RunServiceStub(channel)
+        self._agent_version = agent_version
+
+    async def poll_assignment(self, *, holding: Sequence[RoundContext], wait_s: float) -> Instruction:
+        """Ask what to do now; the coordinator keeps the question open up to ``wait_s``."""
+        request = round_pb2.PollAssignmentRequest(
+            holding=[proto_from_round(round_context) for round_context in holding],
+            wait_s=wait_s,
+            agent_version=self._agent_version,
+        )
+        with typed_errors("PollAssignment"):
+            return instruction_from_proto(await self.rounds.PollAssignment(request, timeout=wait_s + _POLL_GRACE_S))
+
+    async def accept_round(self, round_context: RoundContext) -> None:
+        """Take part."""
+        request = round_pb2.AcceptRoundRequest(round=proto_from_round(round_context))
+        with typed_errors("AcceptRound"):
+            await self.rounds.AcceptRound(request, timeout=CALL_TIMEOUT_S)
+
+    async def decline_round(self, round_context: RoundContext, kind: DeclineKind, *, reason: str) -> None:
+        """Take no part, or no further. ``reason`` is a closed code, never a value computed from data."""
+        request = round_pb2.DeclineRoundRequest(
+            round=proto_from_round(round_context), kind=_DECLINE_KINDS[kind], reason=reason
+        )
+        with typed_errors("DeclineRound"):
+            await self.rounds.DeclineRound(request, timeout=CALL_TIMEOUT_S)
+
+    async def report_progress(self, round_context: RoundContext, activity: str, *, step: int, steps: int) -> None:
+        """Say what the trainer does: state, step and steps, and nothing computed from data (decision 3)."""
+        request = round_pb2.ReportProgressRequest(
+            round=proto_from_round(round_context), activity=_ACTIVITIES[activity], step=step, steps=steps
+        )
+        with typed_errors("ReportProgress"):
+            await self.rounds.ReportProgress(request, timeout=CALL_TIMEOUT_S)
+
+    async def report_ready(self, round_context: RoundContext) -> None:
+        """The payload is there."""
+        request = round_pb2.ReportReadyRequest(round=proto_from_round(round_context))
+        with typed_errors("ReportReady"):
+            await self.rounds.ReportReady(request, timeout=CALL_TIMEOUT_S)
+
+    async def send_statement(self, step: Step, context: ExchangeContext, *, message: bytes) -> None:
+        """Send M1, M3, M7 or M9. M5 goes with its blob (``uploader``)."""
+        exchange = proto_from_exchange(context)
+        with typed_errors(f"send {step.value}"):
+            match step:
+                case Step.ADVERTISE:
+                    advertise = round_pb2.AdvertiseKeysRequest(exchange=exchange, advertisement=message)
+                    await self.rounds.AdvertiseKeys(advertise, timeout=CALL_TIMEOUT_S)
+                case Step.SHARE:
+                    share = round_pb2.ShareKeysRequest(exchange=exchange, deal=message)
+                    await self.rounds.ShareKeys(share, timeout=CALL_TIMEOUT_S)
+                case Step.CONFIRM:
+                    confirm = round_pb2.ConfirmSurvivorsRequest(exchange=exchange, confirmation=message)
+                    await self.rounds.ConfirmSurvivors(confirm, timeout=CALL_TIMEOUT_S)
+                case Step.REVEAL:
+                    reveal = round_pb2.RevealSharesRequest(exchange=exchange, reveal=message)
+                    await self.rounds.RevealShares(reveal, timeout=CALL_TIMEOUT_S)
+                case Step.MASK:
+                    raise LinkError("a masked input is sent by the uploader", step=step.value)
+
+    async def complain(self, context: ExchangeContext, *, complaint: bytes) -> None:
+        """Name a dealer whose share is bad."""
+        request = round_pb2.ComplainRequest(exchange=proto_from_exchange(context), complaint=complaint)
+        with typed_errors("Complain"):
+            await self.rounds.Complain(request, timeout=CALL_TIMEOUT_S)
+
+    async def query_upload(self, context: ExchangeContext) -> UploadStatus:
+        """How far the upload of this exchange is."""
+        request = round_pb2.QueryUploadRequest(exchange=proto_from_exchange(context))
+        with typed_errors("QueryUpload"):
+            answer = await self.rounds.QueryUpload(request, timeout=CALL_TIMEOUT_S)
+            receipt = signed_from_proto(answer.receipt) if answer.HasField("receipt") else None
+        return UploadStatus(received_bytes=answer.received_bytes, receipt=receipt)
+
+    async def acknowledge_result(self, context: ExchangeContext, *, acknowledgement: SignedBody) -> None:
+        """Say which public state this site computed from a published sum."""
+        request = round_pb2.AcknowledgeResultRequest(
+            exchange=proto_from_exchange(context), acknowledgement=proto_from_signed(acknowledgement)
+        )
+        with typed_errors("AcknowledgeResult"):
+            await self.rounds.AcknowledgeResult(request, timeout=CALL_TIMEOUT_S)
+
+    async def get_result(self, run_id: RunId, round_index: int) -> tuple[SignedBody, PublishedResult]:
+        """The signed manifest and the result of a committed round."""
+        request = round_pb2.GetResultRequest(run_id=run_id, round_index=round_index)
+        with typed_errors("GetResult"):
+            answer = await self.rounds.GetResult(request, timeout=CALL_TIMEOUT_S)
+            return signed_from_proto(answer.manifest), result_from_proto(answer.result)
+
+    async def list_pending(self) -> tuple[RunSummary, ...]:
+        """The runs that wait for this site's word."""
+        with typed_errors("ListPending"):
+            answer = await self._runs.ListPending(run_pb2.ListPendingRequest(), timeout=CALL_TIMEOUT_S)
+            return tuple(_summary(proto) for proto in answer.runs)
+
+    async def get_run(self, run_id: RunId) -> RunDocuments:
+        """A run's documents."""
+        with typed_errors("GetRun"):
+            answer = await self._runs.GetRun(run_pb2.GetRunRequest(run_id=run_id), timeout=CALL_TIMEOUT_S)
+            return RunDocuments(
+                summary=_summary(answer.run),
+                run_spec_json=answer.run_spec_json,
+                layout_json=answer.adapter_layout_json,
+                initial_state_sha256=sha256_hex_from_text(answer.initial_state_blob_sha256),
+            )
+
+    async def submit_approval(self, run_id: RunId, *, statement: SignedBody) -> None:
+        """Send the site's signed yes or no."""
+        request = run_pb2.SubmitApprovalRequest(run_id=run_id, statement=proto_from_signed(statement))
+        with typed_errors("SubmitApproval"):
+            await self._runs.SubmitApproval(request, timeout=CALL_TIMEOUT_S)
+
+    async def withdraw(self, run_id: RunId, *, statement: SignedBody) -> None:
+        """Take the site's approval back."""
+        request = run_pb2.WithdrawRequest(run_id=run_id, statement=proto_from_signed(statement))
+        with typed_errors("Withdraw"):
+            await self._runs.Withdraw(request, timeout=CALL_TIMEOUT_S)
+
+
+def _summary(proto: run_pb2.RunSummary) -> RunSummary:
+    return RunSummary(
+        run_id=run_id_from_text(proto.run_id),
+        name=proto.name[:200],
+        run_spec_sha256=proto.run_spec_sha256,
+        state=proto.state,
+    )

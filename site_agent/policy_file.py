@@ -1,0 +1,40 @@
+"""Reads the policy from its file. The rules themselves know no file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from site_agent.policy.reading import PolicyFault, PolicyFaultsError
+from site_agent.policy.rules import SitePolicy, parse_policy
+
+
+def load_policy(path: Path) -> SitePolicy:
+    """Read the policy.
+
+    Raises:
+        PolicyFaultsError: the file is missing, no YAML mapping, or has faults; all are listed. A site without a
+            readable policy permits nothing, so the caller must stop, not go on with another one.
+    """
+    return parse_policy(_read_document(path))
+
+
+def _read_document(path: Path) -> dict[str, object]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise _fault(f"{path.name} is not there") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise _fault(f"{path.name} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise _fault(f"{path.name} is no YAML: {' '.join(str(error).split())}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise _fault(f"{path.name} is not a mapping of keys to values")
+    return document
+
+
+def _fault(message: str) -> PolicyFaultsError:
+    return PolicyFaultsError((PolicyFault(path="(document)", message=message),))

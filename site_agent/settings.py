@@ -1,0 +1,192 @@
+"""The hospital's configuration: ``site.yaml``, with every key overridable as ``WARDROUND_SECTION__KEY``.
+
+Only composition roots (the command line, the daemon) read this; every other room receives plain values. Secrets are
+never here: they lie in files whose places ``SiteFolder`` names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
+
+from fl_protocol.ids import IdentifierInvalidError, sha256_hex_from_text, site_id_from_text
+from site_agent.errors import SiteAgentError
+from site_agent.folder import SiteFolder
+
+ENV_PREFIX = "WARDROUND_"
+
+
+class SettingsInvalidError(SiteAgentError):
+    """The configuration cannot be used; ``faults`` names every key that is wrong."""
+
+    code = "settings-invalid"
+
+    def __init__(self, place: Path, faults: tuple[str, ...]) -> None:
+        """Keep all faults."""
+        super().__init__(f"{place.name}: {'; '.join(faults)}")
+        self.faults = faults
+
+
+class SettingsMissingError(SettingsInvalidError):
+    """There is no ``site.yaml``: nobody has enrolled in this folder."""
+
+    code = "settings-missing"
+
+
+def _site_name(value: str) -> str:
+    try:
+        return site_id_from_text(value)
+    except IdentifierInvalidError as error:
+        raise ValueError(error.message) from error
+
+
+def _digest(value: str) -> str:
+    try:
+        return sha256_hex_from_text(value.lower().removeprefix("sha256:").replace(":", ""))
+    except IdentifierInvalidError as error:
+        raise ValueError(error.message) from error
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CoordinatorSettings(_Section):
+    """Where the coordinator is; ``enrol`` writes it."""
+
+    address: str | None = None
+    server_name: str | None = None
+
+
+class RunnerSettings(_Section):
+    """How training jobs are run."""
+
+    kind: Literal["process"] = "process"
+    threads: int | None = Field(default=None, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    timeout_s: float = Field(default=86_400.0, gt=0)
+
+
+class BaseModelSettings(_Section):
+    """Where the folder of a base model lies on this machine."""
+
+    path: Path
+
+
+class LogSettings(_Section):
+    """How much is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class SiteSettings(BaseSettings):
+    """Everything that a site is configured by. Relative paths are relative to the state folder."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, case_sensitive=False
+    )
+
+    coordinator: CoordinatorSettings = CoordinatorSettings()
+    policy: Path = Path("policy.yaml")
+    peers: dict[Annotated[str, AfterValidator(_site_name)], Annotated[str, AfterValidator(_digest)]] = {}
+    runner: RunnerSettings = RunnerSettings()
+    base_models: dict[str, BaseModelSettings] = {}
+    log: LogSettings = LogSettings()
+
+    _root: Path = PrivateAttr(default=Path())
+
+    @classmethod
+    def from_document(cls, state_dir: Path, document: Mapping[str, object]) -> SiteSettings:
+        """Settings of one state folder; which folder is never the environment's choice once it was named.
+
+        Raises:
+            ValidationError: keys are unknown or wrong.
+        """
+        settings = cls.model_validate(document)
+        settings._root = state_dir.absolute()  # noqa: SLF001 - its own class
+        return settings
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment stands above the file: a container overrides one key and mounts the rest."""
+        _ = settings_cls, dotenv_settings, file_secret_settings
+        return (env_settings, init_settings)
+
+    @property
+    def state_dir(self) -> Path:
+        """The state folder, absolute."""
+        return self._root
+
+    @property
+    def folder(self) -> SiteFolder:
+        """Where everything lies."""
+        return SiteFolder(root=self.state_dir)
+
+    @property
+    def policy_path(self) -> Path:
+        """The policy file, absolute."""
+        return self.folder.root / self.policy
+
+    def base_model_path(self, name: str) -> Path | None:
+        """The folder of a base model, absolute; None where the name is not configured."""
+        configured = self.base_models.get(name)
+        return None if configured is None else self.folder.root / configured.path
+
+
+def load_settings(state_dir: Path) -> SiteSettings:
+    """Read ``site.yaml`` in the state folder and what the environment says over it.
+
+    Raises:
+        SettingsMissingError: there is no such file.
+        SettingsInvalidError: it is no YAML mapping, or keys are unknown or wrong; all are listed.
+    """
+    place = SiteFolder(root=state_dir).site_yaml
+    document = _read_document(place)
+    try:
+        return SiteSettings.from_document(state_dir, document)
+    except ValidationError as error:
+        faults = tuple(_fault(tuple(detail["loc"]), detail["type"], detail["msg"]) for detail in error.errors())
+        raise SettingsInvalidError(place, faults) from error
+    except SettingsError as error:
+        raise SettingsInvalidError(place, (f"the environment: {error}",)) from error
+
+
+def _read_document(place: Path) -> dict[str, object]:
+    try:
+        text = place.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        advice = "is not there; 'wardround-site enrol' makes it, or name the folder with --state-dir"
+        raise SettingsMissingError(place, (advice,)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsInvalidError(place, (f"cannot be read: {error}",)) from error
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsInvalidError(place, (f"is no YAML: {' '.join(str(error).split())}",)) from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
+        raise SettingsInvalidError(place, ("is not a mapping of keys to values",))
+    # A section whose every line is a comment is an empty one.
+    return {key: value for key, value in document.items() if value is not None}
+
+
+def _fault(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    path = ".".join(str(part) for part in location if part != "[key]")
+    if kind == "extra_forbidden":
+        return f"{path}: is not a known key"
+    return f"{path}: {message.removeprefix('Value error, ')}"

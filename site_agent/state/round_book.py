@@ -1,0 +1,319 @@
+"""What this site did in rounds, in its database: which it joined, with which M0, and the flags of steps taken once.
+
+Every entry is written in one transaction with its audit event, and is on the disk when the call returns: no record, no
+action. Invariants, across restarts:
+
+- a (run, round, attempt) is joined with one M0 only, and attempts only rise;
+- a flag (step, exchange) is set once; M9 sets one by the payload's digest too, and a payload whose flag is set is never
+  masked again;
+- a reveal stays unresolved until the result of that very exchange, or of one with the same survivors, is settled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fl_protocol.audit.events import AuditKind
+from fl_protocol.clock import Clock
+from fl_protocol.ids import RunId, SiteId
+from fl_protocol.packing import pack
+from fl_protocol.spec.context import ExchangeContext, RoundContext
+from site_agent.audit.store import AuditLog
+from site_agent.db.instants import instant_text
+from site_agent.db.models import JoinedRoundRow, OneShotFlagRow
+from site_agent.db.tx import SiteDb
+from site_agent.errors import OneShotSpentError, RoundRefusedError
+from site_agent.session.events import Step, round_of
+from site_agent.session.machine import TERMINAL
+
+SUPERSEDED = "superseded"
+"""A reveal whose round ended without a result, resolved by a later round with the same survivors."""
+
+_PAYLOAD_FLAG = "M9/payload"
+_OVER = frozenset(phase.value for phase in TERMINAL) | {SUPERSEDED}
+_SETTLED = "settled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinedRound:
+    """A round that this site joined."""
+
+    round: RoundContext
+    manifest_sha256: str
+    public_state_sha256: str
+    state: str
+    is_revealed: bool
+    survivors_digest: str | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more happens in it."""
+        return self.state in _OVER
+
+    @property
+    def is_unresolved(self) -> bool:
+        """Whether this site revealed shares and has not seen what became of the sum."""
+        return self.is_revealed and self.state not in {_SETTLED, SUPERSEDED}
+
+
+def survivors_digest(sites: Collection[SiteId]) -> str:
+    """A name for a set of survivors, the same in every exchange."""
+    return hashlib.sha256(pack(*(site.encode() for site in sorted(sites)))).hexdigest()
+
+
+class RoundBook:
+    """The rounds of this site. All methods block on the disk: call them in a thread."""
+
+    def __init__(self, db: SiteDb, audit: AuditLog, clock: Clock) -> None:
+        """Write to this database; every change with its audit event."""
+        self._db = db
+        self._audit = audit
+        self._clock = clock
+
+    def joined(self, run_id: RunId) -> tuple[JoinedRound, ...]:
+        """The rounds of a run that this site joined, in order."""
+
+        def read(session: Session) -> tuple[JoinedRound, ...]:
+            order = (JoinedRoundRow.round_index, JoinedRoundRow.round_attempt)
+            rows = session.scalars(select(JoinedRoundRow).where(JoinedRoundRow.run_id == run_id).order_by(*order))
+            return tuple(_joined(row) for row in rows)
+
+        return self._db.run_read("joined-rounds", read)
+
+    def open_rounds(self) -> tuple[JoinedRound, ...]:
+        """Every round that is not over, of all runs, in order."""
+
+        def read(session: Session) -> tuple[JoinedRound, ...]:
+            order = (JoinedRoundRow.run_id, JoinedRoundRow.round_index, JoinedRoundRow.round_attempt)
+            query = select(JoinedRoundRow).where(JoinedRoundRow.state.not_in(_OVER)).order_by(*order)
+            return tuple(_joined(row) for row in session.scalars(query))
+
+        return self._db.run_read("open-rounds", read)
+
+    def join(self, round_context: RoundContext, *, manifest_sha256: str, public_state_sha256: str) -> None:
+        """Record that this site takes part; joining again with the same M0 does nothing.
+
+        Raises:
+            RoundRefusedError: joined with another M0, or a later attempt was joined already, or the round is over.
+        """
+
+        def write(session: Session) -> None:
+            row = session.get(JoinedRoundRow, _key(round_context))
+            if row is not None:
+                if row.manifest_digest != manifest_sha256:
+                    raise _refused("manifest-changed", "this attempt was joined with another manifest", round_context)
+                if row.state in _OVER:
+                    raise _refused("round-over", "this site is done with this attempt", round_context)
+                return
+            _check_rises(session, round_context)
+            now = instant_text(self._clock.now())
+            session.add(
+                JoinedRoundRow(
+                    run_id=round_context.run_id,
+                    round_index=round_context.round_index,
+                    round_attempt=round_context.round_attempt,
+                    manifest_digest=manifest_sha256,
+                    public_state_sha256=public_state_sha256,
+                    payload_sha256=None,
+                    state="training",
+                    m9_sent=False,
+                    u3_digest=None,
+                    joined_at=now,
+                    updated_at=now,
+                )
+            )
+            self._audit.append(
+                session, AuditKind.ROUND_JOINED, **_facts(round_context), manifest_sha256=manifest_sha256
+            )
+
+        self._db.run_tx("join-round", write)
+
+    def record_state(self, round_context: RoundContext, state: str, *, outcome: str | None = None) -> None:
+        """Record how far this site is; an end is an audit event too. A round that was never joined has no row."""
+
+        def write(session: Session) -> None:
+            row = session.get(JoinedRoundRow, _key(round_context))
+            if row is not None and row.state in _OVER:
+                # A round ends once; declining it again, because the first word was lost, changes nothing.
+                return
+            if row is not None:
+                row.state = state
+                row.updated_at = instant_text(self._clock.now())
+            if state in _OVER:
+                self._audit.append(
+                    session, AuditKind.PARTICIPATION_STATE, **_facts(round_context), state=state, reason=outcome
+                )
+
+        self._db.run_tx("record-round-state", write)
+
+    def record_event(self, kind: AuditKind, round_context: RoundContext, **facts: str | int | bool | None) -> None:
+        """Record an audit event of a round that changes nothing else."""
+
+        def write(session: Session) -> None:
+            self._audit.append(session, kind, **_facts(round_context), **facts)
+
+        self._db.run_tx("record-event", write)
+
+    def ensure_advertised(self, context: ExchangeContext) -> None:
+        """Set the flag of M1 before it leaves: an exchange is entered once, also when its journal is gone."""
+
+        def write(session: Session) -> None:
+            if session.get(OneShotFlagRow, (Step.ADVERTISE.value, context.encode())) is not None:
+                return
+            self._claim(session, Step.ADVERTISE.value, context.encode(), None)
+            self._audit.append(session, AuditKind.EXCHANGE_JOINED, **_exchange_facts(context))
+
+        self._db.run_tx("ensure-advertised", write)
+
+    def claim_mask(self, context: ExchangeContext, payload_digests: Sequence[str]) -> None:
+        """Check that none of these digests of the payload was revealed, and record that it is masked.
+
+        Raises:
+            OneShotSpentError: the payload was unmasked in a sum before.
+        """
+
+        def write(session: Session) -> None:
+            for digest in payload_digests:
+                if session.get(OneShotFlagRow, (_PAYLOAD_FLAG, bytes.fromhex(digest))) is not None:
+                    message = "this payload was in a sum that was unmasked; it is never masked again"
+                    raise OneShotSpentError(message, payload_sha256=digest)
+            session.get_one(JoinedRoundRow, _key(round_of(context))).payload_sha256 = payload_digests[0]
+            # Safety: the digest of a payload that others could guess stays out of the log, which is exported.
+            self._audit.append(session, AuditKind.PAYLOAD_MASKED, **_exchange_facts(context))
+
+        self._db.run_tx("claim-mask", write)
+
+    def is_taken(self, step: Step, context: ExchangeContext) -> bool:
+        """Whether the flag of that step is set."""
+        return self._db.run_read(
+            "read-flag", lambda session: session.get(OneShotFlagRow, (step.value, context.encode())) is not None
+        )
+
+    def ensure_confirmed(self, context: ExchangeContext, *, survivors: Collection[SiteId]) -> None:
+        """Set the flag of M7 before it leaves. Its bytes are in the journal, so setting it again is sending again."""
+
+        def write(session: Session) -> None:
+            if session.get(OneShotFlagRow, (Step.CONFIRM.value, context.encode())) is not None:
+                return
+            self._claim(session, Step.CONFIRM.value, context.encode(), None)
+            self._audit.append(
+                session, AuditKind.SURVIVORS_CONFIRMED, **_exchange_facts(context), sites=",".join(sorted(survivors))
+            )
+
+        self._db.run_tx("ensure-confirmed", write)
+
+    def ensure_revealed(
+        self, context: ExchangeContext, *, survivors: Collection[SiteId], other_digests: Sequence[str] = ()
+    ) -> None:
+        """Set the flags of M9, by exchange and by payload, before it leaves. Its bytes are in the journal.
+
+        Args:
+            context: the exchange.
+            survivors: U3.
+            other_digests: names of the payload beside the digest of its vector (a deterministic payload has one).
+        """
+
+        def write(session: Session) -> None:
+            if session.get(OneShotFlagRow, (Step.REVEAL.value, context.encode())) is not None:
+                return
+            row = session.get_one(JoinedRoundRow, _key(round_of(context)))
+            self._claim(session, Step.REVEAL.value, context.encode(), row.payload_sha256)
+            for digest in (row.payload_sha256, *other_digests):
+                if digest is not None:
+                    self._claim(session, _PAYLOAD_FLAG, bytes.fromhex(digest), digest)
+            row.m9_sent = True
+            row.u3_digest = survivors_digest(survivors)
+            self._audit.append(session, AuditKind.SHARES_REVEALED, **_exchange_facts(context))
+
+        self._db.run_tx("ensure-revealed", write)
+
+    def record_settled(self, round_context: RoundContext, *, result_sha256: str, public_state_sha256: str) -> None:
+        """Record that a round's result is folded; reveals that it resolves are resolved with it."""
+
+        def write(session: Session) -> None:
+            row = session.get(JoinedRoundRow, _key(round_context))
+            if row is not None:
+                row.state = _SETTLED
+                row.updated_at = instant_text(self._clock.now())
+                _resolve_like(session, row)
+            self._audit.append(
+                session,
+                AuditKind.RESULT_VERIFIED,
+                **_facts(round_context),
+                result_sha256=result_sha256,
+                public_state_sha256=public_state_sha256,
+            )
+
+        self._db.run_tx("record-settled", write)
+
+    def _claim(self, session: Session, kind: str, context: bytes, payload_sha256: str | None) -> None:
+        if session.get(OneShotFlagRow, (kind, context)) is not None:
+            raise OneShotSpentError("this step was taken before", step=kind)
+        at = instant_text(self._clock.now())
+        session.add(OneShotFlagRow(kind=kind, context=context, payload_sha256=payload_sha256, at=at))
+
+
+def _resolve_like(session: Session, settled: JoinedRoundRow) -> None:
+    """Two sums over the same survivors differ by no site: an earlier reveal with the same ones is resolved too."""
+    if settled.u3_digest is None:
+        return
+    earlier = select(JoinedRoundRow).where(
+        JoinedRoundRow.run_id == settled.run_id,
+        JoinedRoundRow.public_state_sha256 == settled.public_state_sha256,
+        JoinedRoundRow.u3_digest == settled.u3_digest,
+        JoinedRoundRow.m9_sent,
+        JoinedRoundRow.state != _SETTLED,
+    )
+    for row in session.scalars(earlier):
+        row.state = SUPERSEDED
+
+
+def _check_rises(session: Session, round_context: RoundContext) -> None:
+    later = select(JoinedRoundRow).where(
+        JoinedRoundRow.run_id == round_context.run_id,
+        JoinedRoundRow.round_index >= round_context.round_index,
+    )
+    position = (round_context.round_index, round_context.round_attempt)
+    for row in session.scalars(later):
+        if (row.round_index, row.round_attempt) > position:
+            raise _refused("attempt-not-rising", "a later round or attempt was joined already", round_context)
+
+
+def _refused(reason: str, message: str, round_context: RoundContext) -> RoundRefusedError:
+    return RoundRefusedError(message, reason=reason, **_facts(round_context))
+
+
+def _key(round_context: RoundContext) -> tuple[str, int, int]:
+    return (round_context.run_id, round_context.round_index, round_context.round_attempt)
+
+
+def _facts(round_context: RoundContext) -> dict[str, str | int]:
+    return {
+        "run_id": round_context.run_id,
+        "round_index": round_context.round_index,
+        "round_attempt": round_context.round_attempt,
+    }
+
+
+def _exchange_facts(context: ExchangeContext) -> dict[str, str | int]:
+    return {
+        **_facts(round_of(context)),
+        "exchange_index": context.exchange_index,
+        "exchange_attempt": context.exchange_attempt,
+    }
+
+
+def _joined(row: JoinedRoundRow) -> JoinedRound:
+    return JoinedRound(
+        round=RoundContext(run_id=RunId(row.run_id), round_index=row.round_index, round_attempt=row.round_attempt),
+        manifest_sha256=row.manifest_digest,
+        public_state_sha256=row.public_state_sha256,
+        state=row.state,
+        is_revealed=row.m9_sent,
+        survivors_digest=row.u3_digest,
+    )

@@ -1,0 +1,74 @@
+"""A run as this site approved it: read from its own ledger, every digest checked again. Believes no coordinator."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from fl_protocol.errors import ProtocolError
+from fl_protocol.folds import ALGORITHMS
+from fl_protocol.folds.algorithm import Algorithm
+from fl_protocol.ids import RunId
+from fl_protocol.spec.payload_layout import PayloadLayout
+from fl_protocol.spec.round_spec import RoundKind
+from fl_protocol.spec.run_spec import RunSpec, parse_run_spec
+from fl_protocol.tensors.adapter_layout import AdapterLayout
+from site_agent.db.models import RunLedgerRow
+from site_agent.errors import RoundRefusedError
+
+_APPROVED = frozenset({"approved", "active", "paused"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovedRun:
+    """A run that this site's steward or policy approved, and did not take back."""
+
+    run_id: RunId
+    run_spec_sha256: str
+    spec: RunSpec
+    layout: AdapterLayout
+    layout_json: bytes
+    initial_state_sha256: str
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """How its sums become the next state."""
+        return ALGORITHMS[self.spec.aggregation.algorithm.value]
+
+    def payload_layout(self, kind: RoundKind) -> PayloadLayout:
+        """The payload of a round of that kind, as this site derives it."""
+        return self.algorithm.segments(self.spec, self.layout.n_parameters, kind)
+
+
+def read_approved_run(session: Session, run_id: RunId) -> ApprovedRun:
+    """Read a run that this site approved.
+
+    Raises:
+        RoundRefusedError: it did not, or the ledger's documents do not have the digests that were approved.
+    """
+    row = session.get(RunLedgerRow, run_id)
+    if row is None or row.state not in _APPROVED:
+        message = "this site has not approved the run"
+        raise RoundRefusedError(message, reason="run-not-approved", run_id=run_id)
+    if hashlib.sha256(row.run_spec_json).hexdigest() != row.run_spec_sha256:
+        raise RoundRefusedError("the ledger's run spec was altered", reason="run-spec-altered", run_id=run_id)
+    try:
+        spec = parse_run_spec(json.loads(row.run_spec_json))
+        layout = AdapterLayout.from_document(json.loads(row.layout_json))
+    except (ProtocolError, ValueError) as error:
+        message = "the ledger's documents cannot be read"
+        raise RoundRefusedError(message, reason="run-spec-altered", run_id=run_id) from error
+    if layout.digest() != spec.adapter.layout_sha256:
+        message = "the adapter's layout is not the one that the run spec names"
+        raise RoundRefusedError(message, reason="adapter-layout-mismatch", run_id=run_id)
+    return ApprovedRun(
+        run_id=run_id,
+        run_spec_sha256=row.run_spec_sha256,
+        spec=spec,
+        layout=layout,
+        layout_json=row.layout_json,
+        initial_state_sha256=row.initial_state_sha256,
+    )

@@ -1,0 +1,62 @@
+"""What the running agent says of itself, in ``status.json``: for its own steward, so the loss may stand there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from fl_protocol.clock import Clock
+from fl_protocol.ids import SiteId
+from site_agent.db.instants import instant_text
+from site_agent.durable_files import write_whole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentStatus:
+    """One look at the agent."""
+
+    site_id: SiteId
+    state: str = "idle"
+    connected: bool = False
+    run_id: str | None = None
+    round_index: int | None = None
+    activity: str | None = None
+    step: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+    problem: str | None = None
+
+
+class StatusBoard:
+    """The latest status. Changing it costs nothing; ``write`` brings it to the disk, and the daemon calls that."""
+
+    def __init__(self, path: Path, site_id: SiteId, clock: Clock) -> None:
+        """Start idle and not connected."""
+        self._path = path
+        self._clock = clock
+        self._status = AgentStatus(site_id=site_id)
+        self._written: AgentStatus | None = None
+
+    @property
+    def status(self) -> AgentStatus:
+        """The latest."""
+        return self._status
+
+    def change(self, change: Callable[[AgentStatus], AgentStatus]) -> None:
+        """Put another status in place."""
+        self._status = change(self._status)
+
+    def connected(self, *, is_connected: bool, problem: str | None = None) -> None:
+        """Whether the coordinator answers, and with which code it does not."""
+        self._status = replace(self._status, connected=is_connected, problem=problem)
+
+    def write(self, *, even_if_same: bool = False) -> None:
+        """Write the file, unless nothing changed. A look, not a record: it is whole at any moment, and may be late."""
+        if self._status == self._written and not even_if_same:
+            return
+        status = self._status
+        document = {**asdict(status), "updated_at": instant_text(self._clock.now())}
+        write_whole(self._path, (json.dumps(document) + "\n").encode())
+        self._written = status

@@ -1,0 +1,192 @@
+"""What can stop a job, each with advice for the site's operator. Knows no torch.
+
+    WardroundError
+    └── TrainerError
+        ├── BaseModelError
+        │   ├── BaseModelMissingError           a file of the base model is not there
+        │   ├── BaseModelInvalidError           it is there and cannot be used
+        │   └── BaseModelDigestMismatchError    it is not the model that the run names
+        ├── AdapterError
+        │   ├── TargetModulesUnknownError       the model has no such modules
+        │   ├── AdapterLayoutMismatchError      the run names another layout than this model gives
+        │   ├── InitialAdapterMismatchError     the run names another adapter v0 than its seed gives
+        │   └── AdapterUnreadableError          an adapter folder to generate with is not one
+        ├── DatasetError
+        │   ├── DatasetMissingError
+        │   ├── DatasetEmptyError
+        │   ├── DatasetMalformedError           at record k, in a field
+        │   ├── DatasetFormatUnknownError
+        │   ├── DatasetTooSmallError            fewer records or patients than the run demands
+        │   └── NoUsableRecordsError            nothing to train on, or nothing held out to evaluate on
+        ├── ChatTemplateError                   the model's tokenizer has none, or one that cannot be used
+        ├── LossNotFiniteError
+        ├── OutOfMemoryError
+        ├── DeviceUnavailableError
+        └── UnexpectedFailureError              anything else: its type, never its text
+
+Safety: neither a message nor a fact quotes a record; a record is named by its line.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from fl_protocol.errors import WardroundError
+
+
+class TrainerError(WardroundError):
+    """Base of the trainer's errors.
+
+    Attributes:
+        advice: what the site's operator or the study lead can do about it.
+    """
+
+    code = "trainer-error"
+    advice: ClassVar[str] = ""
+
+
+class BaseModelError(TrainerError):
+    """Something is wrong with the base model's folder."""
+
+    code = "base-model-error"
+
+
+class BaseModelMissingError(BaseModelError):
+    """A file of the base model is not there."""
+
+    code = "base-model-missing"
+    advice = "Check base_models in site.yaml: the folder must hold config.json, model.safetensors and the tokenizer."
+
+
+class BaseModelInvalidError(BaseModelError):
+    """The base model's folder cannot be used."""
+
+    code = "base-model-invalid"
+    advice = "Only safetensors models that this trainer's libraries know can be used, without code of their own."
+
+
+class BaseModelDigestMismatchError(BaseModelError):
+    """The folder holds another model than the run names."""
+
+    code = "base-model-digest-mismatch"
+    advice = (
+        "Convert or copy the base model again and compare 'python -m site_agent.training digest-model DIR' with the "
+        "digest that the run names."
+    )
+
+
+class AdapterError(TrainerError):
+    """Something is wrong with the adapter."""
+
+    code = "adapter-error"
+
+
+class TargetModulesUnknownError(AdapterError):
+    """The base model has no modules of the names that the run targets."""
+
+    code = "target-modules-unknown"
+    advice = "The study lead must name linear modules of this base model under adapter.targets."
+
+
+class AdapterLayoutMismatchError(AdapterError):
+    """The layout that the run names is not the one that its adapter has on its base model."""
+
+    code = "adapter-layout-mismatch"
+    advice = "Make the adapter again with 'init-adapter' on the run's own specification and base model."
+
+
+class InitialAdapterMismatchError(AdapterError):
+    """Adapter v0 is not the one that the run's seed gives: somebody may have put another in its place."""
+
+    code = "initial-adapter-mismatch"
+    advice = "Do not join this run. The study lead must make adapter v0 with 'init-adapter' and create the run anew."
+
+
+class AdapterUnreadableError(AdapterError):
+    """A folder holds no adapter that can be loaded onto the base model."""
+
+    code = "adapter-unreadable"
+    advice = "Name a folder that holds adapter_config.json and adapter_model.safetensors."
+
+
+class DatasetError(TrainerError):
+    """Something is wrong with the dataset."""
+
+    code = "dataset-error"
+
+
+class DatasetMissingError(DatasetError):
+    """The dataset's file is not there, or cannot be read."""
+
+    code = "dataset-missing"
+    advice = "Check the path that the dataset was registered with, and that the trainer may read it."
+
+
+class DatasetEmptyError(DatasetError):
+    """The dataset's file holds no record."""
+
+    code = "dataset-empty"
+    advice = "Export the records again and register the file."
+
+
+class DatasetMalformedError(DatasetError):
+    """A record is not what the schema says; facts name its line and field."""
+
+    code = "dataset-malformed"
+    advice = 'Each line is one JSON object: {"id": text, "prompt": text, "completion": text, "patient_id": text or none}.'
+
+
+class DatasetFormatUnknownError(DatasetError):
+    """The dataset is registered with a format that this trainer cannot read."""
+
+    code = "dataset-format-unknown"
+    advice = "This version reads the format jsonl."
+
+
+class DatasetTooSmallError(DatasetError):
+    """The dataset has fewer records or patients than the run demands."""
+
+    code = "dataset-too-small"
+    advice = "The run's data.min_records and data.min_patients must be met; decline the run otherwise."
+
+
+class NoUsableRecordsError(DatasetError):
+    """No record is left to train on."""
+
+    code = "no-usable-records"
+    advice = "Prompts may fill local.max_length, or evaluation.holdout_fraction may hold out every record."
+
+
+class ChatTemplateError(TrainerError):
+    """The base model's tokenizer has no chat template, or one that cannot tell prompt from completion."""
+
+    code = "chat-template-unusable"
+    advice = "Use an instruction-tuned base model whose tokenizer brings its chat template."
+
+
+class LossNotFiniteError(TrainerError):
+    """The loss became NaN or infinite."""
+
+    code = "loss-not-finite"
+    advice = "Training diverged: the study lead should lower local.learning_rate, or add local.warmup_steps."
+
+
+class OutOfMemoryError(TrainerError):
+    """The device has not enough memory for this job."""
+
+    code = "out-of-memory"
+    advice = "Lower local.batch_size (raise local.accumulation by as much) or local.max_length, or give more memory."
+
+
+class DeviceUnavailableError(TrainerError):
+    """The device that the job asks for is not there."""
+
+    code = "device-unavailable"
+    advice = "Set the runner's device to auto or cpu, or make the GPU visible to the trainer."
+
+
+class UnexpectedFailureError(TrainerError):
+    """Something that nobody foresaw. Only the error's type is told, since its text may quote a record."""
+
+    code = "unexpected-failure"
+    advice = "The trainer's own log at this site has the place; report it without the data."

@@ -1,0 +1,1 @@
+"""How a site trains within a round: one file a local rule."""
