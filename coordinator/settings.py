@@ -174,7 +174,9 @@ def load_settings(path: Path) -> CoordinatorSettings:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise SettingsInvalidError(("the file is missing; `wardround-coordinator init` makes it",), path=path) from error
+        raise SettingsInvalidError(
+            ("the file is missing; `wardround-coordinator init` makes it",), path=path
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsInvalidError((f"the file is no YAML: {error}",), path=path) from error
     document = {} if document is None else document

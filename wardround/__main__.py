@@ -45,7 +45,9 @@ app.add_typer(audit_app, name="audit")
 app.add_typer(users_app, name="users")
 app.add_typer(tokens_app, name="tokens")
 app.command("demo", epilog="Example: wardround demo --sites 3 --rounds 3")(demo)
-app.command("login", epilog="Example: wardround login https://127.0.0.1:8443 --root root.pem --token-file admin.token")(login)
+app.command("login", epilog="Example: wardround login https://127.0.0.1:8443 --root root.pem --token-file admin.token")(
+    login
+)
 app.command("whoami", epilog="Example: wardround whoami")(whoami)
 
 
@@ -58,7 +60,9 @@ def _show_version(is_asked: bool) -> None:  # noqa: FBT001 # typer calls it with
 @app.callback()
 def global_options(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout; everything else on stderr.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document on stdout; everything else on stderr.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,

@@ -36,7 +36,7 @@ class ExitCode(IntEnum):
 
 
 class CommandError(WardroundError):
-    """Something that a person is told. Invariant: ``advice`` says what to do next, or is empty where nobody can do anything."""
+    """Something that a person is told. ``advice`` says what to do next; it is empty where nothing can be done."""
 
     code = "command-failed"
     exit_code: ClassVar[ExitCode] = ExitCode.FAILED

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from coordinator.ca.errors import CaError, CertificateRequestInvalidError
+from coordinator.ca.errors import CaError
 from coordinator.errors import (
     BlobDigestMismatchError,
     BlobNotFoundError,
@@ -27,7 +27,7 @@ from coordinator.errors import (
 )
 from coordinator.services.refusals import AccessRefusedError, NotReadyError, RoleInsufficientError
 from fl_protocol.errors import ProtocolError, WardroundError
-from fl_protocol.spec.run_spec import RunSpecFaultsError
+from fl_protocol.spec.faults import RunSpecFaultsError
 
 MEDIA_TYPE = "application/problem+json"
 _log = structlog.get_logger("coordinator.api")
@@ -43,7 +43,6 @@ _STATUS: tuple[tuple[type[WardroundError], HTTPStatus], ...] = (
     (ConflictError, HTTPStatus.CONFLICT),
     (InvalidMessageError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (BlobDigestMismatchError, HTTPStatus.UNPROCESSABLE_ENTITY),
-    (CertificateRequestInvalidError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (DatabaseBusyError, HTTPStatus.SERVICE_UNAVAILABLE),
     (NotReadyError, HTTPStatus.SERVICE_UNAVAILABLE),
     (BlobStoreFullError, HTTPStatus.INSUFFICIENT_STORAGE),
@@ -119,7 +118,10 @@ def _internal(error: Exception, *, code: str) -> JSONResponse:
     incident = secrets.token_hex(8)
     _log.error("request_failed_unexpectedly", incident=incident, exc_info=error)
     return problem(
-        500, code=code, detail="Something failed inside the coordinator; its log tells what.", facts={"incident": incident}
+        500,
+        code=code,
+        detail="Something failed inside the coordinator; its log tells what.",
+        facts={"incident": incident},
     )
 
 

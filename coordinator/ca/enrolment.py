@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 from coordinator.ca.errors import EnrolmentCodeInvalidError
 from fl_protocol.ids import Sha256Hex
-from fl_protocol.signing.keys import verify_signature
 from fl_protocol.packing import pack
+from fl_protocol.signing.keys import verify_signature
 
 SECRET_BYTES = 20
 PIN_CHARACTERS = 32

@@ -1,13 +1,12 @@
-"""What can be wrong with keys, requests and codes.
+"""What can be wrong with key files and codes; what is wrong with a request or a certificate says ``fl_protocol.pki``.
 
-    WardroundError
-    └── CaError
-        ├── KeyFileMissingError           key_files: the file is not there
-        ├── KeyFileExposedError           key_files: others may read or write it
-        ├── KeyFileExistsError            key_files: it would be overwritten
-        ├── KeyFileInvalidError           key_files, authority: it does not hold what its name says
-        ├── CertificateRequestInvalidError  authority: a request that proves nothing
-        └── EnrolmentCodeInvalidError     enrolment: the text is no enrolment code
+WardroundError
+└── CaError
+    ├── KeyFileMissingError           key_files: the file is not there
+    ├── KeyFileExposedError           key_files: others may read or write it
+    ├── KeyFileExistsError            key_files: it would be overwritten
+    ├── KeyFileInvalidError           key_files, authority: it does not hold what its name says
+    └── EnrolmentCodeInvalidError     enrolment: the text is no enrolment code
 """
 
 from __future__ import annotations
@@ -43,12 +42,6 @@ class KeyFileInvalidError(CaError):
     """A file does not hold the key or certificate that it should."""
 
     code = "key-file-invalid"
-
-
-class CertificateRequestInvalidError(CaError):
-    """A certificate request is malformed, unsigned or asks for a kind of key that is not issued."""
-
-    code = "certificate-request-invalid"
 
 
 class EnrolmentCodeInvalidError(CaError):

@@ -10,11 +10,12 @@ import stat
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coordinator.ca.errors import KeyFileExistsError, KeyFileExposedError, KeyFileInvalidError, KeyFileMissingError
+from fl_protocol.pki.errors import CertificateInvalidError, PrivateKeyInvalidError
+from fl_protocol.pki.keys import private_key_from_pem
+from fl_protocol.pki.tls import certificate_from_pem
 
 
 def write_new_file(path: Path, content: bytes, *, mode: int) -> None:
@@ -70,18 +71,6 @@ def read_private_file(path: Path) -> bytes:
     return content
 
 
-def generate_key() -> ec.EllipticCurvePrivateKey:
-    """A new P-256 key."""
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-def pem_from_key(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """The key as PKCS#8, PEM, without a password: the file's permissions guard it."""
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
 def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Read a P-256 private key.
 
@@ -92,12 +81,9 @@ def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """
     content = read_private_file(path)
     try:
-        key = serialization.load_pem_private_key(content, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise KeyFileInvalidError("the file holds no private key in PEM", path=str(path)) from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise KeyFileInvalidError("the file holds a key that is not on curve P-256", path=str(path))
-    return key
+        return private_key_from_pem(content)
+    except PrivateKeyInvalidError as error:
+        raise KeyFileInvalidError(f"the file holds no usable key: {error.message}", path=str(path)) from error
 
 
 def load_certificate(path: Path) -> x509.Certificate:
@@ -108,6 +94,6 @@ def load_certificate(path: Path) -> x509.Certificate:
         KeyFileInvalidError: it holds no certificate in PEM.
     """
     try:
-        return x509.load_pem_x509_certificate(read_file(path))
-    except ValueError as error:
+        return certificate_from_pem(read_file(path))
+    except CertificateInvalidError as error:
         raise KeyFileInvalidError("the file holds no certificate in PEM", path=str(path)) from error

@@ -261,6 +261,7 @@ class Exchange(Base):
     state: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str | None] = mapped_column(Text)
     invited: Mapped[list[str]]
+    arrived: Mapped[list[str]]
     u1: Mapped[list[str] | None]
     u2: Mapped[list[str] | None]
     u3: Mapped[list[str] | None]
@@ -440,15 +441,13 @@ class AuditRow(Base):
     leaf_sha256: Mapped[str] = mapped_column(String(64))
 
 
-class AuditFrontier(Base):
-    """The log's size and the roots of its full subtrees, so that a head costs O(log n). One row."""
+class AuditTip(Base):
+    """The end of the log, as ``LogTip`` encodes it, so that appending costs O(log n). One row."""
 
-    __tablename__ = "audit_frontier"
+    __tablename__ = "audit_tip"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    size: Mapped[int]
-    nodes: Mapped[list[str]]
-    last_leaf_sha256: Mapped[str] = mapped_column(String(64))
+    encoded: Mapped[bytes]
 
 
 class AuditCheckpoint(Base):
@@ -466,8 +465,8 @@ class AuditCheckpoint(Base):
 __all__ = [
     "Approval",
     "AuditCheckpoint",
-    "AuditFrontier",
     "AuditRow",
+    "AuditTip",
     "Base",
     "Certificate",
     "EnrolmentCode",

@@ -11,6 +11,17 @@ from enum import StrEnum
 from fl_protocol.ids import SiteId
 
 
+class MessageKind(StrEnum):
+    """A site's messages of one exchange, of which each is sent once."""
+
+    M1 = "M1"
+    M3 = "M3"
+    M5 = "M5"
+    M7 = "M7"
+    M9 = "M9"
+    COMPLAINT = "complaint"
+
+
 class ExchangeFailure(StrEnum):
     """Why an exchange FAILED."""
 

@@ -72,6 +72,7 @@ class ExchangeStatus:
         arrived: whose message of the present phase is stored.
         gone: of whom nothing more is expected in this round.
         phase_deadline_at: when the phase ends unless there is progress.
+        dealt_quorum: once U2 is frozen, how many the dealers' own thresholds demand; a site may ask for more than we.
         reason: why it FAILED.
     """
 
@@ -80,6 +81,7 @@ class ExchangeStatus:
     arrived: frozenset[SiteId]
     gone: frozenset[SiteId]
     phase_deadline_at: datetime
+    dealt_quorum: int = 0
     u1: Sites | None = None
     u2: Sites | None = None
     u3: Sites | None = None
@@ -171,9 +173,9 @@ def needed(status: ExchangeStatus, rules: RoundRules) -> int:
         case ExchangeState.SHARING:
             return rules.min_sharers(n)
         case ExchangeState.COLLECTING:
-            return rules.min_survivors(n)
+            return max(rules.min_survivors(n), status.dealt_quorum)
         case _:
-            return rules.min_voices(n)
+            return max(rules.min_voices(n), status.dealt_quorum)
 
 
 def _arrive(status: ExchangeStatus, event: ExchangeEvent, *, rules: RoundRules, now: datetime) -> ExchangeStep:
@@ -208,7 +210,7 @@ def _settle(status: ExchangeStatus, event: ExchangeEvent, *, rules: RoundRules, 
 
 
 def _counts(status: ExchangeStatus, site: SiteId) -> bool:
-    """A message counts though its sender left, but for keys and shares, whose owner would be missed at the next step."""
+    """A message counts though its sender left; after keys or shares, though, it would be missed at the next step."""
     early = status.state in {ExchangeState.ADVERTISING, ExchangeState.SHARING}
     return not early or site not in status.gone
 
@@ -272,6 +274,19 @@ def _name_liar(status: ExchangeStatus, event: ExchangeEvent, *, rules: RoundRule
 _Apply = Callable[..., ExchangeStep]
 
 _S = ExchangeState
+_AFTER_SHARING = (_S.COLLECTING, _S.CONFIRMING, _S.REVEALING)
+_MAY_COME_AFTER_THE_END: tuple[type[ExchangeEvent], ...] = (
+    KeysAdvertised,
+    SharesDealt,
+    UploadCompleted,
+    SurvivorsConfirmed,
+    SharesRevealed,
+    LiarNamed,
+    DealerBlamed,
+    SiteReported,
+    RunCancelled,
+    TimePassed,
+)
 TRANSITIONS: Mapping[tuple[ExchangeState, type[ExchangeEvent]], _Apply] = MappingProxyType(
     {
         (_S.ADVERTISING, KeysAdvertised): _arrive,
@@ -288,12 +303,17 @@ TRANSITIONS: Mapping[tuple[ExchangeState, type[ExchangeEvent]], _Apply] = Mappin
         **{(state, SiteReported): _settle for state in _PHASES},
         **{(state, TimePassed): _settle for state in _PHASES},
         **{(state, RunCancelled): _end for state in _PHASES},
-        (_S.SUMMED, SiteReported): _stay,
-        (_S.SUMMED, TimePassed): _stay,
-        (_S.SUMMED, RunCancelled): _stay,
-        (_S.FAILED, SiteReported): _stay,
-        (_S.FAILED, TimePassed): _stay,
-        (_S.FAILED, RunCancelled): _stay,
+        # Nothing is revealed yet, so a complaint that was overtaken by the last upload still ends the attempt.
+        (_S.CONFIRMING, DealerBlamed): _fail_by_dealer,
+        (_S.REVEALING, DealerBlamed): _stay,
+        # A message that was stored in time, whose phase ended over an event before it: its sender had left.
+        (_S.SHARING, KeysAdvertised): _stay,
+        **{(state, KeysAdvertised): _stay for state in _AFTER_SHARING},
+        **{(state, SharesDealt): _stay for state in _AFTER_SHARING},
+        (_S.CONFIRMING, UploadCompleted): _stay,
+        (_S.REVEALING, UploadCompleted): _stay,
+        (_S.REVEALING, SurvivorsConfirmed): _stay,
+        **{(state, event): _stay for state in (_S.SUMMED, _S.FAILED) for event in _MAY_COME_AFTER_THE_END},
     }
 )
 

@@ -70,7 +70,8 @@ class RejectReason(StrEnum):
     """What a site was caught at."""
 
     SHARES_FALSE = "shares-false"
-    DEAL_FALSE = "deal-false"
+    DEAL_CONTESTED = "deal-contested"
+    SECRET_FALSE = "secret-false"  # noqa: S105 # the name of a reason
 
 
 _S, _E = ParticipationState, ParticipationEvent
@@ -101,6 +102,7 @@ TRANSITIONS: Mapping[tuple[ParticipationState, ParticipationEvent], Participatio
         (_S.KEYED, _E.BLAMED): _S.REJECTED,
         # An exchange that failed before any share was revealed is run again, with fresh keys.
         (_S.UPLOADED, _E.KEYS_ADVERTISED): _S.KEYED,
+        (_S.UPLOADED, _E.REPORTED_READY): _S.UPLOADED,
         (_S.UPLOADED, _E.UPLOAD_COMPLETED): _S.UPLOADED,
         (_S.UPLOADED, _E.REFUSED): _S.DECLINED,
         (_S.UPLOADED, _E.FAILED): _S.DROPPED,

@@ -117,12 +117,28 @@ def approve_run(resources: Resources, *, site_id: SiteId, run_id: RunId, stateme
         )
         session.merge(row)
         session.flush()
-        facts = {"run_id": run_id, "site_id": site_id, "run_spec_sha256": run.run_spec_sha256, "by": said.local_user[:64]}
+        facts = {
+            "run_id": run_id,
+            "site_id": site_id,
+            "run_spec_sha256": run.run_spec_sha256,
+            "by": said.local_user[:64],
+        }
         append_audit(session, _AUDIT_KINDS[said.decision], actor=f"site:{site_id}", facts=facts, now=now)
         return True
 
     if resources.db.run_tx("approve_run", record):
         resources.wake_driver()
+
+
+def withdraw_approval(resources: Resources, *, site_id: SiteId, run_id: RunId, statement: SignedBody) -> None:
+    """Record that a site takes its word back: ``approve_run`` for a statement that says so.
+
+    Raises:
+        StatementInvalidError: the statement says something else; and what ``approve_run`` raises.
+    """
+    if statement_from_bytes(statement.body).decision is not ApprovalDecision.WITHDRAWN:
+        raise StatementInvalidError("this takes a statement whose decision is `withdrawn`", run_id=run_id)
+    approve_run(resources, site_id=site_id, run_id=run_id, statement=statement)
 
 
 def _open_run(session: Session, run_id: RunId) -> Run:

@@ -8,11 +8,11 @@ from enum import StrEnum
 from sqlalchemy.orm import Session
 
 from coordinator.db.audit import append_audit
+from coordinator.errors import IllegalTransitionError
 from coordinator.rounds.run_machine import RunEvent, RunState, step_run
 from coordinator.services.refusals import RequestInvalidError, StateConflictError
 from coordinator.services.resources import Resources
 from coordinator.services.show_runs import RunView, find_run, run_view
-from coordinator.errors import IllegalTransitionError
 from fl_protocol.audit.events import AuditKind
 
 

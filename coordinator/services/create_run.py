@@ -139,15 +139,11 @@ def _cohort_faults(document: Mapping[str, object], *, pins: Mapping[SiteId, str]
     for index, entry in enumerate(sites if isinstance(sites, (list, tuple)) else ()):
         name = entry.get("name") if isinstance(entry, Mapping) else entry
         if isinstance(name, str) and name not in pins:
-            faults.append(
-                Fault(path=f"cohort.sites[{index}]", message=f"no enrolled site is called {name[:80]!r}")
-            )
+            faults.append(Fault(path=f"cohort.sites[{index}]", message=f"no enrolled site is called {name[:80]!r}"))
     return faults
 
 
-def _read_layout(
-    blobs: BlobStore, sha256: str, *, faults: list[Fault]
-) -> tuple[AdapterLayout, bytes] | None:
+def _read_layout(blobs: BlobStore, sha256: str, *, faults: list[Fault]) -> tuple[AdapterLayout, bytes] | None:
     try:
         if blobs.size(sha256) > _MAX_LAYOUT_BYTES:
             faults.append(Fault(path="layout_blob_sha256", message="the blob is too large to be a layout"))

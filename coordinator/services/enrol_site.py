@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from coordinator.ca.authority import GATEWAY_SERVER_NAME, IssuedCertificate
 from coordinator.ca.enrolment import is_same_digest, secret_digest, verify_possession
-from coordinator.ca.errors import CertificateRequestInvalidError
 from coordinator.db import models
 from coordinator.db.audit import append_audit
 from coordinator.db.states import SiteState
@@ -27,6 +24,9 @@ from coordinator.services.refusals import (
 from coordinator.services.resources import Resources
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.ids import SiteId
+from fl_protocol.pki.csr import read_csr
+from fl_protocol.pki.errors import CertificateRequestInvalidError
+from fl_protocol.pki.keys import spki_from_public_key
 from fl_protocol.signing.keys import SignatureInvalidError, SigningKeyInvalidError, spki_fingerprint
 
 
@@ -127,19 +127,11 @@ def _check_keys(request: EnrolmentRequest) -> None:
         )
     except (SignatureInvalidError, SigningKeyInvalidError) as error:
         raise PossessionUnprovenError("the signing key did not sign this code and certificate request") from error
-    try:
-        tls_spki = x509.load_der_x509_csr(request.tls_csr_der).public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-    except ValueError as error:
-        raise CertificateRequestInvalidError("the certificate request is not PKCS#10 in DER") from error
-    if tls_spki == request.signing_spki_der:
+    if spki_from_public_key(read_csr(request.tls_csr_der)) == request.signing_spki_der:
         raise CertificateRequestInvalidError("the TLS key and the signing key must be two keys")
 
 
-def _record_site(
-    session: Session, site_id: str, *, request: EnrolmentRequest, key_sha256: str, now: datetime
-) -> None:
+def _record_site(session: Session, site_id: str, *, request: EnrolmentRequest, key_sha256: str, now: datetime) -> None:
     holder = session.scalars(select(models.Site).where(models.Site.signing_key_sha256 == key_sha256)).one_or_none()
     if holder is not None and holder.site_id != site_id:
         raise SigningKeyInUseError("another site has this signing key; make new keys at this site")

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from coordinator.ca.authority import certificate_der
 from coordinator.ca.enrolment import SECRET_BYTES, EnrolmentCode, certificate_pin
 from coordinator.db import models
 from coordinator.db.audit import append_audit
@@ -19,6 +18,7 @@ from coordinator.services.resources import Resources
 from coordinator.services.show_sites import SiteView, site_view
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.ids import SiteId, site_id_from_text
+from fl_protocol.pki.tls import certificate_from_pem, der_from_certificate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ def invite_site(resources: Resources, *, name: str, actor: str) -> Invitation:
     site_id = site_id_from_text(name)
     now = resources.now()
     expires_at = now + timedelta(seconds=resources.code_lifetime_s)
-    pin = certificate_pin(certificate_der(resources.enrolment_certificate_pem))
+    pin = certificate_pin(der_from_certificate(certificate_from_pem(resources.enrolment_certificate_pem)))
     code = EnrolmentCode(secret=secrets.token_bytes(SECRET_BYTES), certificate_pin=pin)
 
     def invite(session: Session) -> SiteView:

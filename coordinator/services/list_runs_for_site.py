@@ -94,9 +94,7 @@ def get_roster(resources: Resources, *, site_id: SiteId, run_id: RunId) -> tuple
             site = session.get(Site, name)
             is_revoked = site is None or site.state == SiteState.REVOKED.value
             members.append(
-                RosterMember(
-                    site_id=name, signing_key_sha256=pin, is_approved=name in approved, is_revoked=is_revoked
-                )
+                RosterMember(site_id=name, signing_key_sha256=pin, is_approved=name in approved, is_revoked=is_revoked)
             )
         return tuple(members)
 

@@ -1,21 +1,21 @@
 """The refusals of the edge services; those of the round services stand in ``coordinator.errors``.
 
-    CoordinatorError
-    ├── AccessRefusedError                who asks is not known: 401, UNAUTHENTICATED
-    │   ├── TokenMissingError, TokenUnknownError, TokenExpiredError
-    │   ├── CertificateUnknownError
-    │   └── EnrolmentCodeUnknownError, EnrolmentCodeSpentError, EnrolmentCodeExpiredError
-    ├── RoleInsufficientError             who asks is known and may not
-    ├── ConflictError
-    │   ├── SiteExistsError, UserExistsError, SigningKeyInUseError
-    │   ├── StateConflictError            the object's state does not permit the step
-    │   └── SecretShownOnceError, RequestInProgressError
-    ├── InvalidMessageError
-    │   ├── PossessionUnprovenError
-    │   ├── StatementInvalidError
-    │   ├── RequestInvalidError
-    │   └── IdempotencyKeyReusedError
-    └── NotReadyError                     a part of the coordinator is down
+CoordinatorError
+├── AccessRefusedError                who asks is not known: 401, UNAUTHENTICATED
+│   ├── TokenMissingError, TokenUnknownError, TokenExpiredError
+│   ├── CertificateUnknownError
+│   └── EnrolmentCodeUnknownError, EnrolmentCodeSpentError, EnrolmentCodeExpiredError
+├── RoleInsufficientError             who asks is known and may not
+├── ConflictError
+│   ├── SiteExistsError, UserExistsError, SigningKeyInUseError
+│   ├── StateConflictError            the object's state does not permit the step
+│   └── SecretShownOnceError, RequestInProgressError
+├── InvalidMessageError
+│   ├── PossessionUnprovenError
+│   ├── StatementInvalidError
+│   ├── RequestInvalidError
+│   └── IdempotencyKeyReusedError
+└── NotReadyError                     a part of the coordinator is down
 """
 
 from __future__ import annotations

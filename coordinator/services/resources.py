@@ -39,7 +39,7 @@ class Resources:
     clock: Clock
     addresses: Addresses
     code_lifetime_s: float
-    checkpoint_every: int
+    max_blob_bytes: int
     wake_driver: Callable[[], None] = _nobody_listens
     wake_sites: Callable[[], None] = _nobody_listens
     is_driver_alive: Callable[[], bool] | None = None

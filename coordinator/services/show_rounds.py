@@ -146,9 +146,7 @@ def _round_views(session: Session, run_id: str, rows: Sequence[Round]) -> tuple[
         participations.setdefault(key, []).append(participation)
     exchanges: dict[tuple[int, int], Exchange] = {}
     for exchange in session.scalars(
-        select(Exchange)
-        .where(Exchange.run_id == run_id)
-        .order_by(Exchange.exchange_index, Exchange.exchange_attempt)
+        select(Exchange).where(Exchange.run_id == run_id).order_by(Exchange.exchange_index, Exchange.exchange_attempt)
     ):
         exchanges[(exchange.round_index, exchange.round_attempt)] = exchange
     return tuple(
@@ -179,9 +177,7 @@ def _round_view(row: Round, participations: Sequence[Participation], exchange: E
         participations=tuple(_participation_view(participation) for participation in participations),
         exchange=None
         if exchange is None
-        else ExchangeView(
-            state=exchange.state, exchange_attempt=exchange.exchange_attempt, reason=exchange.reason
-        ),
+        else ExchangeView(state=exchange.state, exchange_attempt=exchange.exchange_attempt, reason=exchange.reason),
     )
 
 

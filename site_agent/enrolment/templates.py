@@ -1,4 +1,4 @@
-"""The two files that ``enrol`` leaves in an empty folder: a commented configuration, and a policy that permits nothing."""
+"""The two files that ``enrol`` leaves in an empty folder: a commented configuration, a policy that permits nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ log:
 
 POLICY_YAML = """\
 # What this hospital permits. What is not permitted here is denied, whatever the coordinator asks.
-# 'wardround-site policy check policy.yaml' checks this file; 'wardround-site policy explain RUN' holds a run against it.
+# 'wardround-site policy check policy.yaml' checks this file; 'wardround-site policy explain RUN' applies it to a run.
 
 # What may be learned, for example: [instruction-tuning]
 tasks: []

@@ -297,6 +297,7 @@ def _table() -> dict[tuple[SessionPhase, type[SessionEvent]], Transition]:
     table[phase.UPLOADED, on.SharesRelayed] = _relayed(Step.MASK)
     for before in {before for phases in PHASES_BEFORE.values() for before in phases}:
         table[before, on.StepTaken] = _taken
+    table[phase.UPLOADED, on.UploadReceipted] = _receipted
     for holding in (phase.MASKED, phase.UPLOADED, phase.CONFIRMED, phase.REVEALED):
         table[holding, on.ResultPublished] = _published
         table[holding, on.ResultSettled] = _settled

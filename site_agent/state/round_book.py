@@ -34,6 +34,7 @@ from site_agent.session.machine import TERMINAL
 SUPERSEDED = "superseded"
 """A reveal whose round ended without a result, resolved by a later round with the same survivors."""
 
+_ACTOR = "agent"
 _PAYLOAD_FLAG = "M9/payload"
 _OVER = frozenset(phase.value for phase in TERMINAL) | {SUPERSEDED}
 _SETTLED = "settled"
@@ -128,7 +129,7 @@ class RoundBook:
                 )
             )
             self._audit.append(
-                session, AuditKind.ROUND_JOINED, **_facts(round_context), manifest_sha256=manifest_sha256
+                session, AuditKind.ROUND_JOINED, _ACTOR, **_facts(round_context), manifest_sha256=manifest_sha256
             )
 
         self._db.run_tx("join-round", write)
@@ -146,7 +147,7 @@ class RoundBook:
                 row.updated_at = instant_text(self._clock.now())
             if state in _OVER:
                 self._audit.append(
-                    session, AuditKind.PARTICIPATION_STATE, **_facts(round_context), state=state, reason=outcome
+                    session, AuditKind.PARTICIPATION_STATE, _ACTOR, **_facts(round_context), state=state, reason=outcome
                 )
 
         self._db.run_tx("record-round-state", write)
@@ -155,7 +156,7 @@ class RoundBook:
         """Record an audit event of a round that changes nothing else."""
 
         def write(session: Session) -> None:
-            self._audit.append(session, kind, **_facts(round_context), **facts)
+            self._audit.append(session, kind, _ACTOR, **_facts(round_context), **facts)
 
         self._db.run_tx("record-event", write)
 
@@ -166,7 +167,7 @@ class RoundBook:
             if session.get(OneShotFlagRow, (Step.ADVERTISE.value, context.encode())) is not None:
                 return
             self._claim(session, Step.ADVERTISE.value, context.encode(), None)
-            self._audit.append(session, AuditKind.EXCHANGE_JOINED, **_exchange_facts(context))
+            self._audit.append(session, AuditKind.EXCHANGE_JOINED, _ACTOR, **_exchange_facts(context))
 
         self._db.run_tx("ensure-advertised", write)
 
@@ -184,7 +185,7 @@ class RoundBook:
                     raise OneShotSpentError(message, payload_sha256=digest)
             session.get_one(JoinedRoundRow, _key(round_of(context))).payload_sha256 = payload_digests[0]
             # Safety: the digest of a payload that others could guess stays out of the log, which is exported.
-            self._audit.append(session, AuditKind.PAYLOAD_MASKED, **_exchange_facts(context))
+            self._audit.append(session, AuditKind.PAYLOAD_MASKED, _ACTOR, **_exchange_facts(context))
 
         self._db.run_tx("claim-mask", write)
 
@@ -194,6 +195,16 @@ class RoundBook:
             "read-flag", lambda session: session.get(OneShotFlagRow, (step.value, context.encode())) is not None
         )
 
+    def last_exchange_attempt(self, round_context: RoundContext) -> int:
+        """The highest exchange attempt of the round that this site entered; -1 for none."""
+
+        def read(session: Session) -> int:
+            flags = session.scalars(select(OneShotFlagRow).where(OneShotFlagRow.kind == Step.ADVERTISE.value))
+            contexts = [ExchangeContext.decode(flag.context) for flag in flags]
+            return max((c.exchange_attempt for c in contexts if round_of(c) == round_context), default=-1)
+
+        return self._db.run_read("last-exchange-attempt", read)
+
     def ensure_confirmed(self, context: ExchangeContext, *, survivors: Collection[SiteId]) -> None:
         """Set the flag of M7 before it leaves. Its bytes are in the journal, so setting it again is sending again."""
 
@@ -202,7 +213,11 @@ class RoundBook:
                 return
             self._claim(session, Step.CONFIRM.value, context.encode(), None)
             self._audit.append(
-                session, AuditKind.SURVIVORS_CONFIRMED, **_exchange_facts(context), sites=",".join(sorted(survivors))
+                session,
+                AuditKind.SURVIVORS_CONFIRMED,
+                _ACTOR,
+                **_exchange_facts(context),
+                sites=",".join(sorted(survivors)),
             )
 
         self._db.run_tx("ensure-confirmed", write)
@@ -228,7 +243,7 @@ class RoundBook:
                     self._claim(session, _PAYLOAD_FLAG, bytes.fromhex(digest), digest)
             row.m9_sent = True
             row.u3_digest = survivors_digest(survivors)
-            self._audit.append(session, AuditKind.SHARES_REVEALED, **_exchange_facts(context))
+            self._audit.append(session, AuditKind.SHARES_REVEALED, _ACTOR, **_exchange_facts(context))
 
         self._db.run_tx("ensure-revealed", write)
 
@@ -244,6 +259,7 @@ class RoundBook:
             self._audit.append(
                 session,
                 AuditKind.RESULT_VERIFIED,
+                _ACTOR,
                 **_facts(round_context),
                 result_sha256=result_sha256,
                 public_state_sha256=public_state_sha256,

@@ -9,9 +9,11 @@ from typing import Protocol
 
 from sqlalchemy.orm import Session
 
+from fl_protocol.clock import Clock
 from fl_protocol.spec.secagg_params import SecAggParams
-from site_agent.approvals.approve_run import is_paused
+from site_agent.approvals.errors import ApprovalError
 from site_agent.approvals.ledger import site_ledger_for
+from site_agent.approvals.run_records import is_paused
 from site_agent.datasets.registry import RegisteredDataset, find_dataset
 from site_agent.db.tx import SiteDb
 from site_agent.enrolment.identity_file import SiteIdentity
@@ -21,7 +23,6 @@ from site_agent.policy.reading import PolicyFaultsError
 from site_agent.policy.rules import SitePolicy
 from site_agent.policy_file import load_policy
 from site_agent.supervision.approved_runs import ApprovedRun
-from fl_protocol.clock import Clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +36,12 @@ class Permission:
 class Judge(Protocol):
     """Says whether this site's rules permit a round of a run now."""
 
-    def permit(self, run: ApprovedRun) -> Permission:
+    def permit(self, run: ApprovedRun, *, is_training_ahead: bool) -> Permission:
         """The permission. Blocks on the disk: call it in a thread.
+
+        Args:
+            run: the approved run.
+            is_training_ahead: whether the hours of training matter; an exchange may be finished at any hour.
 
         Raises:
             RoundRefusedError: with the name of the rule that says no.
@@ -57,13 +62,13 @@ class PolicyJudge:
         self._peers = peers
         self._clock = clock
 
-    def permit(self, run: ApprovedRun) -> Permission:
+    def permit(self, run: ApprovedRun, *, is_training_ahead: bool) -> Permission:
         """See ``Judge``."""
         policy = self._policy()
         dataset = self._db.run_read("judge-run", lambda session: self._judge(session, run, policy))
         local_time = self._clock.now().astimezone().time()
         verdict = evaluate_hours(policy, local_time)
-        if isinstance(verdict, Denied):
+        if is_training_ahead and isinstance(verdict, Denied):
             raise RoundRefusedError("the policy says no at this hour", reason=verdict.rule, run_id=run.run_id)
         rule = policy.secure_aggregation
         params = SecAggParams(
@@ -83,9 +88,12 @@ class PolicyJudge:
     def _judge(self, session: Session, run: ApprovedRun, policy: SitePolicy) -> RegisteredDataset:
         if is_paused(session):
             raise RoundRefusedError("the steward paused this site", reason="site-paused", run_id=run.run_id)
-        ledger = site_ledger_for(
-            session, run_spec=run.spec, layout_json=run.layout_json, identity=self._identity, peers=self._peers
-        )
+        try:
+            ledger = site_ledger_for(
+                session, run_spec=run.spec, layout_json=run.layout_json, identity=self._identity, peers=self._peers
+            )
+        except ApprovalError as error:
+            raise RoundRefusedError("the run's documents do not fit", reason=error.code, run_id=run.run_id) from error
         verdict = evaluate_run(run.spec, policy, ledger)
         if isinstance(verdict, Denied):
             raise RoundRefusedError("the policy says no", reason=verdict.rule, run_id=run.run_id)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fl_protocol.audit.events import AuditKind
 from fl_protocol.codec.fixed_point import decode_sums
 from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.errors import ProtocolError
@@ -54,11 +52,7 @@ class Settler:
             RoundRefusedError: the manifest names another state than this site computed, or a result does not verify.
             LinkError: the results could not be fetched.
         """
-        seams = self._seams
-        stored = await asyncio.to_thread(seams.states.newest, run.run_id) or await self._fetch_initial(run)
-        while stored.version < manifest.public_state_version:
-            signed, published = await seams.client.get_result(run.run_id, stored.version)
-            stored = await self.settle(run, signed, published)
+        stored = await self.reach(run, manifest.public_state_version)
         found = (stored.version, stored.sha256, stored.result_sha256 or NO_DIGEST)
         if found[:2] != (manifest.public_state_version, manifest.public_state_sha256):
             message = "the manifest starts from another state than this site computed"
@@ -66,6 +60,19 @@ class Settler:
         if found[2] != manifest.previous_result_sha256:
             message = "the manifest names another result than the one this site folded last"
             raise _refused("previous-result-mismatch", message, manifest)
+        return stored
+
+    async def reach(self, run: ApprovedRun, version: int) -> StoredState:
+        """This site's newest own state, once it is at least of that version. Raises as ``catch_up``."""
+        seams = self._seams
+        stored = await asyncio.to_thread(seams.states.newest, run.run_id) or await self._fetch_initial(run)
+        while stored.version < version:
+            signed, published = await seams.client.get_result(run.run_id, stored.version)
+            after = await self.settle(run, signed, published)
+            if after.version <= stored.version:
+                message = "the coordinator's results do not lead to the state that it names"
+                raise RoundRefusedError(message, reason="public-state-mismatch", run_id=run.run_id)
+            stored = after
         return stored
 
     async def settle(
@@ -141,13 +148,10 @@ class Settler:
         try:
             state = await asyncio.to_thread(self._fold_in_thread, run, manifest, verified, base=base)
         except ProtocolError as error:
-            await self._record_refusal(published, error.code)
             raise _refused("result-implausible", "the sum cannot be a sum of this cohort", manifest) from error
         if manifest.kind is RoundKind.EVALUATE:
             return base
-        return await asyncio.to_thread(
-            self._seams.states.save, run.run_id, state, result_sha256=verified.result_sha256
-        )
+        return await asyncio.to_thread(self._seams.states.save, run.run_id, state, result_sha256=verified.result_sha256)
 
     def _fold_in_thread(
         self, run: ApprovedRun, manifest: RoundManifest, verified: VerifiedSum, *, base: StoredState
@@ -171,27 +175,17 @@ class Settler:
             else:
                 result = self._read_result(manifest, published)
         except ProtocolError as error:
-            await self._record_refusal(published, error.code)
             raise _refused("result-unverified", "M10 does not verify", manifest) from error
         if result.result_sha256.hex() != published.sum_blob_sha256 or published.sum_bytes != layout.n_bytes:
-            await self._record_refusal(published, "sum-mismatch")
             raise _refused("result-unverified", "the sum is not the one that M10 names", manifest)
-        data = await self._seams.downloader.download(
-            run.run_id, published.sum_blob_sha256, max_bytes=layout.n_bytes
-        )
-        vector = await asyncio.to_thread(
-            RingVector.from_bytes, data, n32=layout.n_ring32, n64=layout.n_ring64
-        )
-        return VerifiedSum(
-            vector=vector, result_sha256=hashlib.sha256(published.message).hexdigest(), n_sites=n_sites
-        )
+        data = await self._seams.downloader.download(run.run_id, published.sum_blob_sha256, max_bytes=layout.n_bytes)
+        vector = await asyncio.to_thread(RingVector.from_bytes, data, n32=layout.n_ring32, n64=layout.n_ring64)
+        return VerifiedSum(vector=vector, result_sha256=hashlib.sha256(published.message).hexdigest(), n_sites=n_sites)
 
     def _read_result(self, manifest: RoundManifest, published: PublishedResult) -> ExchangeResult:
         """M10 as a site reads it that has no role in the exchange: it cannot know the survivors."""
         signed = SignedBody.decode(published.message)
-        result = ExchangeResult.decode(
-            verify_body(self._seams.coordinator_spki, StatementKind.M10.value, signed)
-        )
+        result = ExchangeResult.decode(verify_body(self._seams.coordinator_spki, StatementKind.M10.value, signed))
         context = published.exchange
         h_manifest = hash_manifest(
             manifest.encode(), exchange_index=context.exchange_index, exchange_attempt=context.exchange_attempt
@@ -213,13 +207,6 @@ class Settler:
             raise _initial_refused(run)
         return await asyncio.to_thread(self._seams.states.save, run.run_id, state, result_sha256=None)
 
-    async def _record_refusal(self, published: PublishedResult, cause: str) -> None:
-        round_context = round_of(published.exchange)
-        facts: Mapping[str, str] = {"cause": cause}
-        await asyncio.to_thread(
-            self._seams.book.record_event, AuditKind.RESULT_REFUSED, round_context, **facts
-        )
-
 
 def read_manifest(signed: SignedBody, *, coordinator_spki: bytes) -> RoundManifest:
     """M0, once its signature is known to be the pinned coordinator's.
@@ -235,9 +222,7 @@ def read_manifest(signed: SignedBody, *, coordinator_spki: bytes) -> RoundManife
 
 
 def _refused(reason: str, message: str, manifest: RoundManifest) -> RoundRefusedError:
-    return RoundRefusedError(
-        message, reason=reason, run_id=manifest.run_id, round_index=manifest.round_index
-    )
+    return RoundRefusedError(message, reason=reason, run_id=manifest.run_id, round_index=manifest.round_index)
 
 
 def _initial_refused(run: ApprovedRun) -> RoundRefusedError:

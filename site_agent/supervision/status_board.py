@@ -52,6 +52,10 @@ class StatusBoard:
         """Whether the coordinator answers, and with which code it does not."""
         self._status = replace(self._status, connected=is_connected, problem=problem)
 
+    def change_state(self, state: str) -> None:
+        """What the agent is at."""
+        self._status = replace(self._status, state=state)
+
     def write(self, *, even_if_same: bool = False) -> None:
         """Write the file, unless nothing changed. A look, not a record: it is whole at any moment, and may be late."""
         if self._status == self._written and not even_if_same:

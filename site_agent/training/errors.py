@@ -133,7 +133,9 @@ class DatasetMalformedError(DatasetError):
     """A record is not what the schema says; facts name its line and field."""
 
     code = "dataset-malformed"
-    advice = 'Each line is one JSON object: {"id": text, "prompt": text, "completion": text, "patient_id": text or none}.'
+    advice = (
+        'Each line is one JSON object: {"id": text, "prompt": text, "completion": text, "patient_id": text or none}.'
+    )
 
 
 class DatasetFormatUnknownError(DatasetError):

@@ -107,6 +107,8 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 def _tensor_entries(path: Path) -> Iterator[TensorEntry]:
     """The entries of one safetensors file; each tensor's bytes are hashed where they lie, never copied."""
+    if path.stat().st_size == 0:
+        raise BaseModelInvalidError("a file of the base model is empty", file=path.name)
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         view = memoryview(content)
         try:

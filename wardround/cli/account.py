@@ -22,7 +22,9 @@ _FACTS = (("user", "name"), ("roles", "roles"), ("coordinator", "url"))
 def login(
     context: typer.Context,
     url: Annotated[str, typer.Argument(help="The coordinator's address, https://HOST:PORT.", metavar="URL")],
-    root: Annotated[Path | None, typer.Option("--root", help="Its root certificate (root.pem), from its operator.")] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Its root certificate (root.pem), from its operator.")
+    ] = None,
     root_fingerprint: Annotated[
         str | None, typer.Option("--root-fingerprint", help="Instead of --root: the SHA-256 that the root must have.")
     ] = None,
@@ -86,7 +88,9 @@ def fetch_root(url: str, *, expected_sha256: str, transport: httpx.BaseTransport
             pem = http.get(f"{url}/api/v1/ca/root").raise_for_status().content
         found = x509.load_pem_x509_certificate(pem).fingerprint(SHA256()).hex()
     except httpx.HTTPError as error:
-        raise UnavailableError(f"{url} does not give its root certificate ({error})", advice="Check the address.") from error
+        raise UnavailableError(
+            f"{url} does not give its root certificate ({error})", advice="Check the address."
+        ) from error
     except ValueError as error:
         raise EvidenceFaultError(f"{url} answered with something that is no certificate") from error
     if found != expected_sha256.lower().replace(":", ""):

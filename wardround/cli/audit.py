@@ -14,7 +14,13 @@ from wardround.evidence.audit_export import verify_export
 audit_app = typer.Typer(no_args_is_help=True, help="The coordinator's audit log: verify, export.")
 
 _EXPORT = "/api/v1/audit/export"
-_FACTS = (("log", "origin"), ("rows", "size"), ("head", "head"), ("not yet signed", "n_unsigned"), ("key", "key_sha256"))
+_FACTS = (
+    ("log", "origin"),
+    ("rows", "size"),
+    ("head", "head"),
+    ("not yet signed", "n_unsigned"),
+    ("key", "key_sha256"),
+)
 
 
 @audit_app.command("verify", epilog="Example: wardround audit verify --key SHA256")

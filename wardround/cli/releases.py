@@ -13,7 +13,9 @@ from wardround.evidence.release_folder import unpack_release, verify_release_fol
 
 releases_app = typer.Typer(no_args_is_help=True, help="Releases: list, show, approve, withdraw, download, verify.")
 
-ReleaseName = Annotated[str, typer.Argument(help="The release's identifier; see: wardround releases list", metavar="ID")]
+ReleaseName = Annotated[
+    str, typer.Argument(help="The release's identifier; see: wardround releases list", metavar="ID")
+]
 KeyFingerprint = Annotated[
     str | None, typer.Option("--key", help="SHA-256 of the release key, as the coordinator's operator told you.")
 ]
@@ -109,7 +111,12 @@ def _show_verified(context: typer.Context, folder: Path, *, key: str | None) -> 
         "manifest_sha256": verified.manifest_sha256,
         "key_sha256": verified.key_sha256,
     }
-    names = (("folder", "release_dir"), ("files", "files"), ("manifest", "manifest_sha256"), ("signed by key", "key_sha256"))
+    names = (
+        ("folder", "release_dir"),
+        ("files", "files"),
+        ("manifest", "manifest_sha256"),
+        ("signed by key", "key_sha256"),
+    )
     shell.show_facts(facts, names)
     if key is None:
         shell.say("The signature and every digest hold. Compare the key's fingerprint with the coordinator's operator.")

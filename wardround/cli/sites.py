@@ -34,7 +34,9 @@ def list_sites(context: typer.Context) -> None:
     shell = shell_of(context)
     with shell.connect() as client:
         shell.show_list(
-            client.pages("/api/v1/sites"), _COLUMNS, nothing="There is no site yet. Invite one: wardround sites invite NAME"
+            client.pages("/api/v1/sites"),
+            _COLUMNS,
+            nothing="There is no site yet. Invite one: wardround sites invite NAME",
         )
 
 

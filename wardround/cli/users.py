@@ -84,13 +84,17 @@ def revoke_role(context: typer.Context, user: UserName, role: RoleName) -> None:
 def create_token(
     context: typer.Context,
     label: Annotated[str, typer.Option("--label", help="What the token is for.")],
-    file: Annotated[Path | None, typer.Option("--file", help="Write the token there, mode 0600; else it is printed.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Write the token there, mode 0600; else it is printed.")
+    ] = None,
     user: Annotated[str | None, typer.Option("--user", help="Another user than yourself (admins).")] = None,
     days: Annotated[int | None, typer.Option("--days", min=1, help="How long it works.")] = None,
 ) -> None:
     """Create a token; it is shown once and stored as a hash only."""
     if file is not None and file.exists():
-        raise UsageInvalidError(f"{file} exists already", advice="Name another file; a token is not written over another.")
+        raise UsageInvalidError(
+            f"{file} exists already", advice="Name another file; a token is not written over another."
+        )
     shell = shell_of(context)
     request: dict[str, object] = {"label": label}
     if user is not None:
@@ -102,7 +106,9 @@ def create_token(
     if file is not None:
         write_secret(file, text_of(created, "token").encode() + b"\n")
         created["token"] = f"in {file}"
-    shell.show_facts(created, (("token", "token"), ("identifier", "token_id"), ("label", "label"), ("expires", "expires_at")))
+    shell.show_facts(
+        created, (("token", "token"), ("identifier", "token_id"), ("label", "label"), ("expires", "expires_at"))
+    )
 
 
 @tokens_app.command("list", epilog="Example: wardround tokens list --all")
@@ -121,7 +127,9 @@ def list_tokens(
 @tokens_app.command("revoke", epilog="Example: wardround tokens revoke TOKEN_ID")
 def revoke_token(
     context: typer.Context,
-    token: Annotated[str, typer.Argument(help="The identifier that 'tokens list' shows; not the token.", metavar="TOKEN_ID")],
+    token: Annotated[
+        str, typer.Argument(help="The identifier that 'tokens list' shows; not the token.", metavar="TOKEN_ID")
+    ],
 ) -> None:
     """Make a token useless at once."""
     shell = shell_of(context)

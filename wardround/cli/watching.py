@@ -31,7 +31,9 @@ def watch_until_end(shell: Shell, client: RestClient, *, run_id: str) -> Documen
                 n_lost = 0
                 if event.kind is RunEventKind.END:
                     return client.get(f"/api/v1/runs/{run_id}")
-                sentence = _run_sentence(event.document) if event.kind is RunEventKind.RUN else round_sentence(event.document)
+                sentence = (
+                    _run_sentence(event.document) if event.kind is RunEventKind.RUN else round_sentence(event.document)
+                )
                 if sentence not in said:
                     said.add(sentence)
                     (shell.err if shell.as_json else shell.out).print(Text(sentence))
@@ -54,7 +56,9 @@ def round_sentence(document: Document) -> str:
     if not isinstance(report, dict):
         return head
     figures = [f"{cell(document.get('seconds'))} s"]
-    figures += [f"{name} {cell(report.get(key))}" for name, key in (("train loss", "train_loss"), ("eval loss", "eval_loss"))]
+    figures += [
+        f"{name} {cell(report.get(key))}" for name, key in (("train loss", "train_loss"), ("eval loss", "eval_loss"))
+    ]
     for name, key in (("up", "bytes_up"), ("down", "bytes_down")):
         value = document.get(key)
         figures.append(f"{name} {size_text(value) if isinstance(value, int | float) else '-'}")

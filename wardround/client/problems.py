@@ -51,7 +51,9 @@ def error_from_response(status: int, body: bytes) -> CommandError:
     """The typed error for an answer with a status of 400 and above."""
     problem = _problem_from_body(body)
     code = _text(problem, "code") or f"http-{status}"
-    message = _text(problem, "detail") or _text(problem, "title") or f"the coordinator answered with HTTP status {status}"
+    message = (
+        _text(problem, "detail") or _text(problem, "title") or f"the coordinator answered with HTTP status {status}"
+    )
     advice = _text(problem, "advice") or _ADVICE_OF_STATUS.get(status, "")
     faults = _faults_of(problem)
     if faults:
@@ -82,4 +84,6 @@ def _faults_of(problem: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
     faults = problem.get("faults")
     if not isinstance(faults, list):
         return ()
-    return tuple((str(fault.get("path", "")), str(fault.get("message", ""))) for fault in faults if isinstance(fault, dict))
+    return tuple(
+        (str(fault.get("path", "")), str(fault.get("message", ""))) for fault in faults if isinstance(fault, dict)
+    )

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import httpx
 
@@ -52,7 +53,7 @@ class RestClient:
             trust_env=False,
         )
 
-    def __enter__(self) -> RestClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -171,7 +172,7 @@ class RestClient:
         if is_certificate_failure(error):
             return UsageInvalidError(
                 f"{self.url} shows a certificate that the pinned root did not sign",
-                advice="Compare the root certificate with whoever runs the coordinator, then: wardround login URL --root FILE",
+                advice="Compare the root with whoever runs the coordinator, then: wardround login URL --root FILE",
                 code="certificate-not-trusted",
             )
         if isinstance(error, httpx.TimeoutException):

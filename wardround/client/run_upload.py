@@ -13,8 +13,8 @@ import yaml
 
 from fl_protocol.errors import ProtocolError
 from fl_protocol.folds.public_state import PublicState
-from fl_protocol.spec.run_spec import parse_run_spec
 from fl_protocol.spec.faults import RunSpecFaultsError
+from fl_protocol.spec.run_spec import parse_run_spec
 from fl_protocol.tensors.adapter_layout import AdapterLayout
 from wardround.client.rest import RestClient
 from wardround.documents import Document, document_from_text

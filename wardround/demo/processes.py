@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from wardround.documents import Document, document_from_text
 from wardround.errors import CommandError, DemoFailedError
@@ -27,15 +28,25 @@ _LOOK_EVERY_S = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
-    """One process that was started here and leads its own group."""
+    """One process that was started here and leads its own group. ``stays``: it is to run until it is stopped."""
 
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    stays: bool
 
     def log_tail(self) -> tuple[str, ...]:
         """The last lines that it wrote."""
         return tail_of(self.log)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Streams:
+    """Where a process writes; ``output`` and ``errors`` as ``Popen`` takes them."""
+
+    log: Path
+    output: int
+    errors: int
 
 
 class Supervisor:
@@ -52,7 +63,7 @@ class Supervisor:
         self._children: list[Child] = []
         self._is_stopping = False
 
-    def __enter__(self) -> Supervisor:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -60,11 +71,16 @@ class Supervisor:
     ) -> None:
         self.stop_all()
 
+    def log_of(self, name: str) -> Path:
+        """Where a process of that name writes."""
+        return self._logs / f"{name}.log"
+
     def start(self, name: str, arguments: Sequence[str]) -> Child:
         """Start a process that stays; its output goes to its log."""
-        log = self._logs / f"{name}.log"
+        log = self.log_of(name)
         with log.open("ab") as output:
-            return self._spawn(name, arguments, log=log, output=output.fileno(), errors=subprocess.STDOUT)
+            streams = _Streams(log=log, output=output.fileno(), errors=subprocess.STDOUT)
+            return self._spawn(name, arguments, streams=streams, stays=True)
 
     def run(self, name: str, arguments: Sequence[str], *, timeout_s: float = 120.0) -> str:
         """Run a process to its end; returns its stdout, which is in the log as well.
@@ -72,20 +88,21 @@ class Supervisor:
         Raises:
             DemoFailedError: it failed or took too long; the end of its log is in the error.
         """
-        log = self._logs / f"{name}.log"
+        log = self.log_of(name)
         with log.open("ab") as output:
-            child = self._spawn(name, arguments, log=log, output=subprocess.PIPE, errors=output.fileno())
+            streams = _Streams(log=log, output=subprocess.PIPE, errors=output.fileno())
+            child = self._spawn(name, arguments, streams=streams, stays=False)
         try:
             stdout, _ = child.process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
-            self._end(child)
+            self.stop(child)
+            child.process.communicate()  # what is left in the pipe, which closes it
             raise DemoFailedError(
                 f"{name} did not end within {timeout_s:.0f} s", log_tail=child.log_tail(), log=str(log)
             ) from error
         with log.open("ab") as output:
             output.write(stdout)
-        with self._lock:
-            self._children.remove(child)
+        self._forget(child)
         if child.process.returncode != 0:
             message = f"{name} failed with exit code {child.process.returncode}"
             raise DemoFailedError(message, log_tail=child.log_tail(), log=str(log))
@@ -110,7 +127,7 @@ class Supervisor:
             DemoFailedError: one has ended.
         """
         with self._lock:
-            children = tuple(self._children)
+            children = tuple(child for child in self._children if child.stays)
         for child in children:
             code = child.process.poll()
             if code is not None:
@@ -119,9 +136,7 @@ class Supervisor:
 
     def stop(self, child: Child) -> None:
         """Ask one process to end, and see to it."""
-        with self._lock:
-            if child in self._children:
-                self._children.remove(child)
+        self._forget(child)
         self._terminate(child)
         self._end(child)
 
@@ -136,21 +151,24 @@ class Supervisor:
         for child in children:
             self._end(child)
 
-    def _spawn(
-        self, name: str, arguments: Sequence[str], *, log: Path, output: int, errors: int
-    ) -> Child:
+    def _forget(self, child: Child) -> None:
+        with self._lock:
+            if child in self._children:
+                self._children.remove(child)
+
+    def _spawn(self, name: str, arguments: Sequence[str], *, streams: _Streams, stays: bool) -> Child:
         with self._lock:
             if self._is_stopping:
                 raise DemoFailedError(f"{name} was not started, because the demonstration is ending")
             process = subprocess.Popen(  # noqa: S603 # programs of this package, with arguments made here
                 list(arguments),
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=errors,
+                stdout=streams.output,
+                stderr=streams.errors,
                 env=self._environment,
                 start_new_session=True,
             )
-            child = Child(name=name, process=process, log=log)
+            child = Child(name=name, process=process, log=streams.log, stays=stays)
             self._children.append(child)
         return child
 

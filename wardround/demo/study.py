@@ -90,7 +90,9 @@ def site_names(n_sites: int) -> tuple[str, ...]:
         raise UsageInvalidError(
             f"a federation has at least {MIN_SITES} sites", advice="The sum of two gives each away to the other."
         )
-    return tuple(SITE_NAMES[:n_sites]) + tuple(f"hospital-{number}" for number in range(len(SITE_NAMES) + 1, n_sites + 1))
+    return tuple(SITE_NAMES[:n_sites]) + tuple(
+        f"hospital-{number}" for number in range(len(SITE_NAMES) + 1, n_sites + 1)
+    )
 
 
 def spec_for_demo(study: Study, choices: RunChoices) -> dict[str, object]:

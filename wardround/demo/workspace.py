@@ -56,17 +56,14 @@ class Checkout:
         for root in (Path(__file__).resolve().parents[2], Path.cwd()):
             if (root / "examples").is_dir():
                 return cls(root=root)
-        raise NotFoundError("there are no studies here", advice="Run this in a checkout of Wardround, for example: make demo")
+        raise NotFoundError(
+            "there are no studies here", advice="Run this in a checkout of Wardround, for example: make demo"
+        )
 
     @property
     def examples_dir(self) -> Path:
         """The studies."""
         return self.root / "examples"
-
-    @property
-    def converter(self) -> Path:
-        """Makes a folder of safetensors of a packaged base model."""
-        return self.root / "deploy" / "scripts" / "convert_gguf.py"
 
     @property
     def models_dir(self) -> Path:
@@ -93,7 +90,8 @@ class Workspace:
         root = root.absolute()
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise UsageInvalidError(
-                f"the work folder {root} exists and is not empty", advice="Name a new folder with --work-dir, or remove it."
+                f"the work folder {root} exists and is not empty",
+                advice="Name a new folder with --work-dir, or remove it.",
             )
         workspace = cls(root=root, is_named=named is not None)
         for folder in (root, workspace.logs, workspace.data, workspace.sites):

@@ -1,9 +1,9 @@
 """Is a release folder what the coordinator signed? Needs the folder only; the key's fingerprint is to be compared.
 
-    1. manifest.sig names the kind WR/sig/release, and its key has the fingerprint that it says (and the one expected)
-    2. the signature holds over the exact bytes of manifest.json
-    3. every file of the manifest is there with its size and SHA-256
-    4. no file is there that the manifest does not name
+1. manifest.sig names the kind WR/sig/release, and its key has the fingerprint that it says (and the one expected)
+2. the signature holds over the exact bytes of manifest.json
+3. every file of the manifest is there with its size and SHA-256
+4. no file is there that the manifest does not name
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise NotFoundError(
-            f"there is no {path.name} in {path.parent}", advice="Name the folder of 'wardround releases download ID DIR'."
+            f"there is no {path.name} in {path.parent}",
+            advice="Name the folder of 'wardround releases download ID DIR'.",
         ) from error
 
 
@@ -106,7 +107,9 @@ def _check_signature(manifest: bytes, signature: bytes, expected_key_sha256: str
     if kind != SIGNATURE_KIND or named_key != key_sha256:
         raise EvidenceFaultError(f"{SIGNATURE} is not of a release", advice=_ADVICE, file=SIGNATURE)
     if expected_key_sha256 is not None and key_sha256 != expected_key_sha256.lower().replace(":", ""):
-        raise EvidenceFaultError("the release is signed by another key than expected", advice=_ADVICE, key_sha256=key_sha256)
+        raise EvidenceFaultError(
+            "the release is signed by another key than expected", advice=_ADVICE, key_sha256=key_sha256
+        )
     try:
         verify_body(spki, SIGNATURE_KIND, signed)
     except ProtocolError as error:

@@ -36,9 +36,10 @@ def test_agree_rfc_7748_section_5_2_vectors_are_the_published_ones() -> None:
         assert agree(scalar, point) == expected
 
 
-def test_key_pair_rfc_7748_section_6_1_public_keys_and_secret_are_the_published_ones() -> None:
-    alice = key_pair_from_private(bytes.fromhex("77076d0a7318a57d3c16c17251b26645df4c2f92ebc099eb7b2c8c1d2b5e9e2a"))
-    del alice
+def test_key_pair_rfc_7748_first_iteration_is_the_public_key_of_nine() -> None:
+    # Section 5.2: X25519(9, 9), and 9 is the base point.
+    expected = bytes.fromhex("422c8e7a6227d7bca1350b3e2bb7279f7897b87bb6854b783c60e80311ae3079")
+    assert key_pair_from_private((9).to_bytes(32, "little")).public == expected
 
 
 def hkdf_cases() -> list[dict[str, bytes]]:

@@ -1,0 +1,311 @@
+"""``wardround-coordinator``: what whoever runs the service types."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import structlog
+import typer
+
+from coordinator.app import ServiceRole, serve
+from coordinator.db.migrate import migrate
+from coordinator.doctor import diagnose
+from coordinator.gateway.server import ListenerError
+from coordinator.installation import CONFIG_FILE, ROOT_CERTIFICATE, Ports, install, open_installation
+from coordinator.settings import LogFormat, LogSettings, SettingsInvalidError, unknown_environment_sections
+from fl_protocol.clock import SystemClock
+from fl_protocol.errors import WardroundError
+from fl_protocol.signing.keys import spki_fingerprint
+
+P = ParamSpec("P")
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_UNAVAILABLE = 5
+
+cli = typer.Typer(
+    name="wardround-coordinator",
+    help="Run a Wardround coordinator.\n\nExample: wardround-coordinator init ./coordinator",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+ca_cli = typer.Typer(help="The built-in certificate authority.", no_args_is_help=True)
+config_cli = typer.Typer(help="The configuration.", no_args_is_help=True)
+cli.add_typer(ca_cli, name="ca")
+cli.add_typer(config_cli, name="config")
+
+Config = Annotated[Path, typer.Option("--config", "-c", help="The coordinator's file.", envvar="WARDROUND_CONFIG")]
+_DEFAULT_CONFIG = Path(CONFIG_FILE)
+
+
+class _Output:
+    """Whether answers are for programs. Set once, by the option before the command."""
+
+    is_json = False
+
+
+@cli.callback()
+def set_output(
+    *,
+    is_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout; logs on stderr.")] = False,
+) -> None:
+    """Run a Wardround coordinator."""
+    _Output.is_json = is_json
+
+
+def _reported(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn errors that were raised on purpose into a sentence and an exit code."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except WardroundError as error:
+            _fail(error)
+
+    return run
+
+
+@cli.command()
+@_reported
+def init(
+    directory: Annotated[Path, typer.Argument(help="A folder that is empty or not there yet.")],
+    consortium: Annotated[str, typer.Option(help="The name in the root certificate.")] = "Wardround consortium",
+    rest_port: Annotated[int, typer.Option(min=0, max=65535, help="0: chosen at each start.")] = 8443,
+    gateway_port: Annotated[int, typer.Option(min=0, max=65535)] = 8444,
+    enrolment_port: Annotated[int, typer.Option(min=0, max=65535)] = 8445,
+) -> None:
+    """Make a coordinator: configuration, keys, database, the first admin's token.
+
+    Example: wardround-coordinator init ./coordinator --consortium "Rare disease network"
+    """
+    made = install(
+        directory,
+        consortium=consortium,
+        ports=Ports(rest=rest_port, gateway=gateway_port, enrolment=enrolment_port),
+        clock=SystemClock(),
+    )
+    command = f"wardround-coordinator serve --config {made.config}"
+    _answer(
+        {
+            "config": str(made.config),
+            "admin_token_file": str(made.admin_token_file),
+            "root_certificate": str(made.root_certificate),
+            "root_sha256": made.root_sha256,
+            "next": command,
+        },
+        [
+            f"Made {made.config}",
+            f"The first admin's token is in {made.admin_token_file}",
+            f"Root certificate {made.root_certificate}",
+            f"  SHA-256 {made.root_sha256}",
+            "",
+            "Next:",
+            f"  {command}",
+        ],
+    )
+
+
+@cli.command(name="serve")
+@_reported
+def serve_command(
+    config: Config = _DEFAULT_CONFIG,
+    roles: Annotated[str, typer.Option(help="What this process does, separated by commas.")] = "api,gateway,driver",
+) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Example: wardround-coordinator serve --config ./coordinator/coordinator.yaml
+    """
+    wanted = frozenset(_role(name.strip()) for name in roles.split(",") if name.strip())
+    if not wanted:
+        raise typer.BadParameter("name at least one role", param_hint="--roles")
+    installation = open_installation(config)
+    _configure_logs(installation.settings.log)
+    log = structlog.get_logger("coordinator")
+    for name in unknown_environment_sections():
+        log.warning("environment_variable_of_no_section", variable=name)
+    try:
+        asyncio.run(serve(installation, roles=wanted, clock=SystemClock()))
+    except* WardroundError as group:
+        # One cause is enough to end; the others are in the log.
+        raise _first(group) from None
+
+
+@cli.command(name="migrate")
+@_reported
+def migrate_command(config: Config = _DEFAULT_CONFIG) -> None:
+    """Bring the database to this version's schema.
+
+    Example: wardround-coordinator migrate --config ./coordinator/coordinator.yaml
+    """
+    database = open_installation(config).open_database()
+    try:
+        migrate(database.engine)
+    finally:
+        database.dispose()
+    _answer({"migrated": True}, ["The database has this version's schema."])
+
+
+@cli.command()
+@_reported
+def doctor(config: Config = _DEFAULT_CONFIG) -> None:
+    """Check configuration, keys, database, disk and ports.
+
+    Example: wardround-coordinator doctor --config ./coordinator/coordinator.yaml
+    """
+    findings = diagnose(config, clock=SystemClock())
+    is_well = all(finding.is_well for finding in findings)
+    _answer(
+        {
+            "ok": is_well,
+            "checks": [
+                {"name": one.name, "ok": one.is_well, "detail": one.detail, "advice": one.advice} for one in findings
+            ],
+        },
+        [
+            line
+            for one in findings
+            for line in (
+                f"{'ok  ' if one.is_well else 'FAIL'} {one.name}: {one.detail}",
+                *((f"     {one.advice}",) if one.advice else ()),
+            )
+        ],
+    )
+    if not is_well:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@ca_cli.command(name="show")
+@_reported
+def show_ca(config: Config = _DEFAULT_CONFIG) -> None:
+    """Show the root's and the signing keys' fingerprints.
+
+    Example: wardround-coordinator ca show
+    """
+    keys = open_installation(config).load_keys()
+    root = keys.authority.root
+    facts = {
+        "root_sha256": keys.authority.root_sha256,
+        "subject": root.subject.rfc4514_string(),
+        "not_after": root.not_valid_after_utc.isoformat(),
+        "signing_key_sha256": spki_fingerprint(keys.signer.spki_der),
+        "release_key_sha256": spki_fingerprint(keys.release_signer.spki_der),
+    }
+    _answer(facts, [f"{name:20} {value}" for name, value in facts.items()])
+
+
+@ca_cli.command(name="export-root")
+@_reported
+def export_root(config: Config = _DEFAULT_CONFIG) -> None:
+    """Print the root certificate, PEM.
+
+    Example: wardround-coordinator ca export-root > root.pem
+    """
+    installation = open_installation(config)
+    authority = installation.load_keys().authority
+    pem = authority.root_pem.decode()
+    path = installation.directory / ROOT_CERTIFICATE
+    _answer({"root_pem": pem, "root_sha256": authority.root_sha256, "path": str(path)}, [pem.rstrip()])
+
+
+@config_cli.command(name="check")
+@_reported
+def check_config(config: Config = _DEFAULT_CONFIG) -> None:
+    """Check the configuration, with what the environment overrides.
+
+    Example: WARDROUND_GATEWAY__PORT=443 wardround-coordinator config check
+    """
+    settings = open_installation(config).settings
+    unknown = unknown_environment_sections()
+    _answer(
+        {"ok": True, "settings": settings.model_dump(mode="json"), "unused_environment": list(unknown)},
+        [
+            f"{config}: no fault",
+            *(f"{name}: the coordinator has no such section (a site agent may)" for name in unknown),
+        ],
+    )
+
+
+def _role(name: str) -> ServiceRole:
+    try:
+        return ServiceRole(name)
+    except ValueError as error:
+        raise typer.BadParameter(f"a role is one of {', '.join(ServiceRole)}", param_hint="--roles") from error
+
+
+def _first(group: BaseExceptionGroup[WardroundError]) -> WardroundError:
+    for error in group.exceptions:
+        return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    raise AssertionError("a group of exceptions is not empty")
+
+
+def _answer(document: Mapping[str, object], lines: list[str]) -> None:
+    typer.echo(json.dumps(document, indent=2) if _Output.is_json else "\n".join(lines))
+
+
+def _fail(error: WardroundError) -> None:
+    faults = list(error.faults) if isinstance(error, SettingsInvalidError) else []
+    if _Output.is_json:
+        typer.echo(
+            json.dumps(
+                {"error": {"code": error.code, "message": error.message, "facts": error.facts, "faults": faults}}
+            )
+        )
+    elif faults:
+        typer.echo("\n".join(["The configuration has faults:", *(f"  {fault}" for fault in faults)]), err=True)
+    else:
+        typer.echo(f"{error} [{error.code}]", err=True)
+    raise typer.Exit(_exit_code(error))
+
+
+def _exit_code(error: WardroundError) -> int:
+    if isinstance(error, SettingsInvalidError):
+        return EXIT_USAGE
+    return EXIT_UNAVAILABLE if isinstance(error, ListenerError) else EXIT_FAILED
+
+
+def _configure_logs(settings: LogSettings) -> None:
+    """One stream of lines on stderr, ours and those of the libraries."""
+    level = logging.getLevelNamesMapping()[settings.level.value.upper()]
+    shared: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    renderer: structlog.types.Processor = (
+        structlog.processors.JSONRenderer()
+        if settings.format is LogFormat.JSON
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+
+
+def main() -> None:
+    """The entry point."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()

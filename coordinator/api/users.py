@@ -1,0 +1,101 @@
+"""/me, /users and /tokens: who may ask for what."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+
+from coordinator.api import schemas
+from coordinator.api.auth import Action, Api, allowed, is_permitted
+from coordinator.api.idempotent import SECRET_ANSWER, IdempotentRoute
+from coordinator.api.paging import Paging
+from coordinator.services.refusals import RoleInsufficientError
+from coordinator.services.users_and_tokens import (
+    Principal,
+    add_user,
+    create_token,
+    grant_role,
+    list_tokens,
+    list_users,
+    revoke_role,
+    revoke_token,
+)
+
+router = APIRouter(tags=["users"], route_class=IdempotentRoute)
+
+Admin = Annotated[Principal, Depends(allowed(Action.MANAGE_USERS))]
+Anybody = Annotated[Principal, Depends(allowed(Action.OWN_TOKENS))]
+
+
+@router.get("/me")
+def get_me(user: Annotated[Principal, Depends(allowed(Action.READ))]) -> schemas.Me:
+    """Who the token belongs to."""
+    return schemas.Me(user_id=user.user_id, name=user.name, roles=sorted(user.roles), token_id=user.token_id)
+
+
+@router.get("/users")
+def get_users(api: Api, page: Paging, _: Admin) -> schemas.ListAnswer[schemas.User]:
+    """All users."""
+    return schemas.ListAnswer[schemas.User].model_validate(list_users(api, page))
+
+
+@router.post("/users", status_code=201)
+def post_user(request: schemas.AddUserRequest, api: Api, user: Admin) -> schemas.User:
+    """A new user."""
+    return schemas.User.model_validate(add_user(api, name=request.name, roles=request.roles, actor=user.actor))
+
+
+@router.post("/users/{name_or_id}:grant")
+def post_grant(name_or_id: str, request: schemas.RoleRequest, api: Api, user: Admin) -> schemas.User:
+    """Give a role."""
+    return schemas.User.model_validate(grant_role(api, user=name_or_id, role=request.role, actor=user.actor))
+
+
+@router.post("/users/{name_or_id}:revoke")
+def post_role_revocation(name_or_id: str, request: schemas.RoleRequest, api: Api, user: Admin) -> schemas.User:
+    """Take a role."""
+    return schemas.User.model_validate(revoke_role(api, user=name_or_id, role=request.role, actor=user.actor))
+
+
+@router.get("/tokens")
+def get_tokens(
+    api: Api,
+    page: Paging,
+    user: Anybody,
+    user_id: Annotated[str | None, Query(max_length=64)] = None,
+    is_all: Annotated[bool, Query(alias="all")] = False,
+) -> schemas.ListAnswer[schemas.Token]:
+    """One's own tokens; an admin may ask for another user's, or for all."""
+    if is_all or user_id not in (None, user.user_id):
+        _require_manager(user)
+    owner = None if is_all else (user_id or user.user_id)
+    return schemas.ListAnswer[schemas.Token].model_validate(list_tokens(api, page, user_id=owner))
+
+
+@router.post("/tokens", status_code=201, openapi_extra={SECRET_ANSWER: True})
+def post_token(request: schemas.CreateTokenRequest, api: Api, user: Anybody) -> schemas.NewToken:
+    """A new token, shown this once."""
+    owner = request.user_id or user.user_id
+    if owner != user.user_id:
+        _require_manager(user)
+    made = create_token(api, user=owner, label=request.label, lifetime_s=request.lifetime_s, actor=user.actor)
+    return schemas.NewToken(
+        token=made.value,
+        token_id=made.view.token_id,
+        user_id=made.view.user_id,
+        label=made.view.label,
+        expires_at=made.view.expires_at,
+    )
+
+
+@router.post("/tokens/{token_id}:revoke")
+def post_token_revocation(token_id: str, api: Api, user: Anybody) -> schemas.Token:
+    """End a token; an admin may end anybody's."""
+    owner = None if is_permitted(user, Action.MANAGE_TOKENS) else user.user_id
+    return schemas.Token.model_validate(revoke_token(api, token_id=token_id, actor=user.actor, owner=owner))
+
+
+def _require_manager(user: Principal) -> None:
+    if not is_permitted(user, Action.MANAGE_TOKENS):
+        raise RoleInsufficientError("only an admin may see or make another user's tokens", action=Action.MANAGE_TOKENS)

@@ -1,0 +1,130 @@
+"""Queries about exchanges, the sites' messages in them, and their uploads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import Session
+
+from coordinator.db.models import Exchange, ExchangeMessage, Participation, Round, Upload
+from coordinator.errors import ConflictError
+from fl_protocol.ids import RunId, SiteId
+from fl_protocol.spec.context import ExchangeContext
+
+
+def exchange_key(context: ExchangeContext) -> tuple[str, int, int, int, int]:
+    """The primary key of an exchange."""
+    return (
+        context.run_id,
+        context.round_index,
+        context.round_attempt,
+        context.exchange_index,
+        context.exchange_attempt,
+    )
+
+
+def context_of(row: Exchange) -> ExchangeContext:
+    """The names that every statement of this exchange is bound to."""
+    return ExchangeContext(
+        run_id=RunId(row.run_id),
+        round_index=row.round_index,
+        round_attempt=row.round_attempt,
+        exchange_index=row.exchange_index,
+        exchange_attempt=row.exchange_attempt,
+    )
+
+
+def find_exchange(session: Session, context: ExchangeContext) -> Exchange | None:
+    """The exchange of that name."""
+    return session.get(Exchange, exchange_key(context))
+
+
+def latest_exchange(session: Session, round_row: Round) -> Exchange | None:
+    """The latest attempt at the round's exchange."""
+    query = (
+        select(Exchange)
+        .where(
+            Exchange.run_id == round_row.run_id,
+            Exchange.round_index == round_row.round_index,
+            Exchange.round_attempt == round_row.round_attempt,
+        )
+        .order_by(Exchange.exchange_index.desc(), Exchange.exchange_attempt.desc())
+        .limit(1)
+    )
+    return session.scalars(query).one_or_none()
+
+
+def participation_in(session: Session, context: ExchangeContext, site_id: SiteId) -> Participation | None:
+    """The site's row in the round of this exchange."""
+    return session.get(Participation, (context.run_id, context.round_index, context.round_attempt, site_id))
+
+
+def messages_of(
+    session: Session, context: ExchangeContext, *, kind: str, sites: Collection[str] | None = None
+) -> dict[SiteId, bytes]:
+    """The messages of one kind, by sender; of ``sites`` only, where given."""
+    query = select(ExchangeMessage).where(*_in_exchange(context), ExchangeMessage.kind == kind)
+    found = {SiteId(row.site_id): row.encoded for row in session.scalars(query)}
+    return found if sites is None else {site: found[site] for site in found if site in sites}
+
+
+def kinds_sent(session: Session, context: ExchangeContext, site_id: SiteId) -> frozenset[str]:
+    """Which messages the site has sent."""
+    query = select(ExchangeMessage.kind).where(*_in_exchange(context), ExchangeMessage.site_id == site_id)
+    return frozenset(session.scalars(query))
+
+
+def find_message(session: Session, context: ExchangeContext, *, kind: str, site_id: SiteId) -> bytes | None:
+    """The site's message of that kind."""
+    row = session.get(ExchangeMessage, (*exchange_key(context), kind, site_id))
+    return None if row is None else row.encoded
+
+
+def is_repeated(session: Session, context: ExchangeContext, *, kind: str, site_id: SiteId, encoded: bytes) -> bool:
+    """Whether the site sent exactly this before.
+
+    Raises:
+        ConflictError: it sent something else at this step.
+    """
+    held = find_message(session, context, kind=kind, site_id=site_id)
+    if held is not None and held != encoded:
+        raise ConflictError("this step was taken with other content", site_id=site_id, kind=kind)
+    return held is not None
+
+
+def add_message(
+    session: Session, context: ExchangeContext, *, kind: str, site_id: SiteId, encoded: bytes, now: datetime
+) -> None:
+    """Keep a message; the primary key admits one a site and step."""
+    session.add(
+        ExchangeMessage(
+            run_id=context.run_id,
+            round_index=context.round_index,
+            round_attempt=context.round_attempt,
+            exchange_index=context.exchange_index,
+            exchange_attempt=context.exchange_attempt,
+            kind=kind,
+            site_id=site_id,
+            encoded=encoded,
+            sha256=hashlib.sha256(encoded).hexdigest(),
+            received_at=now,
+        )
+    )
+
+
+def find_upload(session: Session, context: ExchangeContext, site_id: SiteId) -> Upload | None:
+    """The site's upload."""
+    return session.get(Upload, (*exchange_key(context), site_id))
+
+
+def _in_exchange(context: ExchangeContext) -> tuple[ColumnElement[bool], ...]:
+    return (
+        ExchangeMessage.run_id == context.run_id,
+        ExchangeMessage.round_index == context.round_index,
+        ExchangeMessage.round_attempt == context.round_attempt,
+        ExchangeMessage.exchange_index == context.exchange_index,
+        ExchangeMessage.exchange_attempt == context.exchange_attempt,
+    )

@@ -1,0 +1,74 @@
+"""Events that wait to be read by a run's driver, and effects that wait to be performed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from coordinator.db.models import Event, OutboxEntry
+
+
+def append_event(session: Session, run_id: str, *, kind: str, payload: dict[str, object], now: datetime) -> None:
+    """Note that something happened to a run."""
+    session.add(Event(run_id=run_id, kind=kind, payload=payload, created_at=now, consumed_at=None))
+
+
+def pending_events(session: Session, run_id: str) -> Sequence[Event]:
+    """What the run's driver has not read yet, in order."""
+    query = select(Event).where(Event.run_id == run_id, Event.consumed_at.is_(None)).order_by(Event.id)
+    return session.scalars(query).all()
+
+
+def add_effect(session: Session, run_id: str, *, kind: str, payload: dict[str, object], now: datetime) -> None:
+    """Ask for an effect, to be performed after this transaction."""
+    session.add(
+        OutboxEntry(
+            run_id=run_id,
+            kind=kind,
+            payload=payload,
+            created_at=now,
+            attempts=0,
+            next_try_at=now,
+            done_at=None,
+            last_error=None,
+        )
+    )
+
+
+def due_effects(session: Session, run_id: str, *, now: datetime) -> Sequence[OutboxEntry]:
+    """The run's effects that may be tried now, in order."""
+    query = (
+        select(OutboxEntry)
+        .where(OutboxEntry.run_id == run_id, OutboxEntry.done_at.is_(None), OutboxEntry.next_try_at <= now)
+        .order_by(OutboxEntry.id)
+    )
+    return session.scalars(query).all()
+
+
+def has_open_effects(session: Session, run_id: str) -> bool:
+    """Whether an effect of the run is still to be done."""
+    query = select(OutboxEntry.id).where(OutboxEntry.run_id == run_id, OutboxEntry.done_at.is_(None)).limit(1)
+    return session.scalars(query).first() is not None
+
+
+def take_open_effect(session: Session, effect_id: int, *, now: datetime) -> bool:
+    """Mark an effect done; False when it was done before, and then nothing may follow from it again."""
+    entry = session.get(OutboxEntry, effect_id)
+    if entry is None or entry.done_at is not None:
+        return False
+    entry.done_at = now
+    return True
+
+
+def note_effect_failure(session: Session, effect_id: int, *, error: str, now: datetime, pause: timedelta) -> int:
+    """Count a failed try; returns how many there were."""
+    entry = session.get(OutboxEntry, effect_id)
+    if entry is None or entry.done_at is not None:
+        return 0
+    entry.attempts += 1
+    entry.last_error = error[:500]
+    entry.next_try_at = now + pause
+    return entry.attempts

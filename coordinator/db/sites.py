@@ -1,0 +1,20 @@
+"""Queries about sites, as the rounds need them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from coordinator.db.models import Site
+from coordinator.db.states import SiteState
+from fl_protocol.ids import SiteId
+
+
+def active_sites(session: Session, names: Iterable[SiteId]) -> dict[SiteId, str]:
+    """Those of ``names`` that are ENROLLED, with the fingerprint of their signing key."""
+    query = select(Site.site_id, Site.signing_key_sha256).where(
+        Site.site_id.in_(list(names)), Site.state == SiteState.ENROLLED.value
+    )
+    return {SiteId(site_id): key for site_id, key in session.execute(query).tuples() if key is not None}

@@ -1,0 +1,142 @@
+"""``doctor``: is everything there that a coordinator needs, and what to do where it is not."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from coordinator.db.migrate import is_current
+from coordinator.installation import Installation, open_installation
+from coordinator.settings import SettingsInvalidError, unknown_environment_sections
+from fl_protocol.clock import Clock
+from fl_protocol.errors import WardroundError
+
+_MIN_FREE_BYTES = 2 << 30
+_ROOT_WARNING = timedelta(days=180)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One check: whether it is well, what was found, and what to do."""
+
+    name: str
+    is_well: bool
+    detail: str
+    advice: str | None = None
+
+
+def diagnose(config: Path, *, clock: Clock) -> tuple[Finding, ...]:
+    """Every check, in the order in which one would ask."""
+    try:
+        installation = open_installation(config)
+    except SettingsInvalidError as error:
+        return (Finding(name="configuration", is_well=False, detail="; ".join(error.faults), advice=f"edit {config}"),)
+    return tuple(_findings(installation, clock=clock))
+
+
+def _findings(installation: Installation, *, clock: Clock) -> Iterator[Finding]:
+    unknown = unknown_environment_sections()
+    detail = "no fault" if not unknown else f"no fault; not the coordinator's: {', '.join(unknown)}"
+    yield Finding(name="configuration", is_well=True, detail=detail)
+    yield _check_keys(installation, clock=clock)
+    yield _check_key_folder(installation)
+    yield _check_database(installation)
+    yield _check_disk(installation)
+    settings = installation.settings
+    for name, host, port in (
+        ("rest", settings.rest.host, settings.rest.port),
+        ("gateway", settings.gateway.host, settings.gateway.port),
+        ("enrolment", settings.enrolment.host, settings.enrolment.port),
+    ):
+        yield _check_port(installation, name=name, host=host, port=port)
+
+
+def _check_keys(installation: Installation, *, clock: Clock) -> Finding:
+    try:
+        root = installation.load_keys().authority.root
+    except WardroundError as error:
+        return Finding(name="keys", is_well=False, detail=str(error), advice="restore the keys from a backup")
+    left = root.not_valid_after_utc - clock.now()
+    if left < _ROOT_WARNING:
+        return Finding(
+            name="keys",
+            is_well=False,
+            detail=f"the root certificate ends in {left.days} days",
+            advice="rotate the root",
+        )
+    return Finding(name="keys", is_well=True, detail=f"four keys; the root certificate has {left.days} days left")
+
+
+def _check_key_folder(installation: Installation) -> Finding:
+    folder = installation.keys_directory
+    loose = [
+        path.name
+        for path in sorted(folder.glob("*.key.pem"))
+        if stat.S_IMODE(path.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
+    ]
+    if loose:
+        advice = f"chmod 600 {folder}/*.key.pem"
+        return Finding(name="permissions", is_well=False, detail=f"others may use {', '.join(loose)}", advice=advice)
+    return Finding(name="permissions", is_well=True, detail="the keys are their owner's only")
+
+
+def _check_database(installation: Installation) -> Finding:
+    try:
+        database = installation.open_database()
+        try:
+            is_new = is_current(database.engine)
+        finally:
+            database.dispose()
+    except (SQLAlchemyError, WardroundError) as error:
+        return Finding(
+            name="database",
+            is_well=False,
+            detail=f"cannot be reached ({type(error).__name__})",
+            advice="look at database.url",
+        )
+    if not is_new:
+        return Finding(
+            name="database",
+            is_well=False,
+            detail="its schema is of another version",
+            advice="run `wardround-coordinator migrate`",
+        )
+    return Finding(name="database", is_well=True, detail="reachable, with this version's schema")
+
+
+def _check_disk(installation: Installation) -> Finding:
+    folder = installation.blobs_directory
+    if not folder.is_dir():
+        return Finding(name="disk", is_well=False, detail=f"{folder} is not a folder", advice="look at blobs.directory")
+    free = shutil.disk_usage(folder).free
+    detail = f"{free / (1 << 30):.1f} GiB free under {folder}"
+    advice = None if free >= _MIN_FREE_BYTES else "a round of ten sites with 25M parameters needs about 2 GiB"
+    return Finding(name="disk", is_well=free >= _MIN_FREE_BYTES, detail=detail, advice=advice)
+
+
+def _check_port(installation: Installation, *, name: str, host: str, port: int) -> Finding:
+    label = f"port of {name}"
+    if port == 0:
+        return Finding(name=label, is_well=True, detail="chosen at each start")
+    if installation.serve_file.exists():
+        return Finding(name=label, is_well=True, detail=f"{host}:{port}, a coordinator of this folder is running")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return Finding(
+                name=label,
+                is_well=False,
+                detail=f"{host}:{port} cannot be bound ({error.strerror})",
+                advice=f"set {name}.port or {name}.host",
+            )
+    return Finding(name=label, is_well=True, detail=f"{host}:{port} is free")

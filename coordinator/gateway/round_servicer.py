@@ -1,0 +1,310 @@
+"""RoundService: one method a message of a round. The messages of SA1 pass as the exact bytes that were signed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import assert_never
+
+from coordinator.errors import InvalidMessageError
+from coordinator.gateway.interceptors import Context, calling_site
+from coordinator.services import poll_instruction as polled
+from coordinator.services.accept_advertisement import accept_advertisement
+from coordinator.services.accept_complaint import accept_complaint
+from coordinator.services.accept_confirmation import accept_confirmation
+from coordinator.services.accept_reveal import accept_reveal
+from coordinator.services.accept_round import DeclineKind, accept_round, decline_round
+from coordinator.services.accept_shares import accept_shares
+from coordinator.services.accept_upload import BlobPart, accept_upload, query_upload
+from coordinator.services.acknowledge_result import acknowledge_result
+from coordinator.services.context import EngineContext
+from coordinator.services.get_result import download_blob, get_result
+from coordinator.services.poll_instruction import Instruction, poll_instruction
+from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
+from fl_protocol.ids import sha256_hex_from_text
+from fl_protocol.wire.convert import (
+    exchange_from_proto,
+    proto_from_exchange,
+    proto_from_round,
+    proto_from_signed,
+    round_from_proto,
+    run_id_from_proto,
+    signed_from_proto,
+)
+from fl_protocol.wire.v1 import round_pb2, round_pb2_grpc
+
+_ACTIVITIES: Mapping[int, SiteActivity] = {
+    round_pb2.SITE_ACTIVITY_LOADING: SiteActivity.LOADING,
+    round_pb2.SITE_ACTIVITY_EVALUATING: SiteActivity.EVALUATING,
+    round_pb2.SITE_ACTIVITY_TRAINING: SiteActivity.TRAINING,
+}
+_DECLINE_KINDS: Mapping[int, DeclineKind] = {
+    round_pb2.DECLINE_KIND_REFUSED: DeclineKind.REFUSED,
+    round_pb2.DECLINE_KIND_FAILED: DeclineKind.FAILED,
+}
+_MAX_HOLDING = 1000
+
+
+class RoundServicer(round_pb2_grpc.RoundServiceServicer):
+    """Translates messages into calls of the engine's services."""
+
+    def __init__(self, engine: EngineContext) -> None:
+        """Take what the services work with."""
+        self._engine = engine
+
+    async def PollAssignment(  # noqa: N802 # the method's name in the proto
+        self, request: round_pb2.PollAssignmentRequest, context: Context
+    ) -> round_pb2.PollAssignmentResponse:
+        """What this site should do now; waits for an answer for a while."""
+        del context
+        if len(request.holding) > _MAX_HOLDING:
+            raise InvalidMessageError("a site holds fewer rounds", n_holding=len(request.holding))
+        instruction = await poll_instruction(
+            self._engine,
+            site_id=calling_site(),
+            holding=[round_from_proto(held) for held in request.holding],
+            wait_s=max(0.0, request.wait_s),
+        )
+        return _proto_from_instruction(instruction)
+
+    async def AcceptRound(  # noqa: N802 # the method's name in the proto
+        self, request: round_pb2.AcceptRoundRequest, context: Context
+    ) -> round_pb2.AcceptRoundResponse:
+        """The site takes part."""
+        del context
+        await accept_round(self._engine, site_id=calling_site(), round=round_from_proto(request.round))
+        return round_pb2.AcceptRoundResponse()
+
+    async def DeclineRound(  # noqa: N802 # the method's name in the proto
+        self, request: round_pb2.DeclineRoundRequest, context: Context
+    ) -> round_pb2.DeclineRoundResponse:
+        """The site does not take part, or no longer."""
+        del context
+        kind = _DECLINE_KINDS.get(request.kind)
+        if kind is None:
+            raise InvalidMessageError("a decline says whether the site refused or failed")
+        await decline_round(
+            self._engine,
+            site_id=calling_site(),
+            round=round_from_proto(request.round),
+            kind=kind,
+            reason=request.reason,
+        )
+        return round_pb2.DeclineRoundResponse()
+
+    async def ReportProgress(  # noqa: N802 # the method's name in the proto
+        self, request: round_pb2.ReportProgressRequest, context: Context
+    ) -> round_pb2.ReportProgressResponse:
+        """How far the site is: nothing computed from data."""
+        del context
+        activity = _ACTIVITIES.get(request.activity)
+        if activity is None:
+            raise InvalidMessageError("progress names an activity")
+        await report_progress(
+            self._engine,
+            site_id=calling_site(),
+            round=round_from_proto(request.round),
+            activity=activity,
+            step=request.step,
+            steps=request.steps,
+        )
+        return round_pb2.ReportProgressResponse()
+
+    async def ReportReady(  # noqa: N802 # the method's name in the proto
+        self, request: round_pb2.ReportReadyRequest, context: Context
+    ) -> round_pb2.ReportReadyResponse:
+        """The site's payload is finished."""
+        del context
+        await report_ready(self._engine, site_id=calling_site(), round=round_from_proto(request.round))
+        return round_pb2.ReportReadyResponse()
+
+    async def AdvertiseKeys(  # noqa: N802 # the method's name in the proto
+        self, request: round_pb2.AdvertiseKeysRequest, context: Context
+    ) -> round_pb2.AdvertiseKeysResponse:
+        """M1."""
+        del context
+        await accept_advertisement(
+            self._engine,
+            site_id=calling_site(),
+            exchange=exchange_from_proto(request.exchange),
+            m1=request.advertisement,
+        )
+        return round_pb2.AdvertiseKeysResponse()
+
+    async def ShareKeys(  # noqa: N802 # the method's name in the proto
+        self, request: round_pb2.ShareKeysRequest, context: Context
+    ) -> round_pb2.ShareKeysResponse:
+        """M3."""
+        del context
+        await accept_shares(
+            self._engine, site_id=calling_site(), exchange=exchange_from_proto(request.exchange), m3=request.deal
+        )
+        return round_pb2.ShareKeysResponse()
+
+    async def Complain(  # noqa: N802 # the method's name in the proto
+        self, request: round_pb2.ComplainRequest, context: Context
+    ) -> round_pb2.ComplainResponse:
+        """A share does not match its commitment."""
+        del context
+        await accept_complaint(
+            self._engine,
+            site_id=calling_site(),
+            exchange=exchange_from_proto(request.exchange),
+            complaint=request.complaint,
+        )
+        return round_pb2.ComplainResponse()
+
+    async def QueryUpload(  # noqa: N802 # the method's name in the proto
+        self, request: round_pb2.QueryUploadRequest, context: Context
+    ) -> round_pb2.QueryUploadResponse:
+        """How much of this site's upload is held."""
+        del context
+        status = await query_upload(
+            self._engine, site_id=calling_site(), exchange=exchange_from_proto(request.exchange)
+        )
+        receipt = None if status.receipt is None else proto_from_signed(status.receipt)
+        return round_pb2.QueryUploadResponse(received_bytes=status.received_bytes, receipt=receipt)
+
+    async def UploadBlob(  # noqa: N802 # the method's name in the proto
+        self, request_iterator: AsyncIterator[round_pb2.UploadBlobRequest], context: Context
+    ) -> round_pb2.UploadBlobResponse:
+        """M5: the signed header, then the masked vector in chunks."""
+        del context
+        first = await anext(request_iterator, None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise InvalidMessageError("an upload begins with its header")
+        receipt = await accept_upload(
+            self._engine,
+            site_id=calling_site(),
+            exchange=exchange_from_proto(first.header.exchange),
+            m5=first.header.masked_input,
+            offset=first.header.offset,
+            parts=_parts(request_iterator),
+        )
+        return round_pb2.UploadBlobResponse(receipt=proto_from_signed(receipt))
+
+    async def ConfirmSurvivors(  # noqa: N802 # the method's name in the proto
+        self, request: round_pb2.ConfirmSurvivorsRequest, context: Context
+    ) -> round_pb2.ConfirmSurvivorsResponse:
+        """M7."""
+        del context
+        await accept_confirmation(
+            self._engine,
+            site_id=calling_site(),
+            exchange=exchange_from_proto(request.exchange),
+            m7=request.confirmation,
+        )
+        return round_pb2.ConfirmSurvivorsResponse()
+
+    async def RevealShares(  # noqa: N802 # the method's name in the proto
+        self, request: round_pb2.RevealSharesRequest, context: Context
+    ) -> round_pb2.RevealSharesResponse:
+        """M9."""
+        del context
+        await accept_reveal(
+            self._engine, site_id=calling_site(), exchange=exchange_from_proto(request.exchange), m9=request.reveal
+        )
+        return round_pb2.RevealSharesResponse()
+
+    async def AcknowledgeResult(  # noqa: N802 # the method's name in the proto
+        self, request: round_pb2.AcknowledgeResultRequest, context: Context
+    ) -> round_pb2.AcknowledgeResultResponse:
+        """The site's signature over the result and the state that it computed from it."""
+        del context
+        await acknowledge_result(
+            self._engine,
+            site_id=calling_site(),
+            exchange=exchange_from_proto(request.exchange),
+            acknowledgement=signed_from_proto(request.acknowledgement),
+        )
+        return round_pb2.AcknowledgeResultResponse()
+
+    async def GetResult(  # noqa: N802 # the method's name in the proto
+        self, request: round_pb2.GetResultRequest, context: Context
+    ) -> round_pb2.GetResultResponse:
+        """A committed round's result, for a site that was absent."""
+        del context
+        committed = await get_result(
+            self._engine,
+            site_id=calling_site(),
+            run_id=run_id_from_proto(request.run_id),
+            round_index=request.round_index,
+        )
+        return round_pb2.GetResultResponse(
+            manifest=proto_from_signed(committed.manifest), result=_proto_from_result(committed.result)
+        )
+
+    async def DownloadBlob(  # noqa: N802 # the method's name in the proto
+        self, request: round_pb2.DownloadBlobRequest, context: Context
+    ) -> AsyncIterator[round_pb2.DownloadBlobResponse]:
+        """A published blob from an offset on."""
+        del context
+        parts = download_blob(
+            self._engine,
+            site_id=calling_site(),
+            run_id=run_id_from_proto(request.run_id),
+            sha256=sha256_hex_from_text(request.sha256),
+            offset=request.offset,
+        )
+        async for part in parts:
+            yield round_pb2.DownloadBlobResponse(chunk=round_pb2.BlobChunk(offset=part.offset, data=part.data))
+
+
+async def _parts(requests: AsyncIterator[round_pb2.UploadBlobRequest]) -> AsyncIterator[BlobPart]:
+    async for request in requests:
+        if request.WhichOneof("part") != "chunk":
+            raise InvalidMessageError("an upload has one header, and chunks after it")
+        yield BlobPart(offset=request.chunk.offset, data=request.chunk.data)
+
+
+def _proto_from_instruction(instruction: Instruction) -> round_pb2.PollAssignmentResponse:
+    answer = round_pb2.PollAssignmentResponse
+    match instruction:
+        case polled.Idle():
+            return answer(idle=round_pb2.Idle(retry_after_s=instruction.retry_after_s))
+        case polled.TrainRound():
+            return answer(
+                train=round_pb2.TrainRound(
+                    round=proto_from_round(instruction.round), manifest=proto_from_signed(instruction.manifest)
+                )
+            )
+        case polled.AbandonRound():
+            return answer(
+                abandon=round_pb2.AbandonRound(round=proto_from_round(instruction.round), reason=instruction.reason)
+            )
+        case polled.PublishedResult():
+            return answer(result=_proto_from_result(instruction))
+        case _:
+            return _proto_from_relay(instruction)
+
+
+def _proto_from_relay(
+    instruction: polled.OpenExchange
+    | polled.RelayKeys
+    | polled.RelayShares
+    | polled.RelaySurvivors
+    | polled.RelayConfirmations,
+) -> round_pb2.PollAssignmentResponse:
+    answer = round_pb2.PollAssignmentResponse
+    exchange = proto_from_exchange(instruction.exchange)
+    match instruction:
+        case polled.OpenExchange():
+            return answer(open_exchange=round_pb2.OpenExchange(exchange=exchange))
+        case polled.RelayKeys():
+            return answer(keys=round_pb2.RelayKeys(exchange=exchange, keys=instruction.m2))
+        case polled.RelayShares():
+            return answer(shares=round_pb2.RelayShares(exchange=exchange, shares=instruction.m4))
+        case polled.RelaySurvivors():
+            return answer(survivors=round_pb2.RelaySurvivors(exchange=exchange, survivors=instruction.m6))
+        case polled.RelayConfirmations():
+            return answer(confirmations=round_pb2.RelayConfirmations(exchange=exchange, confirmations=instruction.m8))
+        case _:
+            assert_never(instruction)
+
+
+def _proto_from_result(result: polled.PublishedResult) -> round_pb2.PublishedResult:
+    return round_pb2.PublishedResult(
+        exchange=proto_from_exchange(result.exchange),
+        result=result.m10,
+        sum_blob_sha256=result.sum_blob_sha256,
+        sum_bytes=result.sum_bytes,
+    )

@@ -1,0 +1,261 @@
+"""The folder of one coordinator: made whole by ``init`` or not at all, opened by everything else.
+
+    coordinator.yaml   settings        keys/       0700: root, signing, release and enrolment keys, each 0600
+    coordinator.db     rows            root.pem    the consortium's root certificate, for everybody
+    blobs/             content         admin.token 0600: the first admin's token; hand it over and delete it
+
+Part of the composition root: knows settings, keys, database and the services that make the first admin.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from sqlalchemy.engine import URL, make_url
+
+from coordinator.blobs.filesystem import FilesystemBlobStore
+from coordinator.ca.authority import (
+    CertificateAuthority,
+    ServerIdentity,
+    create_enrolment_identity,
+    create_root,
+)
+from coordinator.ca.key_files import load_certificate, load_key, read_file, read_private_file, write_new_file
+from coordinator.db.migrate import migrate
+from coordinator.db.tx import Database, engine_from_url
+from coordinator.services.checkpoint_audit import checkpoint_audit
+from coordinator.services.resources import Addresses, Resources
+from coordinator.services.users_and_tokens import Role, add_user, create_token
+from coordinator.settings import DEFAULT_FILE, CoordinatorSettings, load_settings
+from fl_protocol.clock import Clock
+from fl_protocol.errors import WardroundError
+from fl_protocol.ids import Sha256Hex
+from fl_protocol.pki.keys import generate_private_key, pem_from_private_key
+from fl_protocol.pki.tls import pem_from_certificate
+from fl_protocol.signing.keys import EcdsaSigner
+
+CONFIG_FILE = "coordinator.yaml"
+ROOT_CERTIFICATE = "root.pem"
+ADMIN_TOKEN = "admin.token"  # noqa: S105 # a file's name
+SERVE_FILE = "serve.json"
+_ROOT_KEY = "root.key.pem"
+_SIGNING_KEY = "signing.key.pem"
+_RELEASE_KEY = "release.key.pem"
+_ENROLMENT_KEY = "enrolment.key.pem"
+_ENROLMENT_CERTIFICATE = "enrolment.pem"
+
+
+class InstallationExistsError(WardroundError):
+    """The folder holds something already, and nothing of it is overwritten."""
+
+    code = "installation-exists"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Where the three listeners listen; 0 is chosen at each start."""
+
+    rest: int = 8443
+    gateway: int = 8444
+    enrolment: int = 8445
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """What ``init`` made."""
+
+    config: Path
+    admin_token_file: Path
+    root_certificate: Path
+    root_sha256: Sha256Hex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """All keys of a coordinator, loaded."""
+
+    authority: CertificateAuthority
+    signer: EcdsaSigner
+    release_signer: EcdsaSigner
+    enrolment: ServerIdentity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """A coordinator's folder and settings. Relative paths in the settings are relative to the folder."""
+
+    directory: Path
+    settings: CoordinatorSettings
+
+    @property
+    def keys_directory(self) -> Path:
+        """Where the private keys are."""
+        return self.directory / self.settings.keys.directory
+
+    @property
+    def blobs_directory(self) -> Path:
+        """Where the blobs are."""
+        return self.directory / self.settings.blobs.directory
+
+    @property
+    def serve_file(self) -> Path:
+        """Says where a running coordinator listens."""
+        return self.directory / SERVE_FILE
+
+    def database_url(self) -> str:
+        """The database's address, with the password from its file.
+
+        Raises:
+            KeyFileMissingError, KeyFileExposedError: the password's file is missing or open to all.
+        """
+        url: URL = make_url(self.settings.database.url)
+        if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
+            url = url.set(database=str(self.directory / str(url.database)))
+        if self.settings.database.password_file is not None:
+            path = self.directory / self.settings.database.password_file
+            url = url.set(password=read_private_file(path).decode().strip())
+        return url.render_as_string(hide_password=False)
+
+    def open_database(self) -> Database:
+        """The database, which may still lack its tables."""
+        return Database(engine_from_url(self.database_url()))
+
+    def load_keys(self) -> Keys:
+        """Read all keys.
+
+        Raises:
+            CaError: a file is missing, open to all, or holds something else.
+        """
+        folder = self.keys_directory
+        return Keys(
+            authority=CertificateAuthority(
+                certificate=load_certificate(self.directory / ROOT_CERTIFICATE), key=load_key(folder / _ROOT_KEY)
+            ),
+            signer=EcdsaSigner(load_key(folder / _SIGNING_KEY)),
+            release_signer=EcdsaSigner(load_key(folder / _RELEASE_KEY)),
+            enrolment=ServerIdentity(
+                certificate_pem=read_file(folder / _ENROLMENT_CERTIFICATE),
+                key_pem=read_private_file(folder / _ENROLMENT_KEY),
+            ),
+        )
+
+    def resources(
+        self,
+        *,
+        database: Database,
+        keys: Keys,
+        clock: Clock,
+        addresses: Addresses,
+        wake_driver: Callable[[], None] = lambda: None,
+        wake_sites: Callable[[], None] = lambda: None,
+        is_driver_alive: Callable[[], bool] | None = None,
+    ) -> Resources:
+        """What the edge services work with."""
+        return Resources(
+            db=database,
+            blobs=FilesystemBlobStore(self.blobs_directory),
+            authority=keys.authority,
+            enrolment_certificate_pem=keys.enrolment.certificate_pem,
+            signer=keys.signer,
+            release_signer=keys.release_signer,
+            clock=clock,
+            addresses=addresses,
+            code_lifetime_s=self.settings.enrolment.code_lifetime_s,
+            max_blob_bytes=self.settings.blobs.max_bytes,
+            wake_driver=wake_driver,
+            wake_sites=wake_sites,
+            is_driver_alive=is_driver_alive,
+        )
+
+
+def open_installation(config: Path) -> Installation:
+    """Read the settings of the coordinator whose file this is.
+
+    Raises:
+        SettingsInvalidError: see ``load_settings``.
+    """
+    return Installation(directory=config.resolve().parent, settings=load_settings(config))
+
+
+def install(directory: Path, *, consortium: str, ports: Ports, clock: Clock) -> Installed:
+    """Make a coordinator's folder, whole or not at all.
+
+    Raises:
+        InstallationExistsError: the folder is there and not empty.
+    """
+    directory = directory.absolute()
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InstallationExistsError("the folder is not empty; name another", directory=str(directory))
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    workplace = directory.with_name(f".{directory.name}.init-{os.getpid()}")
+    workplace.mkdir(mode=0o700)
+    try:
+        root_sha256 = _fill(workplace, consortium=consortium, ports=ports, clock=clock)
+        # One rename: a folder that is there has everything in it.
+        workplace.rename(directory)
+    except BaseException:
+        shutil.rmtree(workplace, ignore_errors=True)
+        raise
+    return Installed(
+        config=directory / CONFIG_FILE,
+        admin_token_file=directory / ADMIN_TOKEN,
+        root_certificate=directory / ROOT_CERTIFICATE,
+        root_sha256=root_sha256,
+    )
+
+
+def _fill(folder: Path, *, consortium: str, ports: Ports, clock: Clock) -> Sha256Hex:
+    text = DEFAULT_FILE.format(
+        consortium=yaml.safe_dump(consortium, default_style='"', allow_unicode=True).strip(),
+        rest_port=ports.rest,
+        gateway_port=ports.gateway,
+        enrolment_port=ports.enrolment,
+    )
+    write_new_file(folder / CONFIG_FILE, text.encode(), mode=0o644)
+    # The file as it was written, and not what the environment of this moment says.
+    installation = Installation(
+        directory=folder, settings=CoordinatorSettings.model_construct(**_default_sections(consortium))
+    )
+    _write_keys(installation, consortium=consortium, clock=clock)
+    installation.blobs_directory.mkdir(mode=0o700)
+    keys = installation.load_keys()
+    database = installation.open_database()
+    try:
+        migrate(database.engine)
+        resources = installation.resources(
+            database=database, keys=keys, clock=clock, addresses=Addresses(gateway="", enrolment="")
+        )
+        admin = add_user(resources, name="admin", roles=[Role.ADMIN], actor="coordinator")
+        token = create_token(resources, user=admin.user_id, label="made by init", actor="coordinator")
+        checkpoint_audit(resources)
+    finally:
+        database.dispose()
+    write_new_file(folder / ADMIN_TOKEN, token.value.encode() + b"\n", mode=0o600)
+    return keys.authority.root_sha256
+
+
+def _default_sections(consortium: str) -> dict[str, object]:
+    sections: dict[str, object] = {
+        name: field.get_default() for name, field in CoordinatorSettings.model_fields.items()
+    }
+    sections["consortium"] = consortium
+    return sections
+
+
+def _write_keys(installation: Installation, *, consortium: str, clock: Clock) -> None:
+    folder = installation.keys_directory
+    folder.mkdir(mode=0o700)
+    now = clock.now()
+    root, root_key = create_root(consortium=consortium, now=now)
+    enrolment = create_enrolment_identity(now=now)
+    write_new_file(folder / _ROOT_KEY, pem_from_private_key(root_key), mode=0o600)
+    write_new_file(folder / _SIGNING_KEY, pem_from_private_key(generate_private_key()), mode=0o600)
+    write_new_file(folder / _RELEASE_KEY, pem_from_private_key(generate_private_key()), mode=0o600)
+    write_new_file(folder / _ENROLMENT_KEY, enrolment.key_pem, mode=0o600)
+    write_new_file(folder / _ENROLMENT_CERTIFICATE, enrolment.certificate_pem, mode=0o644)
+    write_new_file(installation.directory / ROOT_CERTIFICATE, pem_from_certificate(root), mode=0o644)

@@ -1,0 +1,40 @@
+"""M1: a site's fresh keys for one exchange."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from coordinator.rounds.events import KeysAdvertised, MessageKind
+from coordinator.rounds.exchange_machine import ExchangeState
+from coordinator.rounds.participation_machine import ParticipationEvent
+from coordinator.services.context import EngineContext
+from coordinator.services.exchange_steps import Incoming, MessageStep, take_message
+from coordinator.services.round_access import ExchangeAccess
+from fl_protocol.audit.events import AuditKind
+from fl_protocol.ids import SiteId
+from fl_protocol.secagg.coordinator_role import check_m1
+from fl_protocol.spec.context import ExchangeContext
+
+
+async def accept_advertisement(ctx: EngineContext, *, site_id: SiteId, exchange: ExchangeContext, m1: bytes) -> None:
+    """Verify and keep an M1.
+
+    Raises:
+        SiteNotActiveError, NotFoundError, NotInCohortError, ConflictError, WrongPhaseError, LateError,
+        SecAggRefusedError: see ``exchange_steps.accept_message``.
+    """
+
+    def verify(session: Session, access: ExchangeAccess) -> None:
+        check_m1(ctx.roles.opened(session, access.exchange), m1, sender=site_id)
+
+    step = MessageStep(
+        kind=MessageKind.M1,
+        states=(ExchangeState.ADVERTISING,),
+        members=lambda access: access.exchange.invited,
+        verify=verify,
+        event=lambda: KeysAdvertised(site_id=site_id),
+        participation=ParticipationEvent.KEYS_ADVERTISED,
+        audit=AuditKind.KEYS_ADVERTISED,
+    )
+    incoming = Incoming(site_id=site_id, exchange=exchange, encoded=m1, now=ctx.now())
+    await take_message(ctx, "accept-advertisement", incoming, step)

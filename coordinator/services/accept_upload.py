@@ -1,0 +1,314 @@
+"""M5: a signed header, then the masked vector in parts, until a signed receipt. Resumable; the same again is the same.
+
+What arrives is uniform noise until a threshold of sites has revealed shares. A header binds the vector by the root of
+its chunks; bytes that do not have that root are thrown away, and never added.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy.orm import Session
+
+from coordinator.blobs.store import BlobStore
+from coordinator.db.audit import append_audit
+from coordinator.db.exchanges import exchange_key, find_upload, is_repeated
+from coordinator.db.models import Run, Upload
+from coordinator.errors import ConflictError, InvalidMessageError, NotFoundError
+from coordinator.rounds.events import MessageKind, UploadCompleted
+from coordinator.rounds.exchange_machine import ExchangeState
+from coordinator.rounds.participation_machine import ParticipationEvent
+from coordinator.services.context import EngineContext
+from coordinator.services.event_rows import store_event
+from coordinator.services.exchange_steps import Incoming, check_step_is_open, note_progress, store_message
+from coordinator.services.round_access import (
+    ExchangeAccess,
+    exchange_facts,
+    move_participation,
+    require_exchange,
+    site_actor,
+)
+from fl_protocol.audit.events import AuditFact, AuditKind, text_from_instant
+from fl_protocol.codec.chunks import ChunkTreeBuilder
+from fl_protocol.ids import SiteId
+from fl_protocol.secagg.coordinator_role import check_m5
+from fl_protocol.signing.pack import pack, u64
+from fl_protocol.signing.signed import SignedBody, sign_body
+from fl_protocol.spec.context import ExchangeContext
+
+RECEIPT_KIND = "WR/sig/receipt"
+_PROGRESS_BYTES = 16 << 20
+"""How often the phase's deadline is put off while an upload is on its way."""
+
+
+class UploadTruncatedError(InvalidMessageError):
+    """The stream ended before the announced length; what came is held, and the upload may be resumed."""
+
+    code = "upload-truncated"
+
+
+class UploadAlteredError(InvalidMessageError):
+    """The bytes do not have the root that the header signs; they were thrown away."""
+
+    code = "upload-altered"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobPart:
+    """Some bytes and where they belong."""
+
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadStatus:
+    """How far an upload is."""
+
+    received_bytes: int
+    receipt: SignedBody | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """An upload that may go on."""
+
+    partial: str
+    n_bytes: int
+    chunk_bytes: int
+    chunk_root: bytes
+
+
+async def query_upload(ctx: EngineContext, *, site_id: SiteId, exchange: ExchangeContext) -> UploadStatus:
+    """Where to resume.
+
+    Raises:
+        SiteNotActiveError, NotFoundError, NotInCohortError: the site may not.
+    """
+
+    def look(session: Session) -> UploadStatus:
+        access = require_exchange(session, site_id, exchange)
+        upload = find_upload(session, access.context, site_id)
+        receipt = None if upload is None else _receipt_of(upload)
+        if upload is None:
+            return UploadStatus(received_bytes=0, receipt=None)
+        if receipt is not None:
+            return UploadStatus(received_bytes=upload.n_bytes, receipt=receipt)
+        return UploadStatus(received_bytes=ctx.blobs.partial_size(_partial_name(access.context, site_id)), receipt=None)
+
+    return await ctx.db.read_async("query-upload", look)
+
+
+async def accept_upload(
+    ctx: EngineContext,
+    *,
+    site_id: SiteId,
+    exchange: ExchangeContext,
+    m5: bytes,
+    offset: int,
+    parts: AsyncIterator[BlobPart],
+) -> SignedBody:
+    """Take a masked vector, or the rest of one.
+
+    Args:
+        ctx: the engine.
+        site_id: whose it is.
+        exchange: which sum it is for.
+        m5: the signed header.
+        offset: where the first part belongs: what ``query_upload`` said.
+        parts: in order, without gaps.
+
+    Returns:
+        The receipt: ``pack(exchange, site, SHA-256 of m5, u64(length), chunk root, instant)``, signed "WR/sig/receipt".
+
+    Raises:
+        SiteNotActiveError, NotFoundError, NotInCohortError, ConflictError, WrongPhaseError, LateError: may not.
+        SecAggRefusedError: the header is wrong.
+        BlobOffsetError: a part does not continue what is held.
+        UploadTruncatedError, UploadAlteredError: the bytes are not those that the header announces.
+        BlobStoreFullError: no room; resume later.
+    """
+    incoming = Incoming(site_id=site_id, exchange=exchange, encoded=m5, now=ctx.now())
+    begun = await ctx.db.run_tx_async("begin-upload", lambda session: _begin(ctx, session, incoming))
+    if isinstance(begun, SignedBody):
+        return begun
+    await _receive(ctx, incoming, begun, offset=offset, parts=parts)
+    sha256, root = await asyncio.to_thread(_digests, ctx.blobs, begun)
+    if root != begun.chunk_root:
+        await asyncio.to_thread(ctx.blobs.discard_partial, begun.partial)
+        await ctx.db.run_tx_async("refuse-upload", lambda session: _refuse(session, incoming, "upload-altered"))
+        raise UploadAlteredError("the bytes do not have the signed root; send all of them again", site_id=site_id)
+    await asyncio.to_thread(ctx.blobs.finish_partial, begun.partial, sha256=sha256)
+    complete = Incoming(site_id=site_id, exchange=exchange, encoded=m5, now=ctx.now())
+    receipt = await ctx.db.run_tx_async(
+        "complete-upload", lambda session: _complete(ctx, session, complete, plan=begun, sha256=sha256)
+    )
+    ctx.wakeups.wake_driver()
+    return receipt
+
+
+def _begin(ctx: EngineContext, session: Session, incoming: Incoming) -> SignedBody | _Plan:
+    access = require_exchange(session, incoming.site_id, incoming.exchange)
+    upload = find_upload(session, access.context, incoming.site_id)
+    header = SignedBody.decode(incoming.encoded)
+    if upload is not None and (upload.header_body, upload.header_signature) != (header.body, header.signature):
+        raise ConflictError("this site announced another vector for this exchange", site_id=incoming.site_id)
+    if upload is not None and (receipt := _receipt_of(upload)) is not None:
+        return receipt
+    _check_open(access, incoming.site_id)
+    shared = ctx.roles.shared(session, access.exchange)
+    said = check_m5(shared, incoming.encoded, sender=incoming.site_id)
+    if upload is None:
+        upload = Upload(
+            **dict(zip(_KEY, exchange_key(access.context), strict=True)),
+            site_id=incoming.site_id,
+            header_body=header.body,
+            header_signature=header.signature,
+            n_bytes=said.n_bytes,
+            received_bytes=0,
+            started_at=incoming.now,
+        )
+        session.add(upload)
+    note_progress(access, now=incoming.now, pause=_pause(ctx, session, access))
+    return _Plan(
+        partial=_partial_name(access.context, incoming.site_id),
+        n_bytes=said.n_bytes,
+        chunk_bytes=shared.keyed.opened.params.chunk_bytes,
+        chunk_root=said.chunk_root,
+    )
+
+
+_KEY = ("run_id", "round_index", "round_attempt", "exchange_index", "exchange_attempt")
+
+
+async def _receive(
+    ctx: EngineContext, incoming: Incoming, plan: _Plan, *, offset: int, parts: AsyncIterator[BlobPart]
+) -> None:
+    held = await asyncio.to_thread(ctx.blobs.partial_size, plan.partial)
+    noted = held
+    position = offset
+    async for part in parts:
+        if part.offset != position or position + len(part.data) > plan.n_bytes:
+            raise InvalidMessageError(
+                "a part leaves a gap or runs past the announced length", offset=part.offset, expected=position
+            )
+        position += len(part.data)
+        held = await asyncio.to_thread(_append_new, ctx.blobs, plan.partial, part)
+        if held - noted >= _PROGRESS_BYTES:
+            noted = held
+            await _note_received(ctx, incoming, held)
+    if held < plan.n_bytes:
+        await _note_received(ctx, incoming, held)
+        raise UploadTruncatedError(
+            "the stream ended early; resume where it ended", received_bytes=held, expected_bytes=plan.n_bytes
+        )
+
+
+def _append_new(blobs: BlobStore, partial: str, part: BlobPart) -> int:
+    """Append what is not held yet: a stream that begins before the held end repeats some bytes."""
+    held = blobs.partial_size(partial)
+    if part.offset + len(part.data) <= held:
+        return held
+    skipped = max(0, held - part.offset)
+    return blobs.append_partial(partial, offset=part.offset + skipped, data=memoryview(part.data)[skipped:])
+
+
+async def _note_received(ctx: EngineContext, incoming: Incoming, received: int) -> None:
+    now = ctx.now()
+
+    def write(session: Session) -> None:
+        access = require_exchange(session, incoming.site_id, incoming.exchange)
+        _check_open(access, incoming.site_id)
+        upload = find_upload(session, access.context, incoming.site_id)
+        if upload is not None:
+            upload.received_bytes = received
+        note_progress(access, now=now, pause=_pause(ctx, session, access))
+
+    await ctx.db.run_tx_async("note-upload", write)
+
+
+def _digests(blobs: BlobStore, plan: _Plan) -> tuple[str, bytes]:
+    digest, tree = hashlib.sha256(), ChunkTreeBuilder()
+    for chunk in blobs.iter_partial(plan.partial, chunk_bytes=plan.chunk_bytes):
+        digest.update(chunk)
+        tree.add(chunk)
+    return digest.hexdigest(), tree.root()
+
+
+def _complete(ctx: EngineContext, session: Session, incoming: Incoming, *, plan: _Plan, sha256: str) -> SignedBody:
+    access = require_exchange(session, incoming.site_id, incoming.exchange)
+    upload = find_upload(session, access.context, incoming.site_id)
+    if upload is None:
+        raise NotFoundError("the upload was not begun", site_id=incoming.site_id)
+    if (held := _receipt_of(upload)) is not None:
+        return held
+    _check_open(access, incoming.site_id)
+    receipt = sign_body(ctx.signer, RECEIPT_KIND, _receipt_body(access.context, incoming, plan))
+    upload.received_bytes = plan.n_bytes
+    upload.blob_sha256 = sha256
+    upload.completed_at = incoming.now
+    upload.receipt_body, upload.receipt_signature = receipt.body, receipt.signature
+    if not is_repeated(
+        session, access.context, kind=MessageKind.M5, site_id=incoming.site_id, encoded=incoming.encoded
+    ):
+        store_message(session, access, incoming, kind=MessageKind.M5)
+    access.participation.bytes_up += plan.n_bytes
+    move_participation(access.participation, ParticipationEvent.UPLOAD_COMPLETED, now=incoming.now)
+    store_event(session, UploadCompleted(site_id=incoming.site_id), access.context, now=incoming.now)
+    facts: dict[str, AuditFact] = {
+        **exchange_facts(access.context),
+        "site_id": incoming.site_id,
+        "n_bytes": plan.n_bytes,
+        "chunk_root": plan.chunk_root.hex(),
+    }
+    append_audit(session, AuditKind.UPLOAD_ACCEPTED, actor=site_actor(incoming.site_id), facts=facts, now=incoming.now)
+    return receipt
+
+
+def _refuse(session: Session, incoming: Incoming, reason: str) -> None:
+    access = require_exchange(session, incoming.site_id, incoming.exchange)
+    upload = find_upload(session, access.context, incoming.site_id)
+    if upload is not None:
+        upload.received_bytes = 0
+    append_audit(
+        session,
+        AuditKind.UPLOAD_REFUSED,
+        actor=site_actor(incoming.site_id),
+        facts={**exchange_facts(access.context), "site_id": incoming.site_id, "reason": reason},
+        now=incoming.now,
+    )
+
+
+def _check_open(access: ExchangeAccess, site_id: SiteId) -> None:
+    check_step_is_open(access, site_id=site_id, states=(ExchangeState.COLLECTING,), members=access.exchange.u2)
+
+
+def _pause(ctx: EngineContext, session: Session, access: ExchangeAccess) -> timedelta:
+    run = session.get(Run, access.context.run_id)
+    assert run is not None, "an exchange's run exists"
+    return ctx.roles.run_facts(run).rules.phase_deadline
+
+
+def _receipt_of(upload: Upload) -> SignedBody | None:
+    if upload.receipt_body is None or upload.receipt_signature is None:
+        return None
+    return SignedBody(body=upload.receipt_body, signature=upload.receipt_signature)
+
+
+def _receipt_body(context: ExchangeContext, incoming: Incoming, plan: _Plan) -> bytes:
+    return pack(
+        context.encode(),
+        incoming.site_id.encode(),
+        hashlib.sha256(incoming.encoded).digest(),
+        u64(plan.n_bytes),
+        plan.chunk_root,
+        text_from_instant(incoming.now).encode(),
+    )
+
+
+def _partial_name(context: ExchangeContext, site_id: SiteId) -> str:
+    return ".".join(str(part) for part in (*exchange_key(context), site_id))

@@ -1,0 +1,33 @@
+"""Whether this process does its work: the database answers, and the driver turns where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from coordinator.services.resources import Resources
+
+_log = structlog.get_logger("coordinator.services")
+
+
+def check_health(resources: Resources) -> Mapping[str, bool]:
+    """Each part by name, and whether it is well."""
+    checks = {"database": _is_database_well(resources)}
+    if resources.is_driver_alive is not None:
+        checks["driver"] = resources.is_driver_alive()
+    return checks
+
+
+def _is_database_well(resources: Resources) -> bool:
+    def ask(session: Session) -> bool:
+        return session.scalar(text("SELECT 1")) == 1
+
+    try:
+        return resources.db.read("check_health", ask)
+    except SQLAlchemyError as error:
+        _log.warning("database_unreachable", error=type(error).__name__)
+        return False

@@ -1,0 +1,43 @@
+"""What the round services work with: one of these a process, made by the composition root."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from coordinator.blobs.store import BlobStore
+from coordinator.db.tx import Database
+from coordinator.services.role_cache import RoleCache
+from coordinator.services.wakeups import Wakeups
+from fl_protocol.clock import Clock
+from fl_protocol.signing.keys import Signer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineContext:
+    """Memory, time, the coordinator's key, and who to wake.
+
+    Attributes:
+        db: every write goes through its ``run_tx``.
+        blobs: written before a transaction that names them.
+        clock: the present instant.
+        signer: the coordinator's signing key, pinned by the sites at enrolment.
+        wakeups: rung after commits.
+        origin: the name of the audit log.
+        n_threads: for the removal of masks.
+        roles: parsed and verified messages, so that a phase's list is verified once and not at each arrival.
+    """
+
+    db: Database
+    blobs: BlobStore
+    clock: Clock
+    signer: Signer
+    wakeups: Wakeups
+    origin: str
+    n_threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    roles: RoleCache = field(default_factory=RoleCache)
+
+    def now(self) -> datetime:
+        """The present instant, aware, in UTC."""
+        return self.clock.now().astimezone(UTC)

@@ -1,0 +1,111 @@
+"""Committed results and the blobs that go with them, for the sites of the run, absent ones included."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from coordinator.db.exchanges import context_of, latest_exchange
+from coordinator.db.models import Exchange, Round
+from coordinator.db.rounds import committed_round
+from coordinator.errors import NotFoundError, NotInCohortError
+from coordinator.services.accept_upload import BlobPart
+from coordinator.services.context import EngineContext
+from coordinator.services.poll_instruction import PublishedResult, count_bytes_down, published_result
+from coordinator.services.round_access import require_active_site, require_run
+from fl_protocol.ids import RunId, SiteId
+from fl_protocol.signing.signed import SignedBody
+from fl_protocol.spec.context import ExchangeContext
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommittedResult:
+    """M0 and M10 of a committed round."""
+
+    manifest: SignedBody
+    result: PublishedResult
+
+
+async def get_result(ctx: EngineContext, *, site_id: SiteId, run_id: RunId, round_index: int) -> CommittedResult:
+    """The result of a committed round.
+
+    Raises:
+        SiteNotActiveError, NotInCohortError: the site is not of the run's roster, or may not act.
+        NotFoundError: the round is not committed.
+    """
+
+    def look(session: Session) -> CommittedResult:
+        _require_member(ctx, session, site_id, run_id)
+        round_row = committed_round(session, run_id, round_index)
+        exchange = None if round_row is None else latest_exchange(session, round_row)
+        if round_row is None or exchange is None:
+            raise NotFoundError("this round has no published result", run_id=run_id, round_index=round_index)
+        manifest = SignedBody(body=round_row.manifest_body, signature=round_row.manifest_signature)
+        return CommittedResult(manifest=manifest, result=published_result(exchange))
+
+    return await ctx.db.read_async("get-result", look)
+
+
+async def download_blob(
+    ctx: EngineContext, *, site_id: SiteId, run_id: RunId, sha256: str, offset: int
+) -> AsyncIterator[BlobPart]:
+    """The initial public state or a published sum of the run, from ``offset`` on.
+
+    Raises:
+        SiteNotActiveError, NotInCohortError: the site is not of the run's roster, or may not act.
+        NotFoundError, BlobNotFoundError: the run publishes no such blob.
+        BlobOffsetError: the offset is past its end.
+    """
+    context = await ctx.db.read_async(
+        "download-blob", lambda session: _published_blob(ctx, session, site_id, run_id=run_id, sha256=sha256)
+    )
+    size = await asyncio.to_thread(ctx.blobs.size, sha256)
+    chunks = ctx.blobs.iter_chunks(sha256, offset=offset, chunk_bytes=_CHUNK_BYTES)
+    position = offset
+    try:
+        while position < size:
+            data = await asyncio.to_thread(next, chunks, b"")
+            if not data:
+                break
+            yield BlobPart(offset=position, data=data)
+            position += len(data)
+    finally:
+        if context is not None and position > offset:
+            await count_bytes_down(ctx, site_id=site_id, context=context, n_bytes=position - offset)
+
+
+def _require_member(ctx: EngineContext, session: Session, site_id: SiteId, run_id: RunId) -> None:
+    require_active_site(session, site_id)
+    run = require_run(session, run_id)
+    if site_id not in ctx.roles.run_facts(run).spec.cohort.pins:
+        raise NotInCohortError("this site is not of the run's roster", site_id=site_id, run_id=run_id)
+
+
+def _published_blob(
+    ctx: EngineContext, session: Session, site_id: SiteId, *, run_id: RunId, sha256: str
+) -> ExchangeContext | None:
+    """The exchange whose sum the blob is; None for the initial state."""
+    _require_member(ctx, session, site_id, run_id)
+    if require_run(session, run_id).initial_blob_sha256 == sha256:
+        return None
+    on = (
+        (Round.run_id == Exchange.run_id)
+        & (Round.round_index == Exchange.round_index)
+        & (Round.round_attempt == Exchange.round_attempt)
+    )
+    query = (
+        select(Exchange)
+        .join(Round, on)
+        .where(Exchange.run_id == run_id, Exchange.sum_blob_sha256 == sha256, Round.state == "COMMITTED")
+        .limit(1)
+    )
+    exchange = session.scalars(query).one_or_none()
+    if exchange is None:
+        raise NotFoundError("the run publishes no such blob", run_id=run_id, sha256=sha256[:64])
+    return context_of(exchange)

@@ -1,0 +1,100 @@
+"""``wardround-site policy``: is the policy well formed, and what does it say of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from site_agent.cli.console import REFUSED, console_of
+from site_agent.cli.open_site import open_site
+from site_agent.cli.run_page import finding_document, findings_table
+from site_agent.policy.explain import explain_run
+from site_agent.policy.rules import ApprovalMode, SitePolicy
+from site_agent.policy_file import load_policy
+
+app = typer.Typer(no_args_is_help=True, help="What this hospital permits.")
+
+
+@app.command()
+def check(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy, in use or not yet.")],
+) -> None:
+    """Read a policy and list every fault, with its place.
+
+    Example: wardround-site policy check policy.yaml
+    """
+    console = console_of(context)
+    policy = load_policy(file)
+    hours = None if policy.hours is None else str(policy.hours)
+    document: dict[str, object] = {
+        "is_valid": True,
+        "tasks": sorted(policy.tasks),
+        "base_models": sorted(policy.base_models),
+        "adapters": {"kinds": sorted(policy.adapters.kinds), "max_rank": policy.adapters.max_rank},
+        "datasets": {
+            name: {"purposes": sorted(rule.purposes), "min_records": rule.min_records}
+            for name, rule in sorted(policy.datasets.items())
+        },
+        "secure_aggregation": {
+            "min_cohort": policy.secure_aggregation.min_cohort,
+            "assumed_colluders": policy.secure_aggregation.assumed_colluders,
+        },
+        "privacy": {"without_dp": policy.privacy.without_dp.value},
+        "egress": {"max_bytes_per_round": policy.egress.max_bytes_per_round},
+        "hours": {"train": hours},
+        "approval": policy.approval.value,
+        "remarks": list(_remarks(policy)),
+    }
+    console.answer(document, f"{file.name} is well formed.", *_remarks(policy))
+
+
+@app.command()
+def explain(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's identifier.")],
+) -> None:
+    """Hold a run against every rule of the policy; exit code 3 when one is not met.
+
+    Example: wardround-site policy explain run-...
+    """
+    console = console_of(context)
+    with open_site(console) as site:
+        record, judgement = site.judge(run)
+    policy = judgement.policy
+    is_automatic = policy.approval is ApprovalMode.AUTOMATIC
+    findings = explain_run(record.run.run_spec(), policy, judgement.ledger, is_automatic=is_automatic)
+    is_permitted = all(finding.is_met for finding in findings)
+    document = {
+        "run_id": record.run.run_id,
+        "is_permitted": is_permitted,
+        "approval": policy.approval.value,
+        "rules": [finding_document(finding) for finding in findings],
+    }
+    if is_permitted:
+        end = (
+            "Approved without a person."
+            if is_automatic
+            else f"Permitted. 'wardround-site runs approve {run}' says yes."
+        )
+    else:
+        end = "Not permitted as it stands. policy.yaml is the hospital's to change."
+    console.answer(document, findings_table(findings), "", end)
+    if not is_permitted:
+        raise typer.Exit(REFUSED)
+
+
+def _remarks(policy: SitePolicy) -> tuple[str, ...]:
+    """What a well-formed policy leaves closed, so that nobody wonders why every run is denied."""
+    closed = {
+        "tasks": not policy.tasks,
+        "base_models": not policy.base_models,
+        "adapters.kinds": not policy.adapters.kinds,
+        "adapters.max_rank": policy.adapters.max_rank == 0,
+        "datasets": not policy.datasets,
+        "egress.max_bytes_per_round": policy.egress.max_bytes_per_round == 0,
+    }
+    names = [name for name, is_closed in closed.items() if is_closed]
+    return (f"It permits no run yet: nothing is admitted under {', '.join(names)}.",) if names else ()

@@ -1,0 +1,96 @@
+"""A run on one page: all that a steward approves, from the exact bytes whose digest is signed."""
+
+from __future__ import annotations
+
+from rich.console import RenderableType
+
+from fl_protocol.spec.run_spec import RunSpec
+from site_agent.approvals.approve_run import Judgement
+from site_agent.approvals.run_records import RunRecord
+from site_agent.cli.console import table
+from site_agent.policy.evaluate import SiteLedger, permitted_purposes, unlisted_peers
+from site_agent.policy.explain import ExplainedFinding, explain_run
+
+
+def run_document(record: RunRecord, run_spec: RunSpec, judgement: Judgement) -> dict[str, object]:
+    """The page as a document."""
+    return {
+        "run_id": record.run.run_id,
+        "name": record.run.name,
+        "state": record.state,
+        "reason": record.reason,
+        "run_spec_sha256": record.run.run_spec_sha256,
+        "run_spec": run_spec.to_document(),
+        "payload_bytes": judgement.ledger.payload_bytes,
+        "unlisted_peers": list(unlisted_peers(run_spec, judgement.ledger)),
+        "permitted_purposes": sorted(permitted_purposes(run_spec.data.dataset, judgement.policy, judgement.ledger)),
+        "rules": [finding_document(finding) for finding in _findings(run_spec, judgement)],
+    }
+
+
+def page_lines(record: RunRecord, run_spec: RunSpec, judgement: Judgement) -> list[RenderableType]:
+    """The page for people."""
+    spec = run_spec
+    facts: list[tuple[str, object]] = [
+        ("run", record.run.run_id),
+        ("state", record.state if record.reason is None else f"{record.state} ({record.reason})"),
+        ("purpose", spec.purpose),
+        ("task", f"{spec.task.kind}, {spec.rounds} rounds of {spec.local.steps} steps"),
+        ("base model", f"{spec.base_model.name}  sha256:{spec.base_model.sha256}"),
+        ("adapter", f"{spec.adapter.kind}, rank {spec.adapter.rank}"),
+        ("dataset", f"{spec.data.dataset}, at least {spec.data.min_records} records"),
+        ("each sum", f"at least {spec.secure_aggregation.min_cohort} sites of {len(spec.cohort.sites)}"),
+        ("privacy", f"clip norm {spec.privacy.clip_norm:g}, noise: {spec.privacy.mechanism}"),
+        ("leaves a round", f"{judgement.ledger.payload_bytes} masked bytes"),
+        ("specification", f"sha256:{record.run.run_spec_sha256}"),
+    ]
+    return [
+        f"{record.run.name}",
+        "",
+        table(("", ""), facts),
+        "",
+        "Sites (keys compared out of band are 'listed'):",
+        table(("site", "signing key", ""), _roster_rows(spec, judgement.ledger)),
+        "",
+        "Policy:",
+        findings_table(_findings(run_spec, judgement)),
+    ]
+
+
+def findings_table(findings: tuple[ExplainedFinding, ...]) -> RenderableType:
+    """Rules as a table; those that are not met say what they demand."""
+    rows = [
+        (
+            "met" if finding.is_met else "DENIED",
+            finding.rule,
+            finding.value,
+            finding.limit,
+            "" if finding.is_met else finding.sentence,
+        )
+        for finding in findings
+    ]
+    return table(("", "rule", "run", "policy", ""), rows)
+
+
+def finding_document(finding: ExplainedFinding) -> dict[str, object]:
+    """One rule as a document."""
+    return {
+        "rule": finding.rule,
+        "is_met": finding.is_met,
+        "value": finding.value,
+        "limit": finding.limit,
+        "sentence": finding.sentence,
+    }
+
+
+def _findings(run_spec: RunSpec, judgement: Judgement) -> tuple[ExplainedFinding, ...]:
+    return explain_run(run_spec, judgement.policy, judgement.ledger)
+
+
+def _roster_rows(run_spec: RunSpec, ledger: SiteLedger) -> list[tuple[object, ...]]:
+    unlisted = set(unlisted_peers(run_spec, ledger))
+    rows: list[tuple[object, ...]] = []
+    for site in run_spec.cohort.sites:
+        word = "this site" if site.name == ledger.site_id else "NOT LISTED" if site.name in unlisted else "listed"
+        rows.append((site.name, site.signing_key_sha256, word))
+    return rows

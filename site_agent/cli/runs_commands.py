@@ -1,0 +1,167 @@
+"""``wardround-site runs``: the steward's word on runs. The running agent sends it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from site_agent.approvals.approve_run import StewardWord, approve_run, decline_run
+from site_agent.approvals.errors import PeersUnlistedError, RunDocumentInvalidError
+from site_agent.approvals.run_records import PENDING, RunRecord, find_run, list_runs, set_paused
+from site_agent.cli.console import SiteConsole, UsageError, console_of, local_user, table
+from site_agent.cli.open_site import OpenSite, open_site
+from site_agent.cli.run_page import page_lines, run_document
+from site_agent.policy.evaluate import Denied, evaluate_run
+from site_agent.policy.explain import sentence_for_rule
+
+app = typer.Typer(no_args_is_help=True, help="The site's word on runs.")
+_SENT_BY_AGENT = "The agent sends it as soon as it runs ('wardround-site start')."
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's identifier.")]
+
+
+@app.command()
+def pending(context: typer.Context) -> None:
+    """List the runs that wait for this site's word.
+
+    Example: wardround-site runs pending
+    """
+    console = console_of(context)
+    with open_site(console) as site:
+        records = site.db.run_read("list_runs", lambda session: list_runs(session, state=PENDING))
+        items = [{**_head(record), "denied_by": _denied_rule(site, record)} for record in records]
+    rows = [(item["run_id"], item["name"], item["dataset"], item["denied_by"] or "permitted") for item in items]
+    drawn = table(("run", "name", "dataset", "policy"), rows)
+    nothing = "No run waits. The agent must be running to see new ones."
+    console.answer({"items": items}, drawn if rows else nothing)
+
+
+@app.command()
+def show(context: typer.Context, run: RunArgument) -> None:
+    """Show a run on one page: what it does, with whom, and what the policy says.
+
+    Example: wardround-site runs show run-...
+    """
+    console = console_of(context)
+    with open_site(console) as site:
+        record, judgement = site.judge(run)
+    run_spec = record.run.run_spec()
+    document = run_document(record, run_spec, judgement)
+    console.answer(document, *page_lines(record, run_spec, judgement))
+
+
+@app.command()
+def approve(
+    context: typer.Context,
+    run: RunArgument,
+    purpose: Annotated[str | None, typer.Option("--purpose", help="Under which permitted purpose.")] = None,
+    accept_unlisted: Annotated[  # noqa: FBT002 - a switch
+        bool, typer.Option("--accept-unlisted", help="Accept sites whose keys were not compared; this is recorded.")
+    ] = False,
+) -> None:
+    """Say yes to a run, signed by this site's key.
+
+    Example: wardround-site runs approve run-... --purpose research
+    """
+    console = console_of(context)
+    with open_site(console) as site:
+        try:
+            _approve(
+                console,
+                site,
+                run,
+                StewardWord(local_user=local_user(), purpose=purpose, accept_unlisted=accept_unlisted),
+            )
+        except PeersUnlistedError as error:
+            if not console.is_interactive:
+                raise
+            console.say(error.message)
+            if not typer.confirm("Accept these sites all the same? This is recorded."):
+                raise
+            _approve(console, site, run, StewardWord(local_user=local_user(), purpose=purpose, accept_unlisted=True))
+        record = site.db.run_read("find_run", lambda session: find_run(session, run))
+    line = f"Approved {record.run.name} for {record.dataset}, purpose: {record.purpose}. {_SENT_BY_AGENT}"
+    console.answer(_head(record), line)
+
+
+@app.command()
+def decline(
+    context: typer.Context,
+    run: RunArgument,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it stays at this site.")],
+) -> None:
+    """Say no to a run, or take an approval back.
+
+    Example: wardround-site runs decline run-... --reason "not covered by the ethics vote"
+    """
+    console = console_of(context)
+    if not reason.strip() or not reason.isprintable():
+        raise UsageError("--reason is one printable line that is not empty")
+    with open_site(console) as site:
+        decline_run(
+            site.db,
+            site.audit,
+            signer=site.signer,
+            run_id=run,
+            local_user=local_user(),
+            reason=reason.strip(),
+            now=console.clock.now(),
+        )
+        record = site.db.run_read("find_run", lambda session: find_run(session, run))
+    console.answer(_head(record), f"{record.state.capitalize()}: {record.run.name}. {_SENT_BY_AGENT}")
+
+
+@app.command()
+def pause(context: typer.Context) -> None:
+    """Join no new round until 'resume'. A round that is under way is finished.
+
+    Example: wardround-site runs pause
+    """
+    _switch(console_of(context), is_paused=True)
+
+
+@app.command()
+def resume(context: typer.Context) -> None:
+    """Join rounds again.
+
+    Example: wardround-site runs resume
+    """
+    _switch(console_of(context), is_paused=False)
+
+
+def _approve(console: SiteConsole, site: OpenSite, run: str, word: StewardWord) -> None:
+    _, judgement = site.judge(run)
+    approve_run(
+        site.db, site.audit, signer=site.signer, run_id=run, judgement=judgement, word=word, now=console.clock.now()
+    )
+
+
+def _switch(console: SiteConsole, *, is_paused: bool) -> None:
+    with open_site(console) as site:
+        set_paused(site.db, site.audit, is_paused=is_paused, actor=f"user:{local_user()}", now=console.clock.now())
+    line = "Paused: this site joins no new round. 'wardround-site runs resume' ends it." if is_paused else "Resumed."
+    console.answer({"is_paused": is_paused}, line)
+
+
+def _denied_rule(site: OpenSite, record: RunRecord) -> str | None:
+    try:
+        _, judgement = site.judge(record.run.run_id)
+        verdict = evaluate_run(record.run.run_spec(), judgement.policy, judgement.ledger)
+    except RunDocumentInvalidError as error:
+        # One run that the coordinator broke does not hide the others.
+        return error.message
+    return f"{verdict.rule}: {sentence_for_rule(verdict.rule)}" if isinstance(verdict, Denied) else None
+
+
+def _head(record: RunRecord) -> dict[str, object]:
+    return {
+        "run_id": record.run.run_id,
+        "name": record.run.name,
+        "state": record.state,
+        "reason": record.reason,
+        "run_spec_sha256": record.run.run_spec_sha256,
+        "dataset": record.dataset,
+        "purpose": record.purpose,
+        "approved_by": record.approved_by,
+    }

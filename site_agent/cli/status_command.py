@@ -1,0 +1,88 @@
+"""``wardround-site status``: what the agent does now, and what waits for a person."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import typer
+from sqlalchemy.orm import Session
+
+from site_agent.approvals.run_records import PENDING, is_paused, list_runs, unsent_statements
+from site_agent.audit.store import audit_head
+from site_agent.cli.console import console_of
+from site_agent.cli.open_site import open_site
+from site_agent.datasets.registry import list_datasets
+from site_agent.db.instants import instant_from_text
+
+_FRESH_FOR = timedelta(seconds=60)
+
+
+def status(context: typer.Context) -> None:
+    """Show what the agent does now and what waits for a person.
+
+    Example: wardround-site status
+    """
+    console = console_of(context)
+
+    def read(session: Session) -> dict[str, object]:
+        runs = list_runs(session)
+        head = audit_head(session)
+        return {
+            "is_paused": is_paused(session),
+            "runs": [{"run_id": run.run.run_id, "name": run.run.name, "state": run.state} for run in runs],
+            "n_pending": sum(run.state == PENDING for run in runs),
+            "n_unsent_statements": len(unsent_statements(session)),
+            "datasets": [dataset.name for dataset in list_datasets(session)],
+            "audit": {"size": head.size, "head": head.root},
+        }
+
+    with open_site(console) as site:
+        document = {"site_id": site.identity.site_id, **site.db.run_read("read_status", read)}
+    agent = read_agent_status(console.folder.status_json, now=console.clock.now())
+    document["agent"] = agent
+    datasets = document["datasets"]
+    listed = ", ".join(map(str, datasets)) if isinstance(datasets, list) and datasets else "none registered"
+    lines = [
+        f"Site      {document['site_id']}" + (" (paused)" if document["is_paused"] else ""),
+        f"Agent     {_agent_line(agent)}",
+        f"Datasets  {listed}",
+        f"Audit     {site_audit_line(document['audit'])}",
+    ]
+    if document["n_pending"]:
+        lines.append(f"Waiting   {document['n_pending']} run(s) for your word: 'wardround-site runs pending'")
+    if document["n_unsent_statements"]:
+        lines.append(
+            f"Unsent    {document['n_unsent_statements']} statement(s); the agent sends them when it is connected"
+        )
+    console.answer(document, *lines)
+
+
+def read_agent_status(path: Path, *, now: datetime) -> dict[str, object]:
+    """What the running agent wrote last; ``is_running`` is False where that is old or nothing."""
+    try:
+        said = json.loads(path.read_bytes())
+        updated_at = instant_from_text(str(said["updated_at"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"is_running": False}
+    return {**said, "is_running": now - updated_at < _FRESH_FOR and said.get("state") != "stopped"}
+
+
+def site_audit_line(audit: object) -> str:
+    """Size and head in one line."""
+    known = audit if isinstance(audit, Mapping) else {}
+    return f"{known.get('size', 0)} rows, head {str(known.get('head', ''))[:16]}"
+
+
+def _agent_line(agent: Mapping[str, object]) -> str:
+    if not agent.get("is_running"):
+        return "not running; 'wardround-site start' starts it"
+    connection = "connected" if agent.get("connected") else "NOT connected"
+    work = str(agent.get("state") or "idle")
+    if agent.get("run_id"):
+        work += f", run {agent['run_id']}, round {agent.get('round_index')}"
+    if agent.get("steps"):
+        work += f", step {agent.get('step')} of {agent['steps']}"
+    return f"{connection}; {work}"

@@ -1,0 +1,212 @@
+"""The running agent: composition root and supervisor. The only module of the shell that knows settings.
+
+One process, one task group: the poll loop, the approvals loop, the status writer, and a task for each job that runs. A
+loop that fails unexpectedly is logged and started again after a wait; SIGTERM and SIGINT end all of them, and leave
+rounds as they are, to be taken up by the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from importlib.metadata import PackageNotFoundError, version
+
+import structlog
+
+from fl_protocol.audit.events import AuditKind
+from fl_protocol.clock import SystemClock
+from site_agent.audit.store import AuditLog, origin_of_site
+from site_agent.db.tx import SiteDb, open_site_db
+from site_agent.enrolment.identity_file import SiteIdentity, load_identity
+from site_agent.enrolment.keystore import KeyStore
+from site_agent.jobs.job_dir import DeviceChoice
+from site_agent.jobs.process import ProcessRunner, ProcessRunnerOptions
+from site_agent.link.backoff import Backoff
+from site_agent.link.channel import TlsIdentity, open_channel
+from site_agent.link.client import CoordinatorClient
+from site_agent.link.downloader import Downloader
+from site_agent.link.uploader import Uploader
+from site_agent.settings import SiteSettings
+from site_agent.state.directory_lock import DirectoryLock
+from site_agent.state.journal import Journal
+from site_agent.state.public_state import PublicStateStore
+from site_agent.state.round_book import RoundBook
+from site_agent.supervision.approval_loop import ApprovalLoop
+from site_agent.supervision.assignments import AssignmentLoop
+from site_agent.supervision.judgement import PolicyJudge
+from site_agent.supervision.seams import JobOptions, SiteSeams, Spawn, SystemEntropy
+from site_agent.supervision.status_board import StatusBoard
+
+log = structlog.get_logger(__name__)
+
+_STATUS_EVERY_S = 0.25
+_HEARTBEAT_TURNS = 20
+
+
+def run_site_agent(settings: SiteSettings) -> None:
+    """Run the agent until it is told to stop.
+
+    Raises:
+        StateDirectoryLockedError: another agent works on the state directory.
+        NotEnrolledError, KeyMissingError, KeyPermissionsError: the site cannot say who it is.
+        SiteDatabaseError: the database cannot be opened.
+    """
+    lock = DirectoryLock(settings.state_dir)
+    lock.acquire()
+    try:
+        identity = load_identity(settings.folder)
+        db = open_site_db(settings.folder.database)
+        try:
+            asyncio.run(_serve(settings, identity, db))
+        finally:
+            db.close()
+    finally:
+        lock.release()
+
+
+async def _serve(settings: SiteSettings, identity: SiteIdentity, db: SiteDb) -> None:
+    keys = KeyStore(settings.folder)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    channel = open_channel(
+        settings.coordinator.address or identity.gateway_address,
+        TlsIdentity(
+            root_pem=identity.root_pem,
+            certificate_pem=identity.certificate_pem,
+            private_key_pem=keys.load_tls_key_pem(),
+            server_name=settings.coordinator.server_name or identity.gateway_server_name,
+        ),
+    )
+    client = CoordinatorClient(channel, agent_version=agent_version())
+    try:
+        async with asyncio.TaskGroup() as group:
+            seams = _compose(settings, identity, db, client, spawn=_guarded_spawn(group))
+            await _run_until(stopping, seams, settings, identity, group)
+    finally:
+        await channel.close()
+
+
+async def _run_until(
+    stopping: asyncio.Event,
+    seams: SiteSeams,
+    settings: SiteSettings,
+    identity: SiteIdentity,
+    group: asyncio.TaskGroup,
+) -> None:
+    assignments = AssignmentLoop(seams, backoff=_backoff())
+    approvals = ApprovalLoop(seams, policy_path=settings.policy_path, identity=identity, peers=settings.peers)
+    _record(seams, AuditKind.PROCESS_STARTED)
+    await assignments.restore()
+    loops = [
+        group.create_task(_keep_running("assignments", assignments.run)),
+        group.create_task(_keep_running("approvals", approvals.run)),
+        group.create_task(_keep_running("status", lambda: _write_status(seams.board))),
+    ]
+    log.info("agent_started", site_id=seams.site_id, version=agent_version())
+    try:
+        await stopping.wait()
+    finally:
+        for task in loops:
+            task.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        await assignments.stop()
+        await seams.runner.stop()
+        seams.board.connected(is_connected=False)
+        seams.board.change_state("stopped")
+        seams.board.write(even_if_same=True)
+        _record(seams, AuditKind.PROCESS_STOPPED)
+        log.info("agent_stopped", site_id=seams.site_id)
+
+
+def _compose(
+    settings: SiteSettings, identity: SiteIdentity, db: SiteDb, client: CoordinatorClient, *, spawn: Spawn
+) -> SiteSeams:
+    folder, clock, entropy = settings.folder, SystemClock(), SystemEntropy()
+    signer = KeyStore(folder).load_signer()
+    audit = AuditLog(signer, clock, origin_of_site(identity.site_id))
+    spki = identity.coordinator_signing_spki
+    threads = settings.runner.threads
+    return SiteSeams(
+        site_id=identity.site_id,
+        signer=signer,
+        coordinator_spki=spki,
+        clock=clock,
+        entropy=entropy,
+        db=db,
+        audit=audit,
+        journal=Journal(folder.journal_dir, entropy=entropy),
+        book=RoundBook(db, audit, clock),
+        states=PublicStateStore(folder.states_dir, db, clock),
+        client=client,
+        uploader=Uploader(client, coordinator_spki=spki, backoff=_backoff()),
+        downloader=Downloader(client, backoff=_backoff()),
+        runner=ProcessRunner(ProcessRunnerOptions(threads=threads, environment=dict(os.environ))),
+        judge=PolicyJudge(db, policy_path=settings.policy_path, identity=identity, peers=settings.peers, clock=clock),
+        jobs=JobOptions(
+            jobs_dir=folder.jobs_dir,
+            base_models={
+                name: path for name in settings.base_models if (path := settings.base_model_path(name)) is not None
+            },
+            threads=threads,
+            device=DeviceChoice(settings.runner.device),
+            timeout_s=settings.runner.timeout_s,
+        ),
+        board=StatusBoard(folder.status_json, identity.site_id, clock),
+        spawn=spawn,
+    )
+
+
+async def _keep_running(name: str, run: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop for ever: what it did not expect is logged, and it starts again after a wait."""
+    backoff = _backoff()
+    while True:
+        try:
+            await run()
+        except Exception:
+            log.exception("loop_failed", loop=name)
+            await asyncio.sleep(backoff.next_wait_s())
+
+
+def _guarded_spawn(group: asyncio.TaskGroup) -> Spawn:
+    """Tasks whose unexpected failure is logged and ends them, not the agent."""
+
+    async def guarded(work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        except Exception:
+            log.exception("task_failed", task=getattr(work, "__qualname__", "unknown"))
+
+    return lambda work: group.create_task(guarded(work))
+
+
+async def _write_status(board: StatusBoard) -> None:
+    turn = 0
+    while True:
+        # A look at it now and then even when nothing changed says that the agent is alive.
+        board.write(even_if_same=turn % _HEARTBEAT_TURNS == 0)
+        turn += 1
+        await asyncio.sleep(_STATUS_EVERY_S)
+
+
+def _record(seams: SiteSeams, kind: AuditKind) -> None:
+    seams.db.run_tx(
+        "record-process", lambda session: seams.audit.append(session, kind, "agent", version=agent_version())
+    )
+
+
+def _backoff() -> Backoff:
+    # It spreads load and protects nothing, so the ordinary generator does.
+    return Backoff(random.random)
+
+
+def agent_version() -> str:
+    """The installed version of this program."""
+    try:
+        return version("wardround")
+    except PackageNotFoundError:
+        return "0+unknown"

@@ -1,0 +1,166 @@
+"""M0 against everything this site holds: the numbered list of what must be true before it trains for a round.
+
+ 1. the pinned coordinator signed the manifest, and it is of the round that the instruction names;
+ 2. this site approved the run, and the manifest names exactly the approved RunSpec;
+ 3. the round is one of the run's, of the kind that its place demands, under the approved suite and audit window;
+ 4. the payload's layout is the one that this site derives from the RunSpec;
+ 5. the site's own policy, asked again, permits it, and the dataset and the base model are there;
+ 6. the manifest starts from the public state that this site computed (missing results are fetched and folded first),
+    and names the result that led to it;
+ 7. no reveal is unresolved: after M9, a round from the same state needs the same survivors, and a round from another
+    state needs the result of that very exchange (decision 2);
+ 8. this attempt was never joined with another manifest, and attempts only rise. Joining is recorded.
+
+A refusal tells the coordinator the rule's name and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fl_protocol.ids import RunId
+from fl_protocol.secagg.reading import PeerVerifier
+from fl_protocol.signing.signed import SignedBody
+from fl_protocol.spec.context import RoundContext
+from fl_protocol.spec.payload_layout import PayloadLayout
+from fl_protocol.spec.round_spec import RoundKind, RoundManifest
+from fl_protocol.spec.secagg_params import SecAggParams
+from site_agent.datasets.registry import RegisteredDataset
+from site_agent.errors import RoundRefusedError
+from site_agent.state.public_state import StoredState
+from site_agent.supervision.approved_runs import ApprovedRun, read_approved_run
+from site_agent.supervision.seams import SiteSeams
+from site_agent.supervision.settlement import Settler, read_manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmittedRound:
+    """A round that passed the list, with everything that the list looked up.
+
+    Attributes:
+        required_survivors: digest of the only survivor set that this site may sign; None when any will do.
+    """
+
+    round: RoundContext
+    signed: SignedBody
+    manifest: RoundManifest
+    run: ApprovedRun
+    layout: PayloadLayout
+    params: SecAggParams
+    peers: PeerVerifier
+    dataset: RegisteredDataset
+    base_model_dir: Path
+    required_survivors: str | None
+
+
+class Admission:
+    """Checks manifests."""
+
+    def __init__(self, seams: SiteSeams, settler: Settler) -> None:
+        """Work with these seams."""
+        self._seams = seams
+        self._settler = settler
+
+    async def admit(self, round_context: RoundContext, signed: SignedBody) -> tuple[AdmittedRound, StoredState]:
+        """Check M0 and record the round as joined.
+
+        Raises:
+            RoundRefusedError: a check said no.
+            LinkError: missing results could not be fetched; nothing is recorded.
+        """
+        found = await asyncio.to_thread(self._describe, round_context, signed)
+        state = await self._settler.catch_up(found.run, found.manifest)
+        # Only now: a result that was folded just before may have resolved a reveal.
+        required = await asyncio.to_thread(self._required_survivors, found.manifest)
+        admitted = replace(found, required_survivors=required)
+        await asyncio.to_thread(
+            self._seams.book.join,
+            round_context,
+            manifest_sha256=hashlib.sha256(signed.encode()).hexdigest(),
+            public_state_sha256=admitted.manifest.public_state_sha256,
+        )
+        return admitted, state
+
+    def approved(self, run_id: RunId) -> ApprovedRun:
+        """A run that this site approved. Blocks on the disk. Raises RoundRefusedError."""
+        return self._seams.db.run_read("approved-run", lambda session: read_approved_run(session, run_id))
+
+    def recall(self, round_context: RoundContext, signed: SignedBody) -> AdmittedRound:
+        """A round that was joined before a restart, checked again but for the chain. Raises RoundRefusedError."""
+        return self._describe(round_context, signed, is_restart=True)
+
+    def _describe(self, round_context: RoundContext, signed: SignedBody, *, is_restart: bool = False) -> AdmittedRound:
+        """Checks 1 to 5, and 7 after a restart. Blocks on the disk."""
+        seams = self._seams
+        manifest = read_manifest(signed, coordinator_spki=seams.coordinator_spki)
+        named = RoundContext(
+            run_id=manifest.run_id, round_index=manifest.round_index, round_attempt=manifest.round_attempt
+        )
+        if named != round_context:
+            raise _refused("manifest-mismatch", "the manifest is of another round", manifest)
+        run = self.approved(manifest.run_id)
+        _check_place(run, manifest)
+        layout = run.payload_layout(manifest.kind)
+        if layout.digest() != manifest.payload_layout_sha256:
+            raise _refused("payload-layout-mismatch", "the payload has another layout", manifest)
+        permission = seams.judge.permit(run, is_training_ahead=not is_restart)
+        base_model_dir = seams.jobs.base_models.get(run.spec.base_model.name)
+        if base_model_dir is None or not base_model_dir.is_dir():
+            raise _refused("base-model-missing", "site.yaml names no folder for the base model", manifest)
+        return AdmittedRound(
+            round=round_context,
+            signed=signed,
+            manifest=manifest,
+            run=run,
+            layout=layout,
+            params=permission.params,
+            peers=PeerVerifier(approved=run.spec.cohort.pins),
+            dataset=permission.dataset,
+            base_model_dir=base_model_dir,
+            required_survivors=self._required_survivors(manifest) if is_restart else None,
+        )
+
+    def _required_survivors(self, manifest: RoundManifest) -> str | None:
+        unresolved = [joined for joined in self._seams.book.joined(manifest.run_id) if joined.is_unresolved]
+        own = (manifest.round_index, manifest.round_attempt)
+        earlier = [joined for joined in unresolved if (joined.round.round_index, joined.round.round_attempt) != own]
+        survivors = {joined.survivors_digest for joined in earlier}
+        states = {joined.public_state_sha256 for joined in earlier}
+        if not earlier:
+            return None
+        # A deterministic payload is never masked again, whoever survives (decision 1).
+        is_repeatable = manifest.kind is RoundKind.TRAIN
+        if not is_repeatable or states != {manifest.public_state_sha256} or len(survivors) != 1:
+            message = "this site revealed shares for a sum whose result it has not seen"
+            raise _refused("unresolved-reveal", message, manifest)
+        return survivors.pop()
+
+
+def _check_place(run: ApprovedRun, manifest: RoundManifest) -> None:
+    spec = run.spec
+    if manifest.run_spec_sha256 != run.run_spec_sha256:
+        raise _refused("run-spec-mismatch", "the manifest names another run spec", manifest)
+    is_last = manifest.round_index == spec.rounds
+    expected = RoundKind.EVALUATE if is_last else RoundKind.TRAIN
+    if manifest.round_index > spec.rounds or manifest.kind is not expected:
+        raise _refused("round-not-in-run", "the run has no such round", manifest)
+    if manifest.public_state_version != manifest.round_index:
+        raise _refused("public-state-mismatch", "a round starts from the state of its own number", manifest)
+    agreed = spec.secure_aggregation
+    if (manifest.suite, manifest.audit_window_s) != (agreed.suite.value, agreed.audit_window_s):
+        raise _refused("secure-aggregation-mismatch", "suite or audit window are not the approved ones", manifest)
+    if manifest.min_cohort < agreed.min_cohort:
+        raise _refused("secure_aggregation.min_cohort", "the manifest admits too small a cohort", manifest)
+
+
+def _refused(reason: str, message: str, manifest: RoundManifest) -> RoundRefusedError:
+    return RoundRefusedError(
+        message,
+        reason=reason,
+        run_id=manifest.run_id,
+        round_index=manifest.round_index,
+        round_attempt=manifest.round_attempt,
+    )

@@ -1,0 +1,134 @@
+"""Sees runs that wait for this site's word, gives the policy's own yes where it may, and sends what was decided."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+
+from fl_protocol.errors import WardroundError
+from fl_protocol.ids import sha256_hex_from_text
+from site_agent.approvals.approve_run import Judgement, approve_automatically
+from site_agent.approvals.ledger import site_ledger_for
+from site_agent.approvals.run_records import (
+    PENDING,
+    RunInHand,
+    list_runs,
+    mark_statement_sent,
+    record_pending_run,
+    unsent_statements,
+)
+from site_agent.approvals.statement import Decision
+from site_agent.enrolment.identity_file import SiteIdentity
+from site_agent.errors import CoordinatorRefusedError, LinkError
+from site_agent.link.client import RunSummary
+from site_agent.policy.evaluate import Allowed
+from site_agent.policy_file import load_policy
+from site_agent.supervision.seams import SiteSeams
+
+log = structlog.get_logger(__name__)
+
+_LOOK_EVERY_S = 1.0
+
+
+class ApprovalLoop:
+    """One look a second. The steward decides in another process; the database is what both see."""
+
+    def __init__(
+        self, seams: SiteSeams, *, policy_path: Path, identity: SiteIdentity, peers: Mapping[str, str]
+    ) -> None:
+        """Take what runs are judged by."""
+        self._seams = seams
+        self._policy_path = policy_path
+        self._identity = identity
+        self._peers = peers
+        self._judged: dict[str, object] = {}
+        self._seen: set[str] = set()
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            for name, turn in (("see", self._see_pending), ("judge", self._judge), ("send", self._send_decided)):
+                try:
+                    await turn()
+                except LinkError as error:
+                    log.debug("approvals_wait", turn=name, code=error.code)
+                except WardroundError as error:
+                    log.warning("approvals_failed", turn=name, code=error.code, cause=str(error))
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _see_pending(self) -> None:
+        for summary in await self._seams.client.list_pending():
+            if summary.run_id not in self._seen:
+                await self._see(summary)
+                self._seen.add(summary.run_id)
+
+    async def _see(self, summary: RunSummary) -> None:
+        seams = self._seams
+        documents = await seams.client.get_run(summary.run_id)
+        run = RunInHand(
+            run_id=summary.run_id,
+            name=summary.name,
+            run_spec_sha256=sha256_hex_from_text(documents.summary.run_spec_sha256),
+            run_spec_json=documents.run_spec_json,
+            layout_json=documents.layout_json,
+            initial_state_sha256=documents.initial_state_sha256,
+        )
+        is_new = await asyncio.to_thread(record_pending_run, seams.db, seams.audit, run, now=seams.clock.now())
+        if is_new:
+            log.info("run_seen", run_id=run.run_id, run_spec_sha256=run.run_spec_sha256)
+
+    async def _judge(self) -> None:
+        """Ask the policy about every pending run, once for each state of the policy file and of the register."""
+        await asyncio.to_thread(self._judge_in_thread)
+
+    def _judge_in_thread(self) -> None:
+        seams = self._seams
+        pending = seams.db.run_read("pending-runs", lambda session: list_runs(session, state=PENDING))
+        if not pending:
+            return
+        policy = load_policy(self._policy_path)
+        for record in pending:
+            run = record.run
+            ledger = seams.db.run_read(
+                "site-ledger",
+                lambda session, run=run: site_ledger_for(  # type: ignore[misc]  # bound now, called now
+                    session,
+                    run_spec=run.run_spec(),
+                    layout_json=run.layout_json,
+                    identity=self._identity,
+                    peers=self._peers,
+                ),
+            )
+            judgement = Judgement(policy=policy, ledger=ledger)
+            if self._judged.get(run.run_id) == judgement:
+                continue
+            self._judged[run.run_id] = judgement
+            verdict = approve_automatically(
+                seams.db,
+                seams.audit,
+                signer=seams.signer,
+                run_id=run.run_id,
+                judgement=judgement,
+                now=seams.clock.now(),
+            )
+            log.info("run_judged", run_id=run.run_id, is_approved=isinstance(verdict, Allowed))
+
+    async def _send_decided(self) -> None:
+        seams = self._seams
+        for unsent in await asyncio.to_thread(seams.db.run_read, "unsent-statements", unsent_statements):
+            try:
+                if unsent.decision is Decision.WITHDRAWN:
+                    await seams.client.withdraw(unsent.run_id, statement=unsent.statement)
+                else:
+                    await seams.client.submit_approval(unsent.run_id, statement=unsent.statement)
+            except CoordinatorRefusedError as error:
+                # It has this site's word already, or has no use for it any more; asking every second would not help.
+                log.warning("statement_refused", run_id=unsent.run_id, code=error.refusal_code, status=error.status)
+                if error.status == "RESOURCE_EXHAUSTED":
+                    continue
+            await asyncio.to_thread(
+                mark_statement_sent, seams.db, approval_id=unsent.approval_id, now=seams.clock.now()
+            )

@@ -1,0 +1,131 @@
+"""The poll loop: asks what to do, gives it to the worker of that run, and waits longer when something fails."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import assert_never
+
+import structlog
+
+from fl_protocol.audit.events import AuditKind
+from fl_protocol.errors import WardroundError
+from fl_protocol.ids import RunId
+from fl_protocol.spec.context import RoundContext
+from site_agent.errors import CoordinatorUnavailableError, IllegalTransitionError, RoundRefusedError, StateError
+from site_agent.link import instructions as asked
+from site_agent.link.backoff import Backoff
+from site_agent.link.instructions import Instruction
+from site_agent.session.events import round_of
+from site_agent.supervision.admission import Admission
+from site_agent.supervision.restoring import Restorer
+from site_agent.supervision.round_worker import RoundWorker
+from site_agent.supervision.seams import SiteSeams
+from site_agent.supervision.settlement import Settler
+
+log = structlog.get_logger(__name__)
+
+_POLL_WAIT_S = 20.0
+_LONGEST_IDLE_S = 30.0
+_SHORTEST_IDLE_S = 0.05
+
+
+class AssignmentLoop:
+    """One worker a run, fed one instruction at a time."""
+
+    def __init__(self, seams: SiteSeams, *, backoff: Backoff) -> None:
+        """Start with no worker; ``restore`` takes up what an earlier process left."""
+        self._seams = seams
+        self._backoff = backoff
+        self._settler = Settler(seams)
+        self._admission = Admission(seams, self._settler)
+        self._workers: dict[RunId, RoundWorker] = {}
+        self._refused: tuple[object, ...] = ()
+
+    async def restore(self) -> None:
+        """Take up open rounds. Call once, before the first poll."""
+        restorer = Restorer(self._seams, self._admission)
+        for restored in await asyncio.to_thread(restorer.restore):
+            log.info("round_restored", run_id=restored.session.round.run_id, phase=restored.session.phase.value)
+            self._worker(restored.session.round.run_id).restore(restored)
+
+    async def run(self) -> None:
+        """Poll until cancelled."""
+        while True:
+            wait_s = await self._turn()
+            await asyncio.sleep(wait_s)
+
+    async def stop(self) -> None:
+        """Stop the trainers' jobs."""
+        for worker in self._workers.values():
+            await worker.stop()
+
+    async def _turn(self) -> float:
+        """One question and what follows from the answer; how long to wait before the next."""
+        seams = self._seams
+        instruction: Instruction | None = None
+        try:
+            for worker in tuple(self._workers.values()):
+                await worker.announce()
+            holding = [held for worker in self._workers.values() if (held := worker.holding) is not None]
+            instruction = await seams.client.poll_assignment(holding=holding, wait_s=_POLL_WAIT_S)
+            seams.board.connected(is_connected=True)
+            if isinstance(instruction, asked.Idle):
+                self._backoff.reset()
+                return min(max(instruction.retry_after_s, _SHORTEST_IDLE_S), _LONGEST_IDLE_S)
+            await self._worker(_round_of(instruction).run_id).follow(instruction)
+        except CoordinatorUnavailableError as error:
+            seams.board.connected(is_connected=False, problem=error.code)
+            log.warning("coordinator_unavailable", cause=str(error))
+        except WardroundError as error:
+            # The step did not happen. The instruction comes again, and may be right then.
+            seams.board.connected(is_connected=instruction is not None, problem=error.code)
+            log.warning(
+                "instruction_not_followed", instruction=type(instruction).__name__, code=error.code, cause=str(error)
+            )
+            await self._record_refusal(instruction, error)
+        else:
+            self._backoff.reset()
+            return 0.0
+        return self._backoff.next_wait_s()
+
+    async def _record_refusal(self, instruction: Instruction | None, error: WardroundError) -> None:
+        if instruction is None or isinstance(instruction, asked.Idle):
+            return
+        if not isinstance(error, IllegalTransitionError | RoundRefusedError | StateError):
+            return
+        # Once, not once a repetition: a coordinator must not be able to fill this site's log.
+        refused = (type(instruction), _round_of(instruction), error.code)
+        if refused != self._refused:
+            self._refused = refused
+            await asyncio.to_thread(
+                self._seams.book.record_event,
+                AuditKind.CALL_REFUSED,
+                _round_of(instruction),
+                instruction=type(instruction).__name__,
+                code=error.code,
+            )
+
+    def _worker(self, run_id: RunId) -> RoundWorker:
+        if run_id not in self._workers:
+            self._workers[run_id] = RoundWorker(run_id, self._seams, admission=self._admission, settler=self._settler)
+        return self._workers[run_id]
+
+
+def _round_of(instruction: Instruction) -> RoundContext:
+    match instruction:
+        case asked.TrainRound() | asked.AbandonRound():
+            return instruction.round
+        case (
+            asked.OpenExchange()
+            | asked.RelayKeys()
+            | asked.RelayShares()
+            | asked.RelaySurvivors()
+            | asked.RelayConfirmations()
+            | asked.PublishedResult()
+        ):
+            return round_of(instruction.exchange)
+        case asked.Idle():
+            message = "an idle answer belongs to no round"
+            raise AssertionError(message)
+        case _:
+            assert_never(instruction)

@@ -1,0 +1,249 @@
+"""One exchange at this site: the role's steps, each in the journal before it leaves, and the sending of what is there.
+
+The order of every step: refuse what was taken before -> the role makes the statement -> the journal has it, on the
+disk -> (the machine learns that it was taken) -> the flag and its audit event, on the disk -> it leaves. A crash at any
+point leaves either nothing that left, or the bytes that did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from fl_protocol.audit.events import AuditKind
+from fl_protocol.secagg.messages import AuditHeads
+from fl_protocol.secagg.reasons import SecAggRefusedError
+from fl_protocol.secagg.site_role import SitePhase, SiteRole
+from fl_protocol.spec.context import ExchangeContext
+from site_agent.audit.store import audit_head
+from site_agent.errors import JournalDamagedError, OneShotSpentError, RoundRefusedError
+from site_agent.link.uploader import Upload
+from site_agent.session.events import Step, round_of
+from site_agent.state.journal import ExchangeRecord
+from site_agent.state.round_book import survivors_digest
+from site_agent.supervision.admission import AdmittedRound
+from site_agent.supervision.job_desk import JobDesk, payload_digest
+from site_agent.supervision.seams import SiteSeams
+
+
+class ExchangeDesk:
+    """The exchanges of one admitted round, one at a time."""
+
+    def __init__(self, seams: SiteSeams, admitted: AdmittedRound, desk: JobDesk) -> None:
+        """Work for this round."""
+        self._seams = seams
+        self._admitted = admitted
+        self._desk = desk
+        self._role: SiteRole | None = None
+        self._context: ExchangeContext | None = None
+
+    async def take(self, step: Step, context: ExchangeContext, message: bytes, *, input_sha256: str) -> None:
+        """Make a statement and bring it to the disk.
+
+        Raises:
+            SecAggRefusedError: the role refuses what it was given; after a bad dealer ``has_complaint`` is true.
+            OneShotSpentError: the step, or the payload, was spent before.
+            RoundRefusedError: the survivors are not among those that this site may sign.
+            JobError, ProtocolError: the payload is lost or cannot be encoded.
+            SiteDatabaseError: it could not be recorded, so it does not happen.
+        """
+        try:
+            await asyncio.to_thread(self._take, step, context, message, input_sha256)
+        except BaseException:
+            # The role in memory may be a step ahead of the disk: what counts is the journal.
+            self._role = None
+            raise
+
+    def role_of(self, context: ExchangeContext) -> SiteRole | None:
+        """A fresh role out of the journal; None where the exchange is not open."""
+        record = self._seams.journal.read(context)
+        if record is None:
+            return None
+        return SiteRole.restore(record.snapshot, signer=self._seams.signer, entropy=self._seams.entropy)
+
+    def has_complaint(self, context: ExchangeContext) -> bool:
+        """Whether the journal holds a complaint about a dealer of this exchange."""
+        record = self._seams.journal.read(context)
+        return record is not None and record.is_complaint
+
+    async def send(self, step: Step, context: ExchangeContext) -> None:
+        """Set the step's flag, and send its journalled bytes; for the masked input, until there is a receipt."""
+        record = await asyncio.to_thread(self._recorded, context, step)
+        await asyncio.to_thread(self._ensure_flag, step, context)
+        if step is Step.MASK:
+            await self._upload(context, record.message)
+        else:
+            await self._seams.client.send_statement(step, context, message=record.message)
+
+    async def complain(self, context: ExchangeContext) -> None:
+        """Send the journalled complaint."""
+        record = await asyncio.to_thread(self._seams.journal.read, context)
+        if record is not None and record.is_complaint:
+            await self._seams.client.complain(context, complaint=record.message)
+
+    async def close(self, context: ExchangeContext) -> None:
+        """Delete the exchange's key and files."""
+        self._role = None
+        await asyncio.to_thread(self._seams.journal.close, context)
+
+    def _take(self, step: Step, context: ExchangeContext, message: bytes, input_sha256: str) -> None:
+        role = self._open(context) if step is Step.ADVERTISE else self._role_for(context)
+        match step:
+            case Step.ADVERTISE:
+                statement = role.advertise()
+            case Step.SHARE:
+                statement = role.share(message)
+            case Step.MASK:
+                statement = self._mask(role, context, message)
+            case Step.CONFIRM:
+                self._refuse_taken(step, context)
+                statement = role.confirm(message)
+                self._check_survivors(role, context)
+            case Step.REVEAL:
+                self._refuse_taken(step, context)
+                statement = role.reveal(message)
+        self._record(role, context, statement, step=step, input_sha256=input_sha256)
+
+    def _open(self, context: ExchangeContext) -> SiteRole:
+        seams, admitted = self._seams, self._admitted
+        self._refuse_taken(Step.ADVERTISE, context)
+        if seams.journal.read(context) is not None:
+            raise OneShotSpentError("this exchange was entered before", exchange_attempt=context.exchange_attempt)
+        own_log = seams.db.run_read("audit-head", audit_head)
+        self._role = SiteRole.open(
+            site_id=seams.site_id,
+            context=context,
+            manifest=admitted.signed,
+            coordinator_spki=seams.coordinator_spki,
+            layout=admitted.layout,
+            params=admitted.params,
+            peers=admitted.peers,
+            signer=seams.signer,
+            entropy=seams.entropy,
+            heads=AuditHeads(
+                size=own_log.size,
+                head=bytes.fromhex(own_log.root),
+                seen_size=admitted.manifest.audit_size,
+                seen_head=bytes.fromhex(admitted.manifest.audit_head),
+            ),
+        )
+        self._context = context
+        return self._role
+
+    def _role_for(self, context: ExchangeContext) -> SiteRole:
+        if self._role is None or self._context != context:
+            self._role = self.role_of(context)
+            self._context = context
+        if self._role is None:
+            raise JournalDamagedError("this site is not in the exchange", exchange_attempt=context.exchange_attempt)
+        return self._role
+
+    def _mask(self, role: SiteRole, context: ExchangeContext, m4: bytes) -> bytes:
+        seams = self._seams
+        try:
+            role.accept_shares(m4)
+        except SecAggRefusedError:
+            if role.phase is SitePhase.COMPLAINED and role.last_message is not None:
+                self._record_complaint(role, context, role.last_message)
+            raise
+        vector = self._desk.encode(self._admitted)
+        digests = (payload_digest(vector), *self._desk.deterministic_name(self._admitted))
+        seams.book.claim_mask(context, digests)
+        self._desk.remember_cohort(self._admitted, role.cohort)
+        n_threads = seams.jobs.threads or 1
+        with ThreadPoolExecutor(max_workers=n_threads, thread_name_prefix="mask") as pool:
+            upload = role.mask(vector, n_ranges=n_threads, run_all=_in_pool(pool))
+        seams.journal.write_spool(context, upload.vector.buffers())
+        return upload.header
+
+    def _check_survivors(self, role: SiteRole, context: ExchangeContext) -> None:
+        """The two rules about survivors that reach over one exchange; M7 is made by now, but has not left."""
+        admitted = self._admitted
+        survivors = frozenset(role.survivors)
+        if admitted.required_survivors not in (None, survivors_digest(survivors)):
+            message = "the survivors are not those of the sum that this site revealed shares for"
+            raise RoundRefusedError(message, reason="unresolved-reveal", run_id=context.run_id)
+        # Safety: an earlier exchange of this payload may have been unmasked by others, without this site's M7 and M9:
+        # a threshold t of its cohort of n is enough. Those who did so refuse this one. So more than the n - t that may
+        # be left (and the c that may lie) have to be here, or two sums over different survivors could both be had.
+        for cohort in self._desk.earlier_cohorts(admitted)[:-1]:
+            n = len(cohort)
+            spare = n - admitted.params.threshold(n) + admitted.params.assumed_colluders
+            if len(survivors & cohort) <= spare:
+                message = "too few of those among whom this payload was masked before"
+                raise RoundRefusedError(message, reason="survivors-split", run_id=context.run_id)
+
+    def _record(
+        self, role: SiteRole, context: ExchangeContext, statement: bytes, *, step: Step, input_sha256: str
+    ) -> None:
+        before = self._seams.journal.read(context)
+        taken = () if before is None else before.taken
+        self._seams.journal.write(
+            ExchangeRecord(
+                context=context,
+                taken=(*taken, (step, input_sha256)),
+                message=statement,
+                snapshot=role.snapshot(),
+            )
+        )
+
+    def _record_complaint(self, role: SiteRole, context: ExchangeContext, complaint: bytes) -> None:
+        before = self._seams.journal.read(context)
+        taken = () if before is None else before.taken
+        self._seams.journal.write(
+            ExchangeRecord(context=context, taken=taken, message=complaint, snapshot=role.snapshot(), is_complaint=True)
+        )
+
+    def _recorded(self, context: ExchangeContext, step: Step) -> ExchangeRecord:
+        record = self._seams.journal.read(context)
+        if record is None or record.last_step is not step or record.is_complaint:
+            raise JournalDamagedError("the journal does not hold the statement", step=step.value)
+        return record
+
+    def _refuse_taken(self, step: Step, context: ExchangeContext) -> None:
+        if self._seams.book.is_taken(step, context):
+            message = "this step was taken before, and its statement is gone; it is not taken again"
+            raise OneShotSpentError(message, step=step.value, exchange_attempt=context.exchange_attempt)
+
+    def _ensure_flag(self, step: Step, context: ExchangeContext) -> None:
+        book = self._seams.book
+        match step:
+            case Step.ADVERTISE:
+                book.ensure_advertised(context)
+            case Step.CONFIRM:
+                book.ensure_confirmed(context, survivors=self._role_for(context).survivors)
+            case Step.REVEAL:
+                book.ensure_revealed(
+                    context,
+                    survivors=self._role_for(context).survivors,
+                    other_digests=self._desk.deterministic_name(self._admitted),
+                )
+            case Step.SHARE | Step.MASK:
+                # A second M3 or M5 could only repeat the first: the journal holds its bytes, and the role is past it.
+                pass
+
+    async def _upload(self, context: ExchangeContext, header: bytes) -> None:
+        seams = self._seams
+        path = await asyncio.to_thread(seams.journal.spool_path, context)
+        n_bytes = self._admitted.layout.n_bytes
+        await seams.uploader.upload(
+            Upload(context=context, site_id=seams.site_id, header=header, path=path, n_bytes=n_bytes)
+        )
+        await asyncio.to_thread(
+            seams.book.record_event,
+            AuditKind.PAYLOAD_SENT,
+            round_of(context),
+            exchange_attempt=context.exchange_attempt,
+            header_sha256=hashlib.sha256(header).hexdigest(),
+            n_bytes=n_bytes,
+        )
+
+
+def _in_pool(pool: ThreadPoolExecutor) -> Callable[[Sequence[Callable[[], None]]], None]:
+    def run_all(work: Sequence[Callable[[], None]]) -> None:
+        for done in [pool.submit(piece) for piece in work]:
+            done.result()
+
+    return run_all

@@ -1,0 +1,184 @@
+"""The job folder of a round: filled before the trainer starts, read when it is done, deleted when the round is over.
+
+It is the only place on the disk where the plain update lies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from fl_protocol.codec.fixed_point import encode_payload
+from fl_protocol.codec.ring_vector import RingVector
+from fl_protocol.ids import SiteId
+from fl_protocol.packing import tagged_digest
+from fl_protocol.signing.signed import SignedBody
+from fl_protocol.spec.context import RoundContext
+from fl_protocol.spec.round_spec import RoundKind
+from fl_protocol.spec.seeds import training_seed
+from fl_protocol.tensors.safetensors_io import tensors_from_bytes
+from site_agent.errors import JobFailedError
+from site_agent.jobs.job_dir import (
+    GLOBAL_FILE,
+    LAYOUT_FILE,
+    PAYLOAD_FILE,
+    RESULT_FILE,
+    SITE_FOLDER,
+    BaseModelFolder,
+    DataFile,
+    JobFailure,
+    JobKind,
+    JobResult,
+    JobSpec,
+    read_result,
+    write_file,
+)
+from site_agent.state.private_files import make_private_folder, write_private_file
+from site_agent.state.public_state import StoredState
+from site_agent.supervision.admission import AdmittedRound
+from site_agent.supervision.seams import JobOptions
+
+MANIFEST_FILE = "manifest.bin"
+COHORTS_FILE = "cohorts.json"
+
+_KINDS = {RoundKind.TRAIN: JobKind.TRAIN, RoundKind.EVALUATE: JobKind.EVALUATE}
+
+
+class JobDesk:
+    """Job folders of this site. All methods block on the disk: call them in a thread."""
+
+    def __init__(self, options: JobOptions, site_id: SiteId) -> None:
+        """Keep the folders where the options say."""
+        self._options = options
+        self._site_id = site_id
+
+    def run_folder(self, round_context: RoundContext) -> Path:
+        """The folder of a run: the spool of its warm trainer."""
+        return self._options.jobs_dir / round_context.run_id
+
+    def folder(self, round_context: RoundContext) -> Path:
+        """The job folder of a round."""
+        return self.run_folder(round_context) / f"{round_context.round_index}.{round_context.round_attempt}"
+
+    def prepare(self, admitted: AdmittedRound, state: StoredState) -> JobSpec:
+        """Fill the folder with all but ``job.json``. What an earlier start left in it is removed first."""
+        folder = self.folder(admitted.round)
+        if folder.exists():
+            shutil.rmtree(folder)
+        make_private_folder(folder)
+        (folder / SITE_FOLDER).mkdir()
+        write_private_file(folder / MANIFEST_FILE, [admitted.signed.encode()])
+        write_file(folder / LAYOUT_FILE, admitted.run.layout_json)
+        write_file(folder / GLOBAL_FILE, state.path.read_bytes())
+        spec, round_context = admitted.run.spec, admitted.round
+        return JobSpec(
+            job_id=folder.name,
+            kind=_KINDS[admitted.manifest.kind],
+            run_id=round_context.run_id,
+            round_index=round_context.round_index,
+            round_attempt=round_context.round_attempt,
+            run_spec=spec.to_document(),
+            base_model=BaseModelFolder(path=str(admitted.base_model_dir), sha256=spec.base_model.sha256),
+            data=DataFile(path=str(admitted.dataset.path), format=admitted.dataset.format),
+            seed=training_seed(
+                run_seed=spec.local.seed,
+                site_id=self._site_id,
+                round_index=round_context.round_index,
+                round_attempt=round_context.round_attempt,
+            ),
+            threads=self._options.threads,
+            device=self._options.device,
+            timeout_s=min(self._options.timeout_s, spec.cohort.round_deadline_s),
+        )
+
+    def read_manifest(self, round_context: RoundContext) -> SignedBody | None:
+        """The M0 that the folder was filled for; None where there is no folder."""
+        try:
+            return SignedBody.decode((self.folder(round_context) / MANIFEST_FILE).read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def has_payload(self, round_context: RoundContext) -> bool:
+        """Whether the trainer closed its job with a payload."""
+        folder = self.folder(round_context)
+        return (folder / RESULT_FILE).exists() and (folder / PAYLOAD_FILE).exists()
+
+    def encode(self, admitted: AdmittedRound) -> RingVector:
+        """The trainer's payload, weighed and encoded; it is masked in place by whoever gets it.
+
+        Raises:
+            JobFailedError: there is no payload, the data changed, or there is too little of it.
+            ProtocolError: the payload is not what the algorithm needs, not finite, or over a bound.
+        """
+        folder = self.folder(admitted.round)
+        result = read_result(folder)
+        if isinstance(result, JobFailure):
+            raise JobFailedError(result.message, failure_code=result.code, advice=result.advice)
+        if result is None or not (folder / PAYLOAD_FILE).exists():
+            raise JobFailedError("the payload is not in the job folder", failure_code="payload-lost")
+        _check_data(result, admitted)
+        raw = tensors_from_bytes((folder / PAYLOAD_FILE).read_bytes())
+        run = admitted.run
+        kind = admitted.manifest.kind
+        values = run.algorithm.weigh(raw, n_records=result.records, spec=run.spec, kind=kind)
+        return encode_payload(values, admitted.layout)
+
+    def deterministic_name(self, admitted: AdmittedRound) -> tuple[str, ...]:
+        """A name of a payload that training's randomness does not change: what is evaluated, on which data.
+
+        The digest of the vector's bytes is not enough there: another thread count may change the last bit of a sum.
+        """
+        if admitted.manifest.kind is not RoundKind.EVALUATE:
+            return ()
+        digest = tagged_digest(
+            "evaluation",
+            bytes.fromhex(admitted.manifest.run_spec_sha256),
+            bytes.fromhex(admitted.manifest.public_state_sha256),
+            bytes.fromhex(admitted.dataset.sha256),
+        )
+        return (digest.hex(),)
+
+    def remember_cohort(self, admitted: AdmittedRound, cohort: Iterable[SiteId]) -> None:
+        """Note among whom this payload is masked, before it leaves."""
+        known = [sorted(sites) for sites in self.earlier_cohorts(admitted)]
+        cohorts = [*known, sorted(cohort)]
+        write_private_file(self.folder(admitted.round) / COHORTS_FILE, [json.dumps(cohorts).encode()])
+
+    def earlier_cohorts(self, admitted: AdmittedRound) -> tuple[frozenset[SiteId], ...]:
+        """Among whom this payload was masked so far, the oldest first."""
+        try:
+            cohorts = json.loads((self.folder(admitted.round) / COHORTS_FILE).read_bytes())
+        except FileNotFoundError:
+            return ()
+        return tuple(frozenset(SiteId(site) for site in sites) for sites in cohorts)
+
+    def delete(self, round_context: RoundContext) -> None:
+        """Delete the folder, and with it the plain update."""
+        folder = self.folder(round_context)
+        if folder.exists():
+            shutil.rmtree(folder)
+
+    def delete_all_but(self, kept: Collection[RoundContext]) -> None:
+        """Delete the job folders of all other rounds."""
+        folders = {self.folder(round_context) for round_context in kept}
+        for job in self._options.jobs_dir.glob("run-*/*.*/" + MANIFEST_FILE):
+            if job.parent not in folders:
+                shutil.rmtree(job.parent)
+
+
+def payload_digest(vector: RingVector) -> str:
+    """The name of an encoded payload, before it is masked."""
+    return hashlib.sha256(b"wardround/payload/" + vector.sha256()).hexdigest()
+
+
+def _check_data(result: JobResult, admitted: AdmittedRound) -> None:
+    if result.sha256 != admitted.dataset.sha256:
+        message = "the data file changed since it was registered; register it again"
+        raise JobFailedError(message, failure_code="dataset-changed")
+    needed = admitted.run.spec.data
+    if result.records < needed.min_records or result.patients < needed.min_patients:
+        message = "the dataset has fewer records or patients than the run demands"
+        raise JobFailedError(message, failure_code="too-few-records")

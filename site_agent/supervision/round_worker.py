@@ -1,0 +1,383 @@
+"""Performs the commands of one run's sessions. One instruction at a time; the trainer runs beside it.
+
+What the machine decides is done here in its order; what cannot be done because the network failed is done again when
+the instruction comes again. A statement is never made twice, and a session that this process forgot is taken up again
+from the round book, the job folder and the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import assert_never
+
+import structlog
+
+from fl_protocol.audit.events import AuditKind
+from fl_protocol.errors import ProtocolError, WardroundError
+from fl_protocol.ids import RunId
+from fl_protocol.secagg.reasons import SecAggRefusedError
+from fl_protocol.signing.signed import SignedBody
+from fl_protocol.spec.context import ExchangeContext, RoundContext
+from site_agent.errors import (
+    CoordinatorRefusedError,
+    CoordinatorUnavailableError,
+    IllegalTransitionError,
+    JobError,
+    JobFailedError,
+    RoundRefusedError,
+    StateError,
+)
+from site_agent.jobs.documents import JobDirectoryError
+from site_agent.link import instructions as asked
+from site_agent.link.instructions import Instruction, PublishedResult
+from site_agent.session import commands as do
+from site_agent.session import events as on
+from site_agent.session.commands import SessionCommand
+from site_agent.session.events import DeclineKind, SessionEvent, Step, round_of
+from site_agent.session.machine import RoundSession, SessionPhase, open_session, step
+from site_agent.state.public_state import StoredState
+from site_agent.supervision.admission import Admission, AdmittedRound
+from site_agent.supervision.exchange_desk import ExchangeDesk
+from site_agent.supervision.job_desk import JobDesk
+from site_agent.supervision.progress import ProgressRelay
+from site_agent.supervision.restoring import RestoredRound
+from site_agent.supervision.seams import SiteSeams
+from site_agent.supervision.settlement import Settler
+
+log = structlog.get_logger(__name__)
+
+_Relay = asked.RelayKeys | asked.RelayShares | asked.RelaySurvivors | asked.RelayConfirmations
+_Word = do.ReportReady | do.DeclineRound | do.SendComplaint
+
+_EVENTS: Mapping[type[_Relay], Callable[..., on.RelayedInput]] = {
+    asked.RelayKeys: on.KeysRelayed,
+    asked.RelayShares: on.SharesRelayed,
+    asked.RelaySurvivors: on.SurvivorsRelayed,
+    asked.RelayConfirmations: on.ConfirmationsRelayed,
+}
+
+
+class RoundWorker:
+    """The rounds of one run at this site."""
+
+    def __init__(self, run_id: RunId, seams: SiteSeams, *, admission: Admission, settler: Settler) -> None:
+        """Hold no round yet."""
+        self._run_id = run_id
+        self._seams = seams
+        self._admission = admission
+        self._settler = settler
+        self._jobs = JobDesk(seams.jobs, seams.site_id)
+        self._lock = asyncio.Lock()
+        self._session: RoundSession | None = None
+        self._signed: SignedBody | None = None
+        self._admitted: AdmittedRound | None = None
+        self._state: StoredState | None = None
+        self._exchange: ExchangeDesk | None = None
+        self._message = b""
+        self._published: PublishedResult | None = None
+        self._job: asyncio.Task[None] | None = None
+        self._unsent: list[_Word] = []
+        self._unsent_round: RoundContext | None = None
+
+    @property
+    def holding(self) -> RoundContext | None:
+        """The round that this site works on."""
+        return None if self._session is None or self._session.is_over else self._session.round
+
+    def restore(self, restored: RestoredRound) -> None:
+        """Take up a round that an earlier process left."""
+        self._session = restored.session
+        self._signed = restored.admitted.signed
+        self._take_up(restored.admitted)
+        self._state = restored.state
+        if restored.complaint is not None:
+            self._unsent.append(do.SendComplaint(context=restored.complaint))
+        if restored.session.phase is SessionPhase.READY:
+            # Said again after a restart: the coordinator may not have heard it.
+            self._unsent.append(do.ReportReady())
+        self._unsent_round = restored.session.round
+        self._show()
+
+    async def announce(self) -> None:
+        """Say again what did not get through."""
+        async with self._lock:
+            while self._unsent and self._unsent_round is not None:
+                await self._say(self._unsent[0], self._unsent_round)
+                self._unsent.pop(0)
+
+    async def follow(self, instruction: Instruction) -> None:
+        """Do what the coordinator asks, if it may be done.
+
+        Raises:
+            IllegalTransitionError, RoundRefusedError, StateError: it may not; nothing left this site.
+            LinkError: the network or the coordinator failed; the instruction will come again.
+            SiteDatabaseError: it could not be recorded, so it was not done.
+        """
+        async with self._lock:
+            match instruction:
+                case asked.Idle():
+                    return
+                case asked.TrainRound():
+                    await self._assigned(instruction.round, instruction.manifest)
+                case asked.AbandonRound():
+                    if self.holding == instruction.round:
+                        await self._advance(on.RoundAbandoned(reason=instruction.reason))
+                case asked.PublishedResult():
+                    await self._result_published(instruction)
+                case asked.OpenExchange():
+                    await self._asked_in_exchange(on.ExchangeOpened(context=instruction.exchange), b"")
+                case asked.RelayKeys() | asked.RelayShares() | asked.RelaySurvivors() | asked.RelayConfirmations():
+                    digest = hashlib.sha256(instruction.message).hexdigest()
+                    event = _EVENTS[type(instruction)](context=instruction.exchange, input_sha256=digest)
+                    await self._asked_in_exchange(event, instruction.message)
+                case _:
+                    assert_never(instruction)
+
+    async def stop(self) -> None:
+        """Stop the trainer's job of this run. The round is not over: a restart takes it up."""
+        if self._job is not None:
+            self._job.cancel()
+            await asyncio.gather(self._job, return_exceptions=True)
+
+    async def _assigned(self, round_context: RoundContext, manifest: SignedBody) -> None:
+        session = self._session
+        if session is not None and self.holding == round_context:
+            if manifest != self._signed:
+                message = "the manifest of a round that this site works on was changed"
+                raise RoundRefusedError(message, reason="manifest-changed", run_id=self._run_id)
+            await self._seams.client.accept_round(round_context)
+            if session.phase is SessionPhase.TRAINING and self._job is None:
+                await self._perform_one(do.StartJob())
+            return
+        if session is not None and not session.is_over:
+            await self._advance(on.RoundAbandoned(reason="superseded"))
+        self._signed, self._admitted, self._state, self._exchange = manifest, None, None, None
+        self._session, commands = open_session(round_context)
+        try:
+            await self._perform(commands)
+        except BaseException:
+            # Before M0 is checked and recorded there is nothing to hold: the assignment comes again.
+            if self._admitted is None:
+                self._session = None
+            raise
+
+    async def _asked_in_exchange(self, event: on.ExchangeOpened | on.RelayedInput, message: bytes) -> None:
+        round_context = round_of(event.context)
+        if self.holding != round_context:
+            if self.holding is None and isinstance(event, on.ExchangeOpened):
+                # The coordinator counts on this site, and this site has no payload (any more): say so at once.
+                await self._say(do.DeclineRound(kind=DeclineKind.FAILED, reason="payload-lost"), round_context)
+                return
+            raise IllegalTransitionError("this site is not at work on that round", run_id=self._run_id)
+        self._message = message
+        await self._advance(event)
+
+    async def _result_published(self, published: PublishedResult) -> None:
+        round_context = round_of(published.exchange)
+        if self.holding == round_context and self._admitted is not None:
+            self._published = published
+            await self._advance(on.ResultPublished(context=published.exchange))
+            return
+        # Folded before and the acknowledgement was lost, or this site was in U3 and forgot: the chain decides.
+        signed, committed = await self._seams.client.get_result(self._run_id, round_context.round_index)
+        if committed != published:
+            message = "the coordinator shows two results of one round"
+            raise RoundRefusedError(message, reason="result-changed", run_id=self._run_id)
+        run = await asyncio.to_thread(self._admission.approved, self._run_id)
+        await self._settler.reach(run, round_context.round_index)
+        after = await self._settler.settle(run, signed, published)
+        await self._settler.acknowledge(published, after)
+
+    async def _advance(self, event: SessionEvent) -> None:
+        if self._session is None:
+            raise IllegalTransitionError("this site is not at work on a round", run_id=self._run_id)
+        before = self._session
+        after, commands = step(before, event)
+        if after.phase is not before.phase and not after.is_over:
+            await asyncio.to_thread(self._seams.book.record_state, before.round, after.phase.value)
+        self._session = after
+        log.info(
+            "session_advanced",
+            run_id=self._run_id,
+            round_index=before.round.round_index,
+            round_attempt=before.round.round_attempt,
+            event_name=type(event).__name__,
+            phase=after.phase.value,
+        )
+        self._show()
+        await self._perform(commands)
+
+    async def _perform(self, commands: tuple[SessionCommand, ...]) -> None:
+        for command in commands:
+            follows = await self._perform_one(command)
+            if follows is not None:
+                await self._advance(follows)
+
+    async def _perform_one(self, command: SessionCommand) -> SessionEvent | None:  # noqa: C901, PLR0912 - one a command
+        if self._session is None:
+            raise IllegalTransitionError("this site is not at work on a round", run_id=self._run_id)
+        match command:
+            case do.CheckRound():
+                return await self._check_round(self._session.round)
+            case do.AcceptRound():
+                await self._seams.client.accept_round(self._session.round)
+            case do.StartJob():
+                self._job = self._seams.spawn(self._run_job())
+            case do.StopJob():
+                await self.stop()
+            case do.ReportReady() | do.DeclineRound() | do.SendComplaint():
+                await self._say_or_keep(command, self._session.round)
+            case do.TakeStep():
+                return await self._take_step(command)
+            case do.SendStep():
+                await self._desk().send(command.step, command.context)
+                if command.step is Step.MASK:
+                    return on.UploadReceipted(context=command.context)
+            case do.CloseExchange():
+                if self._unsent and isinstance(self._unsent[-1], do.SendComplaint):
+                    return None  # the complaint is still to be sent; the next exchange, or the end, closes this one
+                await self._desk().close(command.context)
+            case do.SettleResult():
+                return await self._settle(command.context)
+            case do.CloseRound():
+                await self._close_round(command.outcome)
+            case _:
+                assert_never(command)
+        return None
+
+    async def _check_round(self, round_context: RoundContext) -> SessionEvent:
+        if self._signed is None:
+            raise IllegalTransitionError("this site is not at work on a round", run_id=self._run_id)
+        try:
+            admitted, self._state = await self._admission.admit(round_context, self._signed)
+        except RoundRefusedError as error:
+            log.warning("round_refused", run_id=self._run_id, reason=error.reason, cause=str(error))
+            await self._record(AuditKind.PARTICIPATION_STATE, round_context, state="declined", reason=error.reason)
+            return on.RoundRefused(reason=error.reason)
+        self._take_up(admitted)
+        return on.RoundAdmitted()
+
+    def _take_up(self, admitted: AdmittedRound) -> None:
+        self._admitted = admitted
+        self._exchange = ExchangeDesk(self._seams, admitted, self._jobs)
+
+    async def _take_step(self, command: do.TakeStep) -> SessionEvent:
+        desk = self._desk()
+        try:
+            await desk.take(command.step, command.context, self._message, input_sha256=command.input_sha256)
+        except SecAggRefusedError as error:
+            log.warning("step_refused", run_id=self._run_id, step=command.step.value, reason=error.reason.value)
+            if await asyncio.to_thread(desk.has_complaint, command.context):
+                return on.DealerBlamed(context=command.context)
+            return on.StepRefused(context=command.context, reason=error.reason.value)
+        except RoundRefusedError as error:
+            return on.StepRefused(context=command.context, reason=error.reason)
+        except JobFailedError as error:
+            return on.JobFailed(code=error.failure_code)
+        except (ProtocolError, StateError, JobError, JobDirectoryError) as error:
+            log.warning("step_impossible", run_id=self._run_id, step=command.step.value, code=error.code)
+            return on.StepRefused(context=command.context, reason=error.code)
+        return on.StepTaken(step=command.step, context=command.context, input_sha256=command.input_sha256)
+
+    async def _settle(self, context: ExchangeContext) -> SessionEvent:
+        admitted, published = self._admitted, self._published
+        if admitted is None or published is None or self._signed is None:
+            raise IllegalTransitionError("there is no result to settle", run_id=self._run_id)
+        role = await asyncio.to_thread(self._desk().role_of, context)
+        try:
+            after = await self._settler.settle(admitted.run, self._signed, published, role=role)
+        except RoundRefusedError as error:
+            log.warning("result_refused", run_id=self._run_id, reason=error.reason, cause=str(error))
+            await self._record(AuditKind.RESULT_REFUSED, round_of(context), reason=error.reason)
+            return on.ResultRefused(context=context, reason=error.reason)
+        await self._settler.acknowledge(published, after)
+        return on.ResultSettled(context=context)
+
+    async def _close_round(self, outcome: str) -> None:
+        session = self._session
+        if session is None:
+            return
+        await asyncio.to_thread(self._seams.book.record_state, session.round, session.phase.value, outcome=outcome)
+        await asyncio.to_thread(self._jobs.delete, session.round)
+        if self._admitted is not None and session.round.round_index >= self._admitted.run.spec.rounds:
+            await self._seams.runner.stop_run(self._jobs.run_folder(session.round))
+
+    async def _run_job(self) -> None:
+        """Train, then tell the machine. Runs beside the instructions, in a task of its own."""
+        admitted, state = self._admitted, self._state
+        if admitted is None or state is None:
+            return
+        relay = ProgressRelay(self._seams, admitted.round)
+        sender = self._seams.spawn(relay.run())
+        event: SessionEvent
+        try:
+            job = await asyncio.to_thread(self._jobs.prepare, admitted, state)
+            await self._record(AuditKind.TRAINING_STARTED, admitted.round, job_kind=job.kind.value)
+            folder = self._jobs.folder(admitted.round)
+            await self._seams.runner.run_training_job(folder, job, on_progress=relay.note)
+            # Encoded once here, so that READY is only said of a payload that can be summed; the vector is dropped.
+            await asyncio.to_thread(self._jobs.encode, admitted)
+            await self._record(AuditKind.TRAINING_FINISHED, admitted.round)
+            event = on.JobSucceeded()
+        except JobFailedError as error:
+            event = await self._job_failed(admitted, error, code=error.failure_code)
+        except WardroundError as error:
+            event = await self._job_failed(admitted, error, code=error.code)
+        finally:
+            sender.cancel()
+        async with self._lock:
+            self._job = None
+            if self.holding == admitted.round:
+                await self._advance(event)
+
+    async def _job_failed(self, admitted: AdmittedRound, error: WardroundError, *, code: str) -> SessionEvent:
+        log.error("training_failed", run_id=self._run_id, code=code, cause=str(error))
+        await self._record(AuditKind.TRAINING_FAILED, admitted.round, code=code)
+        return on.JobFailed(code=code)
+
+    async def _say_or_keep(self, command: _Word, round_context: RoundContext) -> None:
+        try:
+            await self._say(command, round_context)
+        except CoordinatorUnavailableError:
+            self._unsent.append(command)
+            self._unsent_round = round_context
+
+    async def _say(self, command: _Word, round_context: RoundContext) -> None:
+        client = self._seams.client
+        try:
+            match command:
+                case do.ReportReady():
+                    await client.report_ready(round_context)
+                case do.DeclineRound():
+                    await client.decline_round(round_context, command.kind, reason=command.reason)
+                case do.SendComplaint():
+                    await self._desk().complain(command.context)
+                    await self._desk().close(command.context)
+        except CoordinatorRefusedError as error:
+            # The coordinator is past it. There is nothing to add.
+            log.info("word_not_taken", run_id=self._run_id, code=error.refusal_code, status=error.status)
+
+    async def _record(self, kind: AuditKind, round_context: RoundContext, **facts: str | int | bool | None) -> None:
+        await asyncio.to_thread(self._seams.book.record_event, kind, round_context, **facts)
+
+    def _desk(self) -> ExchangeDesk:
+        if self._exchange is None:
+            raise IllegalTransitionError("this site is not in an exchange", run_id=self._run_id)
+        return self._exchange
+
+    def _show(self) -> None:
+        session = self._session
+        if session is None:
+            return
+        self._seams.board.change(
+            lambda status: replace(
+                status,
+                state=session.phase.value,
+                run_id=session.round.run_id,
+                round_index=session.round.round_index,
+                activity=status.activity if session.phase.value == "training" else None,
+            )
+        )

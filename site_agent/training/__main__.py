@@ -1,0 +1,202 @@
+"""The trainer's program: what agents start, and what study leads and site operators run by hand.
+
+    python -m site_agent.training serve --spool DIR
+    python -m site_agent.training run JOB_DIR
+    python -m site_agent.training init-adapter --run-spec run.yaml --base-model DIR --out DIR
+    python -m site_agent.training inspect --data records.jsonl
+    python -m site_agent.training generate --base-model DIR --adapter none --prompt "What is proteinuria?"
+    python -m site_agent.training digest-model DIR
+
+Exit codes: 0 done, 1 failed, 2 wrong usage. With --json, one document on the standard output; logs go elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from fl_protocol.errors import WardroundError
+from fl_protocol.spec.faults import RunSpecFaultsError
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the named command."""
+    parsed = build_parser().parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for chatty in ("httpx", "urllib3", "filelock"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    command: Command = parsed.command
+    try:
+        return command(parsed)
+    except WardroundError as error:
+        return tell_error(error, as_json=getattr(parsed, "json", False))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m site_agent.training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    verb = verbs.add_parser("serve", help="watch a spool folder and do its jobs until it holds a file 'stop'")
+    verb.add_argument("--spool", type=Path, required=True, metavar="DIR")
+    verb.set_defaults(command=serve_command)
+
+    verb = verbs.add_parser("run", help="do the one job of a folder")
+    verb.add_argument("job_dir", type=Path, metavar="JOB_DIR")
+    verb.set_defaults(command=run_command)
+
+    verb = verbs.add_parser("init-adapter", help="make adapter v0 and its layout for a run")
+    verb.add_argument("--run-spec", type=Path, required=True, metavar="FILE", help="YAML or JSON")
+    verb.add_argument("--base-model", type=Path, required=True, metavar="DIR")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets layout.json and initial.safetensors")
+    verb.add_argument("--json", action="store_true")
+    verb.set_defaults(command=init_adapter_command)
+
+    verb = verbs.add_parser("inspect", help="read a dataset whole and count it")
+    verb.add_argument("--data", type=Path, required=True, metavar="FILE")
+    verb.add_argument("--format", default="jsonl")
+    verb.add_argument("--json", action="store_true")
+    verb.set_defaults(command=inspect_command)
+
+    verb = verbs.add_parser("generate", help="answer a question with a base model and an adapter")
+    verb.add_argument("--base-model", type=Path, required=True, metavar="DIR")
+    verb.add_argument(
+        "--adapter", action="append", metavar="DIR|none", help="a release folder; may be given several times"
+    )
+    verb.add_argument("--prompt", required=True, metavar="TEXT")
+    verb.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    verb.add_argument("--json", action="store_true")
+    verb.set_defaults(command=generate_command)
+
+    verb = verbs.add_parser("digest-model", help="the digest that identifies a base model")
+    verb.add_argument("folder", type=Path, metavar="DIR")
+    verb.add_argument("--json", action="store_true")
+    verb.set_defaults(command=digest_model_command)
+    return parser
+
+
+def serve_command(arguments: argparse.Namespace) -> int:
+    """``serve``."""
+    from site_agent.training.serve import StopSignal, serve
+
+    stop_signal = StopSignal(arguments.spool)
+    # What takes long is done before the trainer says that it is ready.
+    from site_agent.training.closing import close_job
+    from site_agent.training.model import ModelShelf
+
+    shelf = ModelShelf()
+
+    def close(job_dir: Path, should_stop: Callable[[], bool]) -> None:
+        close_job(job_dir, shelf=shelf, should_stop=should_stop)
+
+    serve(arguments.spool, close, should_stop=stop_signal)
+    return 0
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """``run``."""
+    from site_agent.jobs.job_dir import JobFailure
+    from site_agent.training.closing import close_job
+    from site_agent.training.model import ModelShelf
+
+    outcome = close_job(arguments.job_dir, shelf=ModelShelf())
+    if isinstance(outcome, JobFailure):
+        print_error(outcome.to_document(), as_json=False)
+        return 1
+    return 0
+
+
+def init_adapter_command(arguments: argparse.Namespace) -> int:
+    """``init-adapter``."""
+    from site_agent.training.initial_adapter import make_initial_adapter
+
+    document = make_initial_adapter(arguments.run_spec, base_model=arguments.base_model, out=arguments.out)
+    print_document(document, as_json=arguments.json)
+    return 0
+
+
+def inspect_command(arguments: argparse.Namespace) -> int:
+    """``inspect``."""
+    from site_agent.training.data import read_dataset
+
+    dataset = read_dataset(arguments.data, arguments.format)
+    document = {"sha256": dataset.sha256, "records": len(dataset.records), "patients": dataset.n_patients}
+    print_document(document, as_json=arguments.json)
+    return 0
+
+
+def generate_command(arguments: argparse.Namespace) -> int:
+    """``generate``."""
+    from site_agent.training.generate import generate
+
+    adapters = [None if name == "none" else Path(name) for name in arguments.adapter or ["none"]]
+    generations = generate(
+        arguments.base_model, adapters, prompt=arguments.prompt, max_new_tokens=arguments.max_new_tokens
+    )
+    if arguments.json:
+        answers = [{"adapter": one.adapter, "text": one.text} for one in generations]
+        print_document({"prompt": arguments.prompt, "text": answers[-1]["text"], "generations": answers}, as_json=True)
+        return 0
+    for one in generations:
+        sys.stdout.write(f"[{one.adapter or 'base model'}]\n{one.text}\n")
+    return 0
+
+
+def digest_model_command(arguments: argparse.Namespace) -> int:
+    """``digest-model``."""
+    from site_agent.training.model_files import digest_model_folder
+
+    print_document({"base_model_sha256": digest_model_folder(arguments.folder)}, as_json=arguments.json)
+    return 0
+
+
+def print_document(document: Mapping[str, object], *, as_json: bool) -> None:
+    """Print the answer of a command."""
+    if as_json:
+        sys.stdout.write(json.dumps(document) + "\n")
+        return
+    for key, value in document.items():
+        sys.stdout.write(f"{key}: {value}\n")
+
+
+def tell_error(error: WardroundError, *, as_json: bool) -> int:
+    """Print an error with its advice, and give its exit code."""
+    document: dict[str, object] = {
+        "code": error.code,
+        "message": error.message,
+        "advice": getattr(error, "advice", ""),
+        "facts": error.facts,
+    }
+    if isinstance(error, RunSpecFaultsError):
+        document["faults"] = [{"path": fault.path, "message": fault.message} for fault in error.faults]
+    print_error(document, as_json=as_json)
+    return 2 if isinstance(error, RunSpecFaultsError) else 1
+
+
+def print_error(document: Mapping[str, object], *, as_json: bool) -> None:
+    """Print a failure: one JSON document on the standard output, or sentences on the standard error."""
+    if as_json:
+        sys.stdout.write(json.dumps({"error": document}) + "\n")
+        return
+    facts = document.get("facts")
+    located = ", ".join(f"{key}={value}" for key, value in facts.items()) if isinstance(facts, Mapping) else ""
+    sys.stderr.write(f"{document['code']}: {document['message']}{f' ({located})' if located else ''}\n")
+    faults = document.get("faults")
+    for fault in faults if isinstance(faults, list) else []:
+        sys.stderr.write(f"  {fault['path']}: {fault['message']}\n")
+    if document.get("advice"):
+        sys.stderr.write(f"  {document['advice']}\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

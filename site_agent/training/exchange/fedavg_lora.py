@@ -1,0 +1,71 @@
+"""The site half of ``fedavg-lora``: the update and the sums that it puts into the round's one exchange.
+
+These are raw figures of one site. Clipping, weighting and encoding are the agent's, in ``fl_protocol``; nothing here
+leaves the site but through the secure sum. The names and dtypes are those of the algorithm's ``weigh``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_protocol.tensors.adapter_layout import AdapterLayout
+from site_agent.training.errors import LossNotFiniteError
+from site_agent.training.local.plain import TrainingSums
+
+RawSegments = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSums:
+    """Loss, completion tokens and records, summed over the held-out records, of the adapter that was received."""
+
+    loss_sum: float
+    n_tokens: int
+    n_records: int
+
+
+NOT_EVALUATED = EvaluationSums(loss_sum=0.0, n_tokens=0, n_records=0)
+"""What a site adds in a round that ``evaluation.every`` leaves out."""
+
+
+def evaluation_segments(sums: EvaluationSums) -> RawSegments:
+    """What an evaluation adds to the sum: eval_loss_sum float64, eval_tokens and eval_records int64, shape (1,)."""
+    return {
+        "eval_loss_sum": np.array([sums.loss_sum], dtype=np.float64),
+        "eval_tokens": np.array([sums.n_tokens], dtype=np.int64),
+        "eval_records": np.array([sums.n_records], dtype=np.int64),
+    }
+
+
+def training_segments(
+    layout: AdapterLayout,
+    *,
+    local_adapter: Mapping[str, NDArray[Any]],
+    global_adapter: Mapping[str, NDArray[Any]],
+    trained: TrainingSums,
+    evaluated: EvaluationSums,
+) -> RawSegments:
+    """What a trained round adds to the sum.
+
+    Returns:
+        adapter_update = local - global, float32, shape (d,), finite; train_loss_sum float64 and train_tokens int64,
+        shape (1,); and the evaluation's segments.
+
+    Raises:
+        LossNotFiniteError: an element of the update is not finite.
+        AdapterTensorError: an adapter is not of this layout.
+    """
+    update = layout.flatten(local_adapter) - layout.flatten(global_adapter)
+    if not np.isfinite(update).all():
+        raise LossNotFiniteError("the trained adapter is not finite")
+    return {
+        "adapter_update": update,
+        "train_loss_sum": np.array([trained.loss_sum], dtype=np.float64),
+        "train_tokens": np.array([trained.n_tokens], dtype=np.int64),
+        **evaluation_segments(evaluated),
+    }

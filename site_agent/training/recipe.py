@@ -1,0 +1,313 @@
+"""One job from top to bottom: load, evaluate the adapter that was received, train it, write what the sum needs.
+
+The job directory is all that this module knows of the world: no network, no key, no round but its number.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from fl_protocol.folds.public_state import PublicState
+from fl_protocol.spec.run_spec import RunSpec, parse_run_spec
+from fl_protocol.tensors.adapter_layout import AdapterLayout
+from fl_protocol.tensors.safetensors_io import bytes_from_tensors
+from site_agent.jobs.job_dir import (
+    GLOBAL_FILE,
+    LAYOUT_FILE,
+    PAYLOAD_FILE,
+    JobFileInvalidError,
+    JobFileMissingError,
+    JobKind,
+    JobResult,
+    JobSpec,
+    ProgressState,
+    read_document,
+    write_file,
+)
+from site_agent.training.adapter_io import (
+    adapter_parameters,
+    load_adapter,
+    read_adapter,
+    set_adapter_dropout,
+    verify_initial_adapter,
+    verify_layout,
+)
+from site_agent.training.collate import Example
+from site_agent.training.completion_loss import CompletionLoss
+from site_agent.training.data import Dataset, Split, read_dataset, split_dataset
+from site_agent.training.device import Compute, choose_compute, peak_memory_bytes
+from site_agent.training.errors import DatasetTooSmallError, LossNotFiniteError, NoUsableRecordsError
+from site_agent.training.exchange.fedavg_lora import (
+    NOT_EVALUATED,
+    EvaluationSums,
+    RawSegments,
+    evaluation_segments,
+    training_segments,
+)
+from site_agent.training.local.plain import PlainRule, TrainingSums, train_plain
+from site_agent.training.local.schedule import learning_rate_at
+from site_agent.training.model import AdaptedModel, ModelShelf
+from site_agent.training.progress import ProgressReporter
+from site_agent.training.tasks.instruction_tuning import ChatEncoder, FitCounts, encode_records, sample_examples
+
+_EVALUATION_BATCH = 8
+_VERSIONS = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "wardround")
+
+
+def perform_job(job_dir: Path, job: JobSpec, *, shelf: ModelShelf, progress: ProgressReporter) -> JobResult:
+    """Do one job and write its payload; the caller closes it with the result, or with the error as a typed failure.
+
+    Raises:
+        TrainerError: with advice for the site's operator.
+        RunSpecFaultsError: the run's specification is not valid.
+        JobDirectoryError: a file of the contract is missing or wrong.
+        ProtocolError: the global adapter or the layout is not well formed.
+    """
+    if job.kind is JobKind.INSPECT:
+        return inspect_data(job)
+    return train_adapter(job_dir, job, shelf=shelf, progress=progress)
+
+
+def inspect_data(job: JobSpec) -> JobResult:
+    """Read a dataset whole and count it. Needs no model."""
+    started = time.monotonic()
+    dataset = read_dataset(Path(job.data.path), job.data.format)
+    return JobResult(
+        records=len(dataset.records),
+        patients=dataset.n_patients,
+        held_out_records=0,
+        seconds=time.monotonic() - started,
+        peak_memory_bytes=0,
+        device="none",
+        precision="none",
+        versions=installed_versions(),
+        sha256=dataset.sha256,
+    )
+
+
+def train_adapter(job_dir: Path, job: JobSpec, *, shelf: ModelShelf, progress: ProgressReporter) -> JobResult:
+    """Evaluate the global adapter and, where the job says so, train it: the segments of one round.
+
+    Raises:
+        As ``perform_job``.
+    """
+    started = time.monotonic()
+    progress.report(ProgressState.LOADING, step=0, steps=1)
+    compute = prepare_compute(job)
+
+    # Load: what was approved, this site's records, the model, and the adapter that all sites start from.
+    spec = parse_run_spec(job.run_spec or {})
+    dataset = read_dataset(Path(job.data.path), job.data.format)
+    split = split_of_run(dataset, spec)
+    model = take_model(job, spec, shelf=shelf, compute=compute)
+    state = receive_state(job_dir, model, spec)
+    encoder = ChatEncoder(model.tokenizer, max_length=spec.local.max_length)
+    progress.report(ProgressState.LOADING, step=1, steps=1)
+
+    # Evaluate the adapter that was received, on records that are never trained on.
+    evaluated, held_out_fits = NOT_EVALUATED, FitCounts()
+    if job.kind is JobKind.EVALUATE or job.round_index % spec.evaluation.every == 0:
+        held_out = list(encode_records(split.held_out, encoder, held_out_fits))
+        evaluated = evaluate(held_out, completion_loss=model.completion_loss, progress=progress)
+    metrics = metrics_of_evaluation(evaluated, held_out_fits)
+
+    # Train, and put into the payload what the secure sum is to add up.
+    if job.kind is JobKind.EVALUATE:
+        segments = evaluation_segments(evaluated)
+    else:
+        fits = FitCounts()
+        rule = plain_rule(spec, job.round_index)
+        examples = sample_examples(split.training, encoder, n_examples=rule.n_examples, seed=job.seed, counts=fits)
+        trained = train(model, examples, rule=rule, seed=job.seed, progress=progress)
+        segments = training_segments(
+            model.layout,
+            local_adapter=read_adapter(model.module),
+            global_adapter=state.adapter,
+            trained=trained,
+            evaluated=evaluated,
+        )
+        metrics |= metrics_of_training(segments, trained, fits)
+    write_file(job_dir / PAYLOAD_FILE, bytes_from_tensors(segments))
+
+    return JobResult(
+        records=len(dataset.records),
+        patients=dataset.n_patients,
+        held_out_records=evaluated.n_records,
+        seconds=time.monotonic() - started,
+        peak_memory_bytes=peak_memory_bytes(compute),
+        device=compute.device_name,
+        precision=compute.precision,
+        versions=installed_versions(),
+        sha256=dataset.sha256,
+        metrics=metrics,
+    )
+
+
+def prepare_compute(job: JobSpec) -> Compute:
+    """Choose device and precision, limit the threads, and make the arithmetic repeatable.
+
+    Raises:
+        DeviceUnavailableError: the job asks for a device that is not there.
+    """
+    compute = choose_compute(job.device)
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    # On a CPU every kernel used here is deterministic; a GPU warns of one that is not and goes on.
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    return compute
+
+
+def split_of_run(dataset: Dataset, spec: RunSpec) -> Split:
+    """The dataset's records by their use in this run.
+
+    Raises:
+        DatasetTooSmallError: there are fewer records or patients than the run demands.
+        NoUsableRecordsError: nothing is left to train on.
+    """
+    n_records, n_patients = len(dataset.records), dataset.n_patients
+    if n_records < spec.data.min_records:
+        message = "the dataset has fewer records than the run demands"
+        raise DatasetTooSmallError(message, records=n_records, minimum=spec.data.min_records)
+    if n_patients < spec.data.min_patients:
+        message = "the dataset has fewer patients than the run demands"
+        raise DatasetTooSmallError(message, patients=n_patients, minimum=spec.data.min_patients)
+    evaluation = spec.evaluation
+    split = split_dataset(dataset, holdout_fraction=evaluation.holdout_fraction, max_records=evaluation.max_records)
+    if not split.training:
+        raise NoUsableRecordsError("every record is held out", records=n_records)
+    return split
+
+
+def take_model(job: JobSpec, spec: RunSpec, *, shelf: ModelShelf, compute: Compute) -> AdaptedModel:
+    """The run's base model with its adapter on it; the digest is the run's, whatever the job says.
+
+    Raises:
+        JobFileInvalidError: job and run name different base models.
+        BaseModelError, TargetModulesUnknownError: as ``ModelShelf.take``.
+    """
+    if job.base_model is None or job.base_model.sha256 != spec.base_model.sha256:
+        raise JobFileInvalidError("job and run name different base models", field="base_model.sha256")
+    return shelf.take(Path(job.base_model.path), spec, sha256=spec.base_model.sha256, compute=compute)
+
+
+def receive_state(job_dir: Path, model: AdaptedModel, spec: RunSpec) -> PublicState:
+    """Read the public state that the round starts from, check it, and set the model's adapter to it.
+
+    Raises:
+        JobFileMissingError: there is none.
+        AdapterLayoutMismatchError, InitialAdapterMismatchError: it is not what the run's specification gives.
+        ProtocolError: it is not well formed.
+    """
+    verify_layout(model.layout, spec, AdapterLayout.from_document(read_document(job_dir / LAYOUT_FILE)))
+    try:
+        state = PublicState.from_bytes((job_dir / GLOBAL_FILE).read_bytes())
+    except FileNotFoundError as error:
+        raise JobFileMissingError("a file of the job directory is missing", file=GLOBAL_FILE) from error
+    if state.version == 0:
+        verify_initial_adapter(state, model.layout, spec)
+    load_adapter(model.module, state.adapter, layout=model.layout)
+    return state
+
+
+def plain_rule(spec: RunSpec, round_index: int) -> PlainRule:
+    """How one round of a run steps."""
+    local = spec.local
+    return PlainRule(
+        batch_size=local.batch_size,
+        accumulation=local.accumulation,
+        weight_decay=local.weight_decay,
+        learning_rates=tuple(learning_rate_at(spec, round_index=round_index, step=step) for step in range(local.steps)),
+    )
+
+
+def evaluate(
+    examples: Sequence[Example], *, completion_loss: CompletionLoss, progress: ProgressReporter
+) -> EvaluationSums:
+    """Sum the loss over the completion tokens of held-out examples; none give zeros.
+
+    Raises:
+        LossNotFiniteError: the loss is NaN or infinite.
+    """
+    by_length = sorted(examples, key=lambda example: example.n_tokens)
+    loss_sum, n_tokens, n_records = 0.0, 0, 0
+    progress.report(ProgressState.EVALUATING, step=0, steps=len(by_length))
+    with torch.inference_mode():
+        for start in range(0, len(by_length), _EVALUATION_BATCH):
+            batch = by_length[start : start + _EVALUATION_BATCH]
+            answer = completion_loss(batch)
+            loss_sum += float(answer.loss)
+            n_tokens += answer.n_tokens
+            n_records += len(batch)
+            progress.report(ProgressState.EVALUATING, step=n_records, steps=len(by_length), n_records=n_records)
+    if not math.isfinite(loss_sum):
+        raise LossNotFiniteError("the evaluation loss is not finite")
+    return EvaluationSums(loss_sum=loss_sum, n_tokens=n_tokens, n_records=n_records)
+
+
+def train(
+    model: AdaptedModel, examples: Sequence[Example], *, rule: PlainRule, seed: int, progress: ProgressReporter
+) -> TrainingSums:
+    """Train the model's adapter in place by the run's local rule.
+
+    Raises:
+        LossNotFiniteError: training diverged.
+    """
+    torch.manual_seed(seed)
+    steps = len(rule.learning_rates)
+    progress.report(ProgressState.TRAINING, step=0, steps=steps)
+    set_adapter_dropout(model.module, is_on=True)
+    try:
+        return train_plain(
+            tuple(adapter_parameters(model.module).values()),
+            examples,
+            rule=rule,
+            completion_loss=model.completion_loss,
+            on_step=_step_reporter(progress, rule),
+        )
+    finally:
+        set_adapter_dropout(model.module, is_on=False)
+
+
+def _step_reporter(progress: ProgressReporter, rule: PlainRule) -> Callable[[int, float], None]:
+    per_step, steps = rule.batch_size * rule.accumulation, len(rule.learning_rates)
+
+    def report(step: int, loss: float) -> None:
+        progress.report(ProgressState.TRAINING, step=step, steps=steps, n_records=step * per_step, loss=loss)
+
+    return report
+
+
+def metrics_of_evaluation(evaluated: EvaluationSums, fits: FitCounts) -> dict[str, float]:
+    """What this site may see of its own evaluation."""
+    metrics: dict[str, float] = {"held_out_cut": fits.completion_cut, "held_out_left_out": fits.no_room}
+    if evaluated.n_tokens:
+        metrics["eval_loss"] = evaluated.loss_sum / evaluated.n_tokens
+    return metrics
+
+
+def metrics_of_training(segments: RawSegments, trained: TrainingSums, fits: FitCounts) -> dict[str, float]:
+    """What this site may see of its own training."""
+    update = segments["adapter_update"].astype("float64")
+    return {
+        "train_loss": trained.loss_sum / trained.n_tokens,
+        "update_norm": math.sqrt(float(update @ update)),
+        "train_cut": fits.completion_cut,
+        "train_left_out": fits.no_room,
+    }
+
+
+def installed_versions() -> dict[str, str]:
+    """The versions of what computed; a package that is not installed as one is left out."""
+    versions: dict[str, str] = {}
+    for name in _VERSIONS:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

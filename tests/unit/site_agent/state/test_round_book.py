@@ -1,0 +1,194 @@
+"""The round book: one M0 an attempt, attempts that rise, flags set once, reveals unresolved until they are settled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fl_protocol.audit.events import AuditKind, event_from_bytes
+from fl_protocol.clock import SystemClock
+from fl_protocol.ids import SiteId
+from fl_protocol.spec.context import ExchangeContext, RoundContext
+from fl_protocol.testing.entropy import seeded_signer
+from fl_protocol.testing.federation import RUN_ID
+from site_agent.audit.store import AuditLog
+from site_agent.db.errors import SiteDatabaseError
+from site_agent.db.models import AuditEventRow
+from site_agent.db.tx import SiteDb, open_site_db
+from site_agent.errors import OneShotSpentError, RoundRefusedError
+from site_agent.session.events import Step
+from site_agent.state.round_book import RoundBook
+
+STATE = "22" * 32
+PAYLOAD = "33" * 32
+SITES = tuple(SiteId(name) for name in ("alpha", "beta", "gamma"))
+
+
+def attempt(round_attempt: int = 0, *, round_index: int = 0) -> RoundContext:
+    return RoundContext(run_id=RUN_ID, round_index=round_index, round_attempt=round_attempt)
+
+
+def exchange(round_context: RoundContext, exchange_attempt: int = 0) -> ExchangeContext:
+    return ExchangeContext(
+        run_id=round_context.run_id,
+        round_index=round_context.round_index,
+        round_attempt=round_context.round_attempt,
+        exchange_index=0,
+        exchange_attempt=exchange_attempt,
+    )
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[SiteDb]:
+    opened = open_site_db(tmp_path / "site.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def book(db: SiteDb) -> RoundBook:
+    clock = SystemClock()
+    return RoundBook(db, AuditLog(seeded_signer("site"), clock, "site:alpha"), clock)
+
+
+def join(book: RoundBook, round_context: RoundContext, *, manifest: str = "11" * 32, state: str = STATE) -> None:
+    book.join(round_context, manifest_sha256=manifest, public_state_sha256=state)
+
+
+def reveal(book: RoundBook, round_context: RoundContext, *, payload: str = PAYLOAD) -> None:
+    book.claim_mask(exchange(round_context), [payload])
+    book.ensure_revealed(exchange(round_context), survivors=SITES)
+
+
+def kinds(db: SiteDb) -> list[AuditKind]:
+    def read(session: Session) -> list[AuditKind]:
+        rows = session.scalars(select(AuditEventRow).order_by(AuditEventRow.seq))
+        return [event_from_bytes(row.body).event.kind for row in rows]
+
+    return db.run_read("kinds", read)
+
+
+def test_round_joined_twice_with_the_same_manifest_is_joined_once(book: RoundBook, db: SiteDb) -> None:
+    join(book, attempt())
+    join(book, attempt())
+    assert [joined.round for joined in book.joined(RUN_ID)] == [attempt()]
+    assert kinds(db) == [AuditKind.ROUND_JOINED]
+
+
+def test_round_joined_with_another_manifest_is_refused(book: RoundBook) -> None:
+    join(book, attempt())
+    with pytest.raises(RoundRefusedError) as refused:
+        join(book, attempt(), manifest="44" * 32)
+    assert refused.value.reason == "manifest-changed"
+
+
+@pytest.mark.parametrize("earlier", [attempt(1, round_index=1), attempt(0, round_index=2)])
+def test_attempt_that_does_not_rise_is_refused(book: RoundBook, earlier: RoundContext) -> None:
+    join(book, attempt(2, round_index=2))
+    with pytest.raises(RoundRefusedError) as refused:
+        join(book, earlier)
+    assert refused.value.reason == "attempt-not-rising"
+
+
+def test_round_that_is_over_is_not_joined_again(book: RoundBook) -> None:
+    join(book, attempt())
+    book.record_state(attempt(), "failed", outcome="job-failed")
+    with pytest.raises(RoundRefusedError) as refused:
+        join(book, attempt())
+    assert refused.value.reason == "round-over"
+
+
+def test_round_ends_once(book: RoundBook) -> None:
+    join(book, attempt())
+    book.record_settled(attempt(), result_sha256="55" * 32, public_state_sha256=STATE)
+    book.record_state(attempt(), "declined", outcome="round-over")
+    assert [joined.state for joined in book.joined(RUN_ID)] == ["settled"]
+
+
+def test_payload_revealed_is_never_masked_again(book: RoundBook) -> None:
+    join(book, attempt(0))
+    reveal(book, attempt(0))
+    join(book, attempt(1))
+    with pytest.raises(OneShotSpentError):
+        book.claim_mask(exchange(attempt(1)), [PAYLOAD])
+    book.claim_mask(exchange(attempt(1)), ["66" * 32])
+
+
+def test_payload_masked_but_not_revealed_may_be_masked_again(book: RoundBook) -> None:
+    join(book, attempt())
+    book.claim_mask(exchange(attempt(), 0), [PAYLOAD])
+    book.claim_mask(exchange(attempt(), 1), [PAYLOAD])
+
+
+def test_deterministic_payload_is_known_by_its_other_name_too(book: RoundBook) -> None:
+    join(book, attempt(0))
+    book.claim_mask(exchange(attempt(0)), [PAYLOAD, "77" * 32])
+    book.ensure_revealed(exchange(attempt(0)), survivors=SITES, other_digests=["77" * 32])
+    join(book, attempt(1))
+    with pytest.raises(OneShotSpentError):
+        book.claim_mask(exchange(attempt(1)), ["88" * 32, "77" * 32])
+
+
+def test_flags_survive_a_restart(book: RoundBook, tmp_path: Path) -> None:
+    join(book, attempt())
+    book.ensure_advertised(exchange(attempt(), 2))
+    book.claim_mask(exchange(attempt()), [PAYLOAD])
+    book.ensure_confirmed(exchange(attempt()), survivors=SITES)
+    book.ensure_revealed(exchange(attempt()), survivors=SITES)
+    again = open_site_db(tmp_path / "site.db")
+    clock = SystemClock()
+    reopened = RoundBook(again, AuditLog(seeded_signer("site"), clock, "site:alpha"), clock)
+    assert reopened.is_taken(Step.CONFIRM, exchange(attempt()))
+    assert reopened.is_taken(Step.REVEAL, exchange(attempt()))
+    assert not reopened.is_taken(Step.REVEAL, exchange(attempt(), 1))
+    assert reopened.last_exchange_attempt(attempt()) == 2
+    assert reopened.last_exchange_attempt(attempt(1)) == -1
+    again.close()
+
+
+def test_flag_set_again_is_one_flag_and_one_event(book: RoundBook, db: SiteDb) -> None:
+    join(book, attempt())
+    book.claim_mask(exchange(attempt()), [PAYLOAD])
+    for _ in range(2):
+        book.ensure_confirmed(exchange(attempt()), survivors=SITES)
+        book.ensure_revealed(exchange(attempt()), survivors=SITES)
+    assert kinds(db).count(AuditKind.SURVIVORS_CONFIRMED) == 1
+    assert kinds(db).count(AuditKind.SHARES_REVEALED) == 1
+
+
+def test_reveal_stays_unresolved_until_its_result_is_settled(book: RoundBook) -> None:
+    join(book, attempt())
+    reveal(book, attempt())
+    book.record_state(attempt(), "abandoned", outcome="aborted")
+    assert [joined.is_unresolved for joined in book.joined(RUN_ID)] == [True]
+    book.record_settled(attempt(), result_sha256="55" * 32, public_state_sha256=STATE)
+    assert [joined.is_unresolved for joined in book.joined(RUN_ID)] == [False]
+
+
+def test_reveal_is_resolved_by_a_later_sum_over_the_same_survivors_only(book: RoundBook) -> None:
+    for number, survivors in enumerate([SITES, SITES[:2], SITES]):
+        join(book, attempt(number))
+        book.claim_mask(exchange(attempt(number)), [f"{number:02d}" * 32])
+        book.ensure_revealed(exchange(attempt(number)), survivors=survivors)
+        book.record_state(attempt(number), "abandoned", outcome="aborted")
+    book.record_settled(attempt(2), result_sha256="55" * 32, public_state_sha256=STATE)
+    assert [joined.is_unresolved for joined in book.joined(RUN_ID)] == [False, True, False]
+
+
+def test_audit_that_fails_takes_the_flag_with_it(db: SiteDb) -> None:
+    class BrokenAudit(AuditLog):
+        def append(self, session: Session, kind: AuditKind, actor: str = "agent", **facts: object) -> int:
+            raise SiteDatabaseError("the disk is full")
+
+    clock = SystemClock()
+    book = RoundBook(db, BrokenAudit(seeded_signer("site"), clock, "site:alpha"), clock)
+    with pytest.raises(SiteDatabaseError):
+        join(book, attempt())
+    with pytest.raises(SiteDatabaseError):
+        book.ensure_confirmed(exchange(attempt()), survivors=SITES)
+    assert book.joined(RUN_ID) == ()
+    assert not book.is_taken(Step.CONFIRM, exchange(attempt()))

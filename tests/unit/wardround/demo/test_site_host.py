@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from wardround.demo.site_host import policy_for_run
+
+SPEC = {
+    "purpose": "research: define phenotypes",
+    "task": {"kind": "instruction-tuning"},
+    "base_model": {"name": "m", "sha256": "a" * 64},
+    "adapter": {"kind": "lora", "rank": 8},
+    "data": {"dataset": "hpo", "min_records": 100},
+    "secure_aggregation": {"min_cohort": 3},
+}
+
+
+def test_policy_for_run_permits_this_run_and_nothing_wider() -> None:
+    policy = policy_for_run(SPEC)
+    assert policy["tasks"] == ["instruction-tuning"]
+    assert policy["base_models"] == ["sha256:" + "a" * 64]
+    assert policy["adapters"] == {"kinds": ["lora"], "max_rank": 8}
+    assert policy["datasets"] == {"hpo": {"purposes": ["research: define phenotypes"], "min_records": 100}}
+    assert policy["approval"] == "automatic"

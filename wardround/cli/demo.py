@@ -1,0 +1,84 @@
+"""``wardround demo``: a whole federation on this machine, from an empty folder to a verified release."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from wardround.cli.shell import Shell, shell_of
+from wardround.demo.federation import DemoSurroundings, run_demo
+from wardround.demo.live_table import PlainProgress, Progress, TerminalProgress
+from wardround.demo.summary import print_report
+from wardround.demo.workspace import DEFAULT_STUDY, Checkout, DemoOptions, Programs
+from wardround.errors import UsageInvalidError
+
+_TRAINING_PACKAGES = ("torch", "transformers", "peft")
+
+
+def demo(
+    context: typer.Context,
+    *,
+    study: Annotated[
+        str, typer.Option("--study", help="A folder of examples/, or a path of your own.")
+    ] = DEFAULT_STUDY,
+    sites: Annotated[int, typer.Option("--sites", min=3, help="How many hospitals.")] = 3,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", min=1, help="How many rounds; else as the study says.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="The run's seed; else as the study says.")] = None,
+    work_dir: Annotated[
+        Path | None, typer.Option("--work-dir", help="A new folder for everything, which is kept whole.")
+    ] = None,
+    models_dir: Annotated[Path | None, typer.Option("--models-dir", help="Where converted base models are.")] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep keys, databases and datasets without --work-dir, too.")
+    ] = False,
+) -> None:
+    """Run a real federation here: one coordinator and several sites, mutual TLS, secure sums, a verified release."""
+    shell = shell_of(context)
+    _require_training_packages()
+    signal.signal(signal.SIGTERM, _stop_as_by_ctrl_c)
+    options = DemoOptions(
+        study=study, sites=sites, rounds=rounds, seed=seed, work_dir=work_dir, models_dir=models_dir, keep=keep
+    )
+    surroundings = DemoSurroundings(
+        checkout=Checkout.of_this_package(),
+        programs=Programs(),
+        environment=dict(shell.environment),
+        progress=_progress_for(shell),
+        now=datetime.now(UTC),
+    )
+    report = run_demo(options, surroundings)
+    text = json.dumps(report.to_document(), ensure_ascii=False, indent=2)
+    (report.work_dir / "summary.json").write_text(text + "\n", encoding="utf-8")
+    if shell.as_json:
+        shell.show_document(report.to_document())
+    else:
+        print_report(report, shell.out, has_live_table=shell.out.is_terminal)
+
+
+def _progress_for(shell: Shell) -> Progress:
+    if shell.as_json:
+        return PlainProgress(shell.err)
+    return TerminalProgress(shell.out) if shell.out.is_terminal else PlainProgress(shell.out)
+
+
+def _require_training_packages() -> None:
+    missing = [name for name in _TRAINING_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageInvalidError(
+            f"the sites of the demonstration train, and {', '.join(missing)} is not installed",
+            advice="Run 'make demo', which installs everything, or: pip install 'wardround[training,examples]'",
+        )
+
+
+def _stop_as_by_ctrl_c(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise KeyboardInterrupt

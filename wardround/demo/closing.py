@@ -1,0 +1,134 @@
+"""After the last round: approve, download and verify the release, verify every log, ask the model before and after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wardround.client.rest import RestClient
+from wardround.demo.held_out import first_held_out
+from wardround.demo.live_table import Progress
+from wardround.demo.picture import site_line
+from wardround.demo.processes import Supervisor, run_parallel
+from wardround.demo.site_host import SiteHost
+from wardround.demo.study import section_of
+from wardround.demo.summary import Generation
+from wardround.demo.workspace import Programs, Workspace
+from wardround.documents import Document, as_document, documents_of, integer_of, text_of
+from wardround.errors import DemoFailedError
+from wardround.evidence.audit_export import verify_export
+from wardround.evidence.release_folder import unpack_release, verify_release_folder
+
+MEANING = "Reviewed in a demonstration on this machine; for trying out only."
+NEW_TOKENS = 64
+_RELEASE_TIMEOUT_S = 60.0
+_SETTLE_TIMEOUT_S = 20.0
+_GENERATE_TIMEOUT_S = 180.0
+_LOOK_EVERY_S = 0.2
+_AT_REST = frozenset({"idle", "stopped"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedRun:
+    """What the end of a run gave. Invariant: release and logs were verified."""
+
+    metrics: Document
+    audit_rows: dict[str, int]
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """Everything that is needed to close a run of the demonstration."""
+
+    client: RestClient
+    sites: tuple[SiteHost, ...]
+    run_spec: Mapping[str, object]
+    base_model_dir: Path
+    workspace: Workspace
+    supervisor: Supervisor
+    programs: Programs
+    progress: Progress
+
+    def close(self, run_id: str) -> ClosedRun:
+        """Do all of it.
+
+        Raises:
+            CommandError: a signature, a digest or a log does not verify, or a program failed.
+        """
+        with self.progress.step("The release is approved, downloaded and verified"):
+            self._fetch_release(run_id)
+        with self.progress.step("Every audit log is verified; the model is asked before and after"):
+            self._wait_until_sites_rest()
+            metrics = self.client.get(f"/api/v1/runs/{run_id}/metrics")
+            audit_rows = {"coordinator": self._verify_coordinator_log()}
+            outcomes = run_parallel(
+                self.supervisor,
+                {
+                    **{site.name: site.verify_audit for site in self.sites},
+                    "generation": self._generate,
+                },
+            )
+        for site in self.sites:
+            audit_rows[site.name] = integer_of(as_document(outcomes[site.name], source="audit verify"), "size")
+        generation = outcomes["generation"]
+        assert isinstance(generation, Generation)
+        return ClosedRun(metrics=metrics, audit_rows=audit_rows, generation=generation)
+
+    def _fetch_release(self, run_id: str) -> None:
+        release_id = text_of(self._wait_for_release(run_id), "release_id")
+        self.client.post(f"/api/v1/releases/{release_id}:approve", {"meaning": MEANING})
+        archive = self.workspace.root / "release.zip"
+        self.client.download(f"/api/v1/releases/{release_id}/download", archive)
+        unpack_release(archive, self.workspace.release)
+        archive.unlink()
+        key = text_of(self.client.get("/api/v1/releases/keys"), "release_signing_key_sha256")
+        verify_release_folder(self.workspace.release, expected_key_sha256=key)
+
+    def _wait_for_release(self, run_id: str) -> Document:
+        deadline = time.monotonic() + _RELEASE_TIMEOUT_S
+        while True:
+            self.supervisor.check_alive()
+            release = next(self.client.pages("/api/v1/releases", run_id=run_id), None)
+            if release is not None:
+                return release
+            if time.monotonic() > deadline:
+                raise DemoFailedError(
+                    "the run is completed and there is no release", advice="See the coordinator's log."
+                )
+            time.sleep(_LOOK_EVERY_S)
+
+    def _wait_until_sites_rest(self) -> None:
+        """Let every site verify the last sum before its log is looked at; a slow one is verified as it is."""
+        deadline = time.monotonic() + _SETTLE_TIMEOUT_S
+        while time.monotonic() < deadline:
+            self.supervisor.check_alive()
+            if all(site_line(site.name, site.status_file).state in _AT_REST for site in self.sites):
+                return
+            time.sleep(_LOOK_EVERY_S)
+
+    def _verify_coordinator_log(self) -> int:
+        text = self.client.text("/api/v1/audit/export")
+        (self.workspace.root / "audit.jsonl").write_text(text, encoding="utf-8")
+        return verify_export(text.splitlines()).size
+
+    def _generate(self) -> Generation:
+        """One question to the base model, then to the released adapter on it: one process, so that torch loads once."""
+        prompt, reference = self._record()
+        adapters = ("--adapter", "none", "--adapter", str(self.workspace.release))
+        asked = ("--prompt", prompt, "--max-new-tokens", str(NEW_TOKENS), "--json")
+        arguments = (*self.programs.trainer, "generate", "--base-model", str(self.base_model_dir), *adapters, *asked)
+        answer = self.supervisor.run_json("generate", arguments, timeout_s=_GENERATE_TIMEOUT_S)
+        texts = [text_of(generation, "text") for generation in documents_of(answer, "generations")]
+        if len(texts) != 2:
+            raise DemoFailedError("the trainer did not answer once for each of two adapters", log="generate")
+        return Generation(prompt=prompt, reference=reference, before=texts[0], after=texts[1])
+
+    def _record(self) -> tuple[str, str]:
+        fraction = section_of(self.run_spec, "evaluation").get("holdout_fraction", 0.1)
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float):
+            raise DemoFailedError("evaluation.holdout_fraction is no number")
+        record = first_held_out(self.sites[0].data_file, holdout_fraction=float(fraction))
+        return record.prompt, record.completion
