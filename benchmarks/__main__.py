@@ -6,7 +6,7 @@ import importlib
 import sys
 
 BENCHMARKS = {
-    "secagg": "the secure sum: masking at a site, adding and unmasking at the coordinator, bytes and milliseconds a site",
+    "secagg": "the secure sum: masking, adding, unmasking, bytes and milliseconds a site",
     "training": "the demo's study: federated beside local-only training at equal steps, seconds a step",
 }
 

@@ -61,7 +61,10 @@ def print_rows(rows: list[Row], *, as_json: bool) -> None:
         yardstick = "" if row.yardstick is None else f"{row.yardstick:.4g} {row.unit}"
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         aim = {None: "", True: "met", False: "MISSED"}[row.within]
-        print(f"{row.name:{width}}  {f'{row.value:.4g} {row.unit}':>12}  {yardstick:>12}  {ratio:>6}  {aim:6} {row.yardstick_name}")
+        figure = f"{row.value:.4g} {row.unit}"
+        cells = [f"{row.name:{width}}", f"{figure:>12}", f"{yardstick:>12}", f"{ratio:>6}", f"{aim:6}"]
+        cells.append(row.yardstick_name)
+        print("  ".join(cells).rstrip())
     print("\n" + ", ".join(f"{key} {value}" for key, value in machine.items()))
 
 

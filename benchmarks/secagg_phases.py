@@ -74,7 +74,12 @@ def phase_rows(site_counts: list[int]) -> list[Row]:
         cpu_ms, bytes_up, bytes_down, recover_ms = measure_exchange(n_sites)
         steps = ", ".join(f"{name} {ms:.1f}" for name, ms in cpu_ms.items())
         rows += [
-            Row(name=f"key phases: CPU a site, {n_sites} sites", value=sum(cpu_ms.values()), unit="ms", yardstick_name=steps),
+            Row(
+                name=f"key phases: CPU a site, {n_sites} sites",
+                value=sum(cpu_ms.values()),
+                unit="ms",
+                yardstick_name=steps,
+            ),
             Row(name=f"key phases: bytes up a site, {n_sites} sites", value=bytes_up / 1024, unit="KiB"),
             Row(name=f"key phases: bytes down a site, {n_sites} sites", value=bytes_down / 1024, unit="KiB"),
             Row(name=f"key phases: coordinator recovers masks, {n_sites} sites", value=recover_ms, unit="ms"),

@@ -1,34 +1,39 @@
-"""``wardround-coordinator``: what whoever runs the service types."""
+"""``wardround-coordinator``: what whoever runs the service types.
+
+A command imports what it needs when it runs, so that `--help` and `config check` need no server to be loaded.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, ParamSpec, TypeVar
 
 import structlog
 import typer
 
-from coordinator.app import ServiceRole, serve
-from coordinator.db.migrate import migrate
-from coordinator.doctor import diagnose
-from coordinator.gateway.server import ListenerError
-from coordinator.installation import CONFIG_FILE, ROOT_CERTIFICATE, Ports, install, open_installation
-from coordinator.settings import LogFormat, LogSettings, SettingsInvalidError, unknown_environment_sections
+from coordinator.settings import (
+    LogFormat,
+    LogSettings,
+    SettingsInvalidError,
+    load_settings,
+    unknown_environment_sections,
+)
 from fl_protocol.clock import SystemClock
 from fl_protocol.errors import WardroundError
-from fl_protocol.signing.keys import spki_fingerprint
 
 P = ParamSpec("P")
+R = TypeVar("R", bound=StrEnum)
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 5
+_UNAVAILABLE_CODES = frozenset({"listener-failed", "database-busy"})
 
 cli = typer.Typer(
     name="wardround-coordinator",
@@ -43,7 +48,7 @@ cli.add_typer(ca_cli, name="ca")
 cli.add_typer(config_cli, name="config")
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The coordinator's file.", envvar="WARDROUND_CONFIG")]
-_DEFAULT_CONFIG = Path(CONFIG_FILE)
+_DEFAULT_CONFIG = Path("coordinator.yaml")
 
 
 class _Output:
@@ -87,6 +92,8 @@ def init(
 
     Example: wardround-coordinator init ./coordinator --consortium "Rare disease network"
     """
+    from coordinator.installation import Ports, install
+
     made = install(
         directory,
         consortium=consortium,
@@ -124,7 +131,12 @@ def serve_command(
 
     Example: wardround-coordinator serve --config ./coordinator/coordinator.yaml
     """
-    wanted = frozenset(_role(name.strip()) for name in roles.split(",") if name.strip())
+    import asyncio
+
+    from coordinator.app import ServiceRole, serve
+    from coordinator.installation import open_installation
+
+    wanted = frozenset(_role(ServiceRole, name.strip()) for name in roles.split(",") if name.strip())
     if not wanted:
         raise typer.BadParameter("name at least one role", param_hint="--roles")
     installation = open_installation(config)
@@ -146,6 +158,9 @@ def migrate_command(config: Config = _DEFAULT_CONFIG) -> None:
 
     Example: wardround-coordinator migrate --config ./coordinator/coordinator.yaml
     """
+    from coordinator.db.migrate import migrate
+    from coordinator.installation import open_installation
+
     database = open_installation(config).open_database()
     try:
         migrate(database.engine)
@@ -161,6 +176,8 @@ def doctor(config: Config = _DEFAULT_CONFIG) -> None:
 
     Example: wardround-coordinator doctor --config ./coordinator/coordinator.yaml
     """
+    from coordinator.doctor import diagnose
+
     findings = diagnose(config, clock=SystemClock())
     is_well = all(finding.is_well for finding in findings)
     _answer(
@@ -190,6 +207,9 @@ def show_ca(config: Config = _DEFAULT_CONFIG) -> None:
 
     Example: wardround-coordinator ca show
     """
+    from coordinator.installation import open_installation
+    from fl_protocol.signing.keys import spki_fingerprint
+
     keys = open_installation(config).load_keys()
     root = keys.authority.root
     facts = {
@@ -209,6 +229,8 @@ def export_root(config: Config = _DEFAULT_CONFIG) -> None:
 
     Example: wardround-coordinator ca export-root > root.pem
     """
+    from coordinator.installation import ROOT_CERTIFICATE, open_installation
+
     installation = open_installation(config)
     authority = installation.load_keys().authority
     pem = authority.root_pem.decode()
@@ -223,7 +245,7 @@ def check_config(config: Config = _DEFAULT_CONFIG) -> None:
 
     Example: WARDROUND_GATEWAY__PORT=443 wardround-coordinator config check
     """
-    settings = open_installation(config).settings
+    settings = load_settings(config)
     unknown = unknown_environment_sections()
     _answer(
         {"ok": True, "settings": settings.model_dump(mode="json"), "unused_environment": list(unknown)},
@@ -234,11 +256,11 @@ def check_config(config: Config = _DEFAULT_CONFIG) -> None:
     )
 
 
-def _role(name: str) -> ServiceRole:
+def _role(roles: type[R], name: str) -> R:
     try:
-        return ServiceRole(name)
+        return roles(name)
     except ValueError as error:
-        raise typer.BadParameter(f"a role is one of {', '.join(ServiceRole)}", param_hint="--roles") from error
+        raise typer.BadParameter(f"a role is one of {', '.join(roles)}", param_hint="--roles") from error
 
 
 def _first(group: BaseExceptionGroup[WardroundError]) -> WardroundError:
@@ -269,7 +291,7 @@ def _fail(error: WardroundError) -> None:
 def _exit_code(error: WardroundError) -> int:
     if isinstance(error, SettingsInvalidError):
         return EXIT_USAGE
-    return EXIT_UNAVAILABLE if isinstance(error, ListenerError) else EXIT_FAILED
+    return EXIT_UNAVAILABLE if error.code in _UNAVAILABLE_CODES else EXIT_FAILED
 
 
 def _configure_logs(settings: LogSettings) -> None:

@@ -282,7 +282,7 @@ async def _drive(parts: _Parts) -> None:
     driver = RoundDriver(
         parts.engine,
         create_release=release,
-        settings=DriverSettings(poll_s=settings.poll_s, lease_s=settings.lease_s),
+        settings=DriverSettings(poll_s=settings.poll_s, lease=timedelta(seconds=settings.lease_s)),
     )
     parts.watch.driver = driver
     await driver.run()

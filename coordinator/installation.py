@@ -217,10 +217,7 @@ def _fill(folder: Path, *, consortium: str, ports: Ports, clock: Clock) -> Sha25
         enrolment_port=ports.enrolment,
     )
     write_new_file(folder / CONFIG_FILE, text.encode(), mode=0o644)
-    # The file as it was written, and not what the environment of this moment says.
-    installation = Installation(
-        directory=folder, settings=CoordinatorSettings.model_construct(**_default_sections(consortium))
-    )
+    installation = open_installation(folder / CONFIG_FILE)
     _write_keys(installation, consortium=consortium, clock=clock)
     installation.blobs_directory.mkdir(mode=0o700)
     keys = installation.load_keys()
@@ -237,14 +234,6 @@ def _fill(folder: Path, *, consortium: str, ports: Ports, clock: Clock) -> Sha25
         database.dispose()
     write_new_file(folder / ADMIN_TOKEN, token.value.encode() + b"\n", mode=0o600)
     return keys.authority.root_sha256
-
-
-def _default_sections(consortium: str) -> dict[str, object]:
-    sections: dict[str, object] = {
-        name: field.get_default() for name, field in CoordinatorSettings.model_fields.items()
-    }
-    sections["consortium"] = consortium
-    return sections
 
 
 def _write_keys(installation: Installation, *, consortium: str, clock: Clock) -> None:

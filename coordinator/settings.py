@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -140,8 +140,6 @@ class CoordinatorSettings(BaseSettings):
     audit: AuditSettings = AuditSettings()
     log: LogSettings = LogSettings()
 
-    documents: ClassVar[Mapping[str, object]] = {}
-
     @field_validator("consortium")
     @classmethod
     def _consortium_is_named(cls, name: str) -> str:
@@ -159,7 +157,7 @@ class CoordinatorSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over the file (which arrives as ``init_settings``); nothing else is read."""
-        del dotenv_settings, file_secret_settings
+        del settings_cls, dotenv_settings, file_secret_settings
         assert isinstance(init_settings, InitSettingsSource)
         return env_settings, init_settings
 

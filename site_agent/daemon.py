@@ -61,6 +61,11 @@ def run_site_agent(settings: SiteSettings) -> None:
         db = open_site_db(settings.folder.database)
         try:
             asyncio.run(_serve(settings, identity, db))
+        except ExceptionGroup as group:
+            # What ended the task group is what the operator has to read, not that there was a group.
+            if len(group.exceptions) > 1:
+                raise
+            raise group.exceptions[0] from group
         finally:
             db.close()
     finally:

@@ -25,8 +25,10 @@ from wardround.cli.runs import runs_app
 from wardround.cli.shell import Shell, open_client
 from wardround.cli.sites import sites_app
 from wardround.cli.users import tokens_app, users_app
-from wardround.errors import CommandError, DemoFailedError
+from wardround.errors import CommandError, CommandFailedError, DemoFailedError, ExitCode
 from wardround.exit_codes import INTERRUPTED, error_document, exit_code_of
+
+_PIPE_WIDTH = 160
 
 app = typer.Typer(
     name="wardround",
@@ -77,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shell = Shell(
         as_json="--json" in words,
         environment=os.environ,
-        out=Console(file=sys.stdout),
+        # A pipe has no width; tables in it are not cut to that of a terminal of 1980.
+        out=Console(file=sys.stdout, width=None if sys.stdout.isatty() else _PIPE_WIDTH),
         err=Console(file=sys.stderr),
         open_client=open_client,
     )
@@ -96,6 +99,10 @@ def run_command(words: Sequence[str], shell: Shell) -> int:
     except WardroundError as error:
         show_error(error, shell)
         return int(exit_code_of(error))
+    except OSError as error:
+        # A full disk, a folder without rights: the operating system's own words say it best.
+        show_error(CommandFailedError(str(error)), shell)
+        return int(ExitCode.FAILED)
     return 0
 
 

@@ -71,7 +71,7 @@ def create_app(resources: Resources, *, max_body_bytes: int) -> FastAPI:
     app = FastAPI(
         title="Wardround coordinator",
         version=program_version(),
-        description="Federated fine-tuning across hospitals. Errors are RFC 9457 problem documents with a stable `code`.",
+        description="Federated fine-tuning across hospitals. Errors are RFC 9457 problem documents with a `code`.",
         docs_url=None,
         redoc_url=None,
         responses={"4XX": {"description": "a problem document", "content": {"application/problem+json": {}}}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
@@ -23,6 +24,14 @@ from coordinator.services.users_and_tokens import (
 )
 
 router = APIRouter(tags=["users"], route_class=IdempotentRoute)
+
+
+class TokenScope(StrEnum):
+    """Whose tokens are listed."""
+
+    ONE = "one"
+    ALL = "all"
+
 
 Admin = Annotated[Principal, Depends(allowed(Action.MANAGE_USERS))]
 Anybody = Annotated[Principal, Depends(allowed(Action.OWN_TOKENS))]
@@ -64,12 +73,12 @@ def get_tokens(
     page: Paging,
     user: Anybody,
     user_id: Annotated[str | None, Query(max_length=64)] = None,
-    is_all: Annotated[bool, Query(alias="all")] = False,
+    scope: TokenScope = TokenScope.ONE,
 ) -> schemas.ListAnswer[schemas.Token]:
     """One's own tokens; an admin may ask for another user's, or for all."""
-    if is_all or user_id not in (None, user.user_id):
+    if scope is TokenScope.ALL or user_id not in (None, user.user_id):
         _require_manager(user)
-    owner = None if is_all else (user_id or user.user_id)
+    owner = None if scope is TokenScope.ALL else (user_id or user.user_id)
     return schemas.ListAnswer[schemas.Token].model_validate(list_tokens(api, page, user_id=owner))
 
 

@@ -119,7 +119,7 @@ class CertificateAuthority:
         """A new key and a server certificate for these host names and addresses.
 
         Raises:
-            CertificateInvalidError: a name cannot stand in a certificate, or the root ends before the certificate would.
+            CertificateInvalidError: a name cannot stand in a certificate, or the root ends before it would.
         """
         key = generate_private_key()
         addresses = tuple(name for name in names if _is_address(name))

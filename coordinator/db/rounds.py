@@ -65,4 +65,4 @@ def rounds_of_site(session: Session, site_id: SiteId) -> Sequence[tuple[Round, P
             Round.state.not_in(_ENDED) | ((Round.state == "COMMITTED") & Participation.acknowledged_at.is_(None)),
         )
     )
-    return session.execute(query).tuples().all()
+    return [(round_row, row) for round_row, row in session.execute(query)]

@@ -17,4 +17,4 @@ def active_sites(session: Session, names: Iterable[SiteId]) -> dict[SiteId, str]
     query = select(Site.site_id, Site.signing_key_sha256).where(
         Site.site_id.in_(list(names)), Site.state == SiteState.ENROLLED.value
     )
-    return {SiteId(site_id): key for site_id, key in session.execute(query).tuples() if key is not None}
+    return {SiteId(site_id): key for site_id, key in session.execute(query) if key is not None}

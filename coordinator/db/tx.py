@@ -41,7 +41,8 @@ def engine_from_url(url: str) -> Engine:
     """
     if make_url(url).get_backend_name() != "sqlite":
         return create_engine(url, isolation_level="SERIALIZABLE", pool_pre_ping=True)
-    engine = create_engine(url, connect_args={"check_same_thread": False})
+    # More connections than threads: nobody waits for one while it holds the write lock.
+    engine = create_engine(url, connect_args={"check_same_thread": False}, pool_size=8, max_overflow=120)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -113,6 +114,8 @@ class Database:
             try:
                 return fn(session)
             finally:
+                # What fn returns keeps what it has loaded.
+                session.expunge_all()
                 session.rollback()
 
     async def run_tx_async(self, name: str, fn: Callable[[Session], T]) -> T:

@@ -7,6 +7,7 @@ from typing import assert_never
 
 from coordinator.errors import InvalidMessageError
 from coordinator.gateway.interceptors import Context, calling_site
+from coordinator.rounds.instructions import RoundRef
 from coordinator.services import poll_instruction as polled
 from coordinator.services.accept_advertisement import accept_advertisement
 from coordinator.services.accept_complaint import accept_complaint
@@ -21,6 +22,7 @@ from coordinator.services.get_result import download_blob, get_result
 from coordinator.services.poll_instruction import Instruction, poll_instruction
 from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
 from fl_protocol.ids import sha256_hex_from_text
+from fl_protocol.spec.context import RoundContext
 from fl_protocol.wire.convert import (
     exchange_from_proto,
     proto_from_exchange,
@@ -61,7 +63,7 @@ class RoundServicer(round_pb2_grpc.RoundServiceServicer):
         instruction = await poll_instruction(
             self._engine,
             site_id=calling_site(),
-            holding=[round_from_proto(held) for held in request.holding],
+            holding=[_ref_from_proto(held) for held in request.holding],
             wait_s=max(0.0, request.wait_s),
         )
         return _proto_from_instruction(instruction)
@@ -71,7 +73,7 @@ class RoundServicer(round_pb2_grpc.RoundServiceServicer):
     ) -> round_pb2.AcceptRoundResponse:
         """The site takes part."""
         del context
-        await accept_round(self._engine, site_id=calling_site(), round=round_from_proto(request.round))
+        await accept_round(self._engine, site_id=calling_site(), round=_ref_from_proto(request.round))
         return round_pb2.AcceptRoundResponse()
 
     async def DeclineRound(  # noqa: N802 # the method's name in the proto
@@ -85,7 +87,7 @@ class RoundServicer(round_pb2_grpc.RoundServiceServicer):
         await decline_round(
             self._engine,
             site_id=calling_site(),
-            round=round_from_proto(request.round),
+            round=_ref_from_proto(request.round),
             kind=kind,
             reason=request.reason,
         )
@@ -102,7 +104,7 @@ class RoundServicer(round_pb2_grpc.RoundServiceServicer):
         await report_progress(
             self._engine,
             site_id=calling_site(),
-            round=round_from_proto(request.round),
+            round=_ref_from_proto(request.round),
             activity=activity,
             step=request.step,
             steps=request.steps,
@@ -114,7 +116,7 @@ class RoundServicer(round_pb2_grpc.RoundServiceServicer):
     ) -> round_pb2.ReportReadyResponse:
         """The site's payload is finished."""
         del context
-        await report_ready(self._engine, site_id=calling_site(), round=round_from_proto(request.round))
+        await report_ready(self._engine, site_id=calling_site(), round=_ref_from_proto(request.round))
         return round_pb2.ReportReadyResponse()
 
     async def AdvertiseKeys(  # noqa: N802 # the method's name in the proto
@@ -249,6 +251,17 @@ class RoundServicer(round_pb2_grpc.RoundServiceServicer):
             yield round_pb2.DownloadBlobResponse(chunk=round_pb2.BlobChunk(offset=part.offset, data=part.data))
 
 
+def _ref_from_proto(proto: round_pb2.RoundRef) -> RoundRef:
+    context = round_from_proto(proto)
+    return RoundRef(run_id=context.run_id, round_index=context.round_index, round_attempt=context.round_attempt)
+
+
+def _proto_from_ref(ref: RoundRef) -> round_pb2.RoundRef:
+    return proto_from_round(
+        RoundContext(run_id=ref.run_id, round_index=ref.round_index, round_attempt=ref.round_attempt)
+    )
+
+
 async def _parts(requests: AsyncIterator[round_pb2.UploadBlobRequest]) -> AsyncIterator[BlobPart]:
     async for request in requests:
         if request.WhichOneof("part") != "chunk":
@@ -264,12 +277,12 @@ def _proto_from_instruction(instruction: Instruction) -> round_pb2.PollAssignmen
         case polled.TrainRound():
             return answer(
                 train=round_pb2.TrainRound(
-                    round=proto_from_round(instruction.round), manifest=proto_from_signed(instruction.manifest)
+                    round=_proto_from_ref(instruction.round), manifest=proto_from_signed(instruction.manifest)
                 )
             )
         case polled.AbandonRound():
             return answer(
-                abandon=round_pb2.AbandonRound(round=proto_from_round(instruction.round), reason=instruction.reason)
+                abandon=round_pb2.AbandonRound(round=_proto_from_ref(instruction.round), reason=instruction.reason)
             )
         case polled.PublishedResult():
             return answer(result=_proto_from_result(instruction))

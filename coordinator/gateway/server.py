@@ -1,5 +1,7 @@
-"""The two listeners for sites. gRPC in Python has no optional client certificate, hence two: mutual TLS for sites that
-are enrolled, and plain TLS, its certificate pinned in the code, for the one call of those that are not yet.
+"""The two listeners for sites, because gRPC in Python knows no optional client certificate.
+
+Mutual TLS for sites that are enrolled; TLS with a certificate that is pinned in the enrolment code for the one call of
+those that are not yet.
 """
 
 from __future__ import annotations

@@ -137,6 +137,8 @@ async def accept_upload(
     if isinstance(begun, SignedBody):
         return begun
     await _receive(ctx, incoming, begun, offset=offset, parts=parts)
+    if await asyncio.to_thread(ctx.blobs.partial_size, begun.partial) != begun.n_bytes:
+        raise ConflictError("another stream of this upload came first; ask how far it is", site_id=site_id)
     sha256, root = await asyncio.to_thread(_digests, ctx.blobs, begun)
     if root != begun.chunk_root:
         await asyncio.to_thread(ctx.blobs.discard_partial, begun.partial)

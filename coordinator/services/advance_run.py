@@ -10,10 +10,12 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from coordinator.db.audit import write_checkpoint
 from coordinator.db.exchanges import context_of, latest_exchange
 from coordinator.db.models import Exchange, Participation, Round, Run
 from coordinator.db.outbox import add_effect, pending_events
-from coordinator.db.rounds import latest_round, open_round as find_open_round, participations_of
+from coordinator.db.rounds import latest_round, participations_of
+from coordinator.db.rounds import open_round as find_open_round
 from coordinator.db.runs import approved_sites
 from coordinator.db.sites import active_sites
 from coordinator.errors import NotFoundError
@@ -43,10 +45,13 @@ from coordinator.services.effect_kinds import EffectKind, exchange_payload, roun
 from coordinator.services.event_rows import AddressedEvent, event_from_row
 from coordinator.services.open_round import open_exchange, open_round
 from coordinator.services.round_access import COORDINATOR, exchange_facts, move_participation, ref_of
-from coordinator.services.round_status import exchange_status, round_status, store_exchange
+from coordinator.services.round_status import dealt_quorum, exchange_status, round_status, store_exchange
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.ids import SiteId
 
+_MILESTONES = frozenset(
+    {AuditKind.ROUND_OPENED, AuditKind.ROUND_COMMITTED, AuditKind.ROUND_ABORTED, AuditKind.RUN_STATE}
+)
 _FOR_BOTH = (SiteReported, TimePassed, RunCancelled)
 _REPEATABLE = frozenset(
     {ExchangeState.ADVERTISING, ExchangeState.SHARING, ExchangeState.COLLECTING, ExchangeState.CONFIRMING}
@@ -93,7 +98,10 @@ class _Turn:
             self.is_changed = True
         if self.trail:
             self.is_changed = True
+        is_milestone = self.trail.holds_any(_MILESTONES)
         self.trail.write(self.session, now=self.now)
+        if is_milestone:
+            write_checkpoint(self.session, signer=self.ctx.signer, origin=self.ctx.origin, now=self.now)
 
     # The open round
 
@@ -220,7 +228,8 @@ class _Drive:
     def _step_exchange(self, event: ExchangeEvent) -> None:
         exchange = self.exchange
         assert exchange is not None, "the caller saw it"
-        before = exchange_status(self.session, self.turn.ctx.roles, exchange, self.participations)
+        quorum = dealt_quorum(self.session, self.turn.ctx.roles, exchange)
+        before = exchange_status(exchange, self.participations, dealt_quorum=quorum)
         step = step_exchange(before, event, rules=self.rules, now=self.now)
         if step.status == before:
             return

@@ -22,6 +22,10 @@ class AuditTrail:
         """How many events wait to be written."""
         return len(self._events)
 
+    def holds_any(self, kinds: frozenset[AuditKind]) -> bool:
+        """Whether an event of one of these kinds waits to be written."""
+        return any(kind in kinds for kind, _ in self._events)
+
     def add(self, kind: AuditKind, facts: Mapping[str, AuditFact]) -> None:
         """Gather one event."""
         self._events.append((kind, dict(facts)))

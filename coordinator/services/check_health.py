@@ -24,7 +24,7 @@ def check_health(resources: Resources) -> Mapping[str, bool]:
 
 def _is_database_well(resources: Resources) -> bool:
     def ask(session: Session) -> bool:
-        return session.scalar(text("SELECT 1")) == 1
+        return bool(session.scalar(text("SELECT 1")) == 1)
 
     try:
         return resources.db.read("check_health", ask)

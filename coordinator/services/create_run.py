@@ -1,4 +1,4 @@
-"""A study lead proposes a run: every fault is told at once, or the RunSpec is frozen as the bytes that sites will approve."""
+"""A study lead proposes a run: every fault is told at once, or the RunSpec is frozen as the bytes to be approved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A site shows its code and its keys and gets its certificate. The name in it is the invitation's, never the request's."""
+"""A site shows its code and its keys and gets its certificate, in the invitation's name and never the request's."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def checkpoint_view(row: AuditCheckpoint) -> CheckpointView:
 def iter_audit_export(resources: Resources) -> Iterator[bytes]:
     """The whole log as lines of JSON: a header, every event's exact bytes, every checkpoint.
 
-    Rows are only ever added, so pages that are read one after another make one log; it ends where it ended at the start.
+    Rows are only ever added, so pages read one after another make one log; it ends where it ended at the start.
     """
     size = resources.db.read("audit_size", _count_rows)
     yield _line(

@@ -100,8 +100,9 @@ def _privacy(lineage: Lineage) -> str:
         f"Updates, weights and losses left each site only through secure aggregation "
         f"({spec.secure_aggregation.suite.value}, at least {spec.secure_aggregation.min_cohort} sites in every sum). "
         f"Each site's update was clipped to an L2 norm of {spec.privacy.clip_norm:g}.\n\n"
-        "No noise was added: there is **no differential-privacy guarantee**. Secure aggregation hides one site's update "
-        "from everybody; it does not limit what the sum, or this adapter, tells about the records of all sites together."
+        "No noise was added: there is **no differential-privacy guarantee**. Secure aggregation hides one site's "
+        "update from everybody; it does not limit what the sum, or this adapter, tells about the records of all "
+        "sites together."
     )
 
 
@@ -118,9 +119,9 @@ def _limits() -> str:
 def _evidence() -> str:
     return (
         "## Evidence\n\n"
-        "`manifest.json` names the digest of every file here and the run's lineage; `manifest.sig` signs its exact bytes. "
-        "`evidence/` holds the RunSpec, the sites' signed approvals, the signed results and receipts of every round and a "
-        "signed head of the audit log. `wardround releases verify DIR` checks all of it."
+        "`manifest.json` names the digest of every file here and the run's lineage; `manifest.sig` signs its exact "
+        "bytes. `evidence/` holds the RunSpec, the sites' signed approvals, the signed results and receipts of every "
+        "round and a signed head of the audit log. `wardround releases verify DIR` checks all of it."
     )
 
 

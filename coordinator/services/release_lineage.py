@@ -128,7 +128,7 @@ def _approvals(session: Session, run: Run) -> tuple[LineageApproval, ...]:
             statement=SignedBody(body=approval.statement_body, signature=approval.statement_signature),
             signing_spki=site.signing_spki or b"",
         )
-        for approval, site in session.execute(query).tuples()
+        for approval, site in session.execute(query)
     )
 
 

@@ -66,7 +66,7 @@ class RoleCache:
 
     def run_facts(self, run: Run) -> RunFacts:
         """The run's RunSpec, adapter layout and rules."""
-        return self._once(("run", run.run_id), lambda: _facts_of(run))
+        return self._once(("run", run.run_spec_sha256), lambda: _facts_of(run))
 
     def opened(self, session: Session, exchange: Exchange) -> ExchangeOpen:
         """The exchange before its first message."""

@@ -37,16 +37,16 @@ def round_status(row: Round, exchange: Exchange | None, participations: Mapping[
 
 
 def exchange_status(
-    session: Session, roles: RoleCache, row: Exchange, participations: Mapping[SiteId, Participation]
+    row: Exchange, participations: Mapping[SiteId, Participation], *, dealt_quorum: int = 0
 ) -> ExchangeStatus:
-    """The exchange as its machine sees it."""
+    """The exchange as its machine sees it; for stepping it, ``dealt_quorum`` is what the function of that name says."""
     return ExchangeStatus(
         state=ExchangeState(row.state),
         invited=_sites(row.invited) or (),
         arrived=frozenset(_sites(row.arrived) or ()),
         gone=gone_sites(states_of(participations)),
         phase_deadline_at=row.phase_deadline_at,
-        dealt_quorum=_dealt_quorum(session, roles, row),
+        dealt_quorum=dealt_quorum,
         u1=_sites(row.u1),
         u2=_sites(row.u2),
         u3=_sites(row.u3),
@@ -70,7 +70,8 @@ def store_exchange(row: Exchange, status: ExchangeStatus, *, now: datetime) -> N
         row.finished_at = now
 
 
-def _dealt_quorum(session: Session, roles: RoleCache, row: Exchange) -> int:
+def dealt_quorum(session: Session, roles: RoleCache, row: Exchange) -> int:
+    """How many messages the dealers' own thresholds demand in this phase; 0 before shares were dealt."""
     state = ExchangeState(row.state)
     if state not in _ASKS_FOR_DEALT_QUORUM:
         return 0

@@ -22,7 +22,7 @@ from typing import Any, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_protocol.codec.fixed_point import ImplausibleSumError, clip_l2, quantisation_step
+from fl_protocol.codec.fixed_point import ImplausibleSumError, clip_l2, l2_norm, quantisation_step
 from fl_protocol.folds.algorithm import FoldResult, RawPayloadInvalidError, RoundReport
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.folds.server_optimizer import SERVER_OPTIMIZERS
@@ -131,7 +131,7 @@ class FedAvgLora:
         if weight < (1 if n_sites is None else n_sites):
             raise ImplausibleSumError("the weights add up to less than one record a site", segment="weight")
         mean = np.multiply(sums["adapter_update"], spec.privacy.weight_cap / weight).astype(np.float32)
-        norm = math.sqrt(float(np.dot(mean.astype(np.float64), mean.astype(np.float64))))
+        norm = l2_norm(mean)
         # Each site's update has norm <= C, so their weighted mean has; the margin is for quantisation and rounding.
         steps = counted * quantisation_step(segments, "adapter_update") * spec.privacy.weight_cap / weight
         slack = 1e-6 * spec.privacy.clip_norm + math.sqrt(mean.size) * steps / 2

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from fl_protocol.errors import WardroundError
 from site_agent.cli import audit_commands, datasets_commands, peers_commands, policy_commands, runs_commands
-from site_agent.cli.console import FAILED, WRONG_USAGE, console_for, report_error
+from site_agent.cli.console import FAILED, WRONG_USAGE, UsageError, console_for, report_error
 from site_agent.cli.doctor_command import doctor
 from site_agent.cli.enrol_command import agent_version, enrol
 from site_agent.cli.start_command import start
@@ -71,20 +70,20 @@ def run_program(arguments: Sequence[str]) -> int:
     ordered = first_options_first(arguments)
     is_json = _JSON in ordered
     try:
-        outcome = app(args=ordered, prog_name="wardround-site", standalone_mode=False)
+        app(args=ordered, prog_name="wardround-site")
     except WardroundError as error:
         return report_error(error, is_json=is_json)
-    except click.ClickException as error:
-        error.show()
-        return WRONG_USAGE
-    except (click.Abort, KeyboardInterrupt):
-        typer.echo("Stopped.", err=True)
-        return FAILED
     except OSError as error:
         # A full disk, a folder without rights: the operating system's own words say it best.
         typer.echo(f"Error: {error}", err=True)
         return FAILED
-    return outcome if isinstance(outcome, int) else 0
+    except SystemExit as ending:
+        # Usage errors are told by typer itself, in words on stderr.
+        exit_code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+        if is_json and exit_code == WRONG_USAGE:
+            report_error(UsageError("the command line is wrong; stderr says where"), is_json=True)
+        return exit_code
+    return 0
 
 
 def first_options_first(arguments: Sequence[str]) -> list[str]:

@@ -20,9 +20,9 @@ from site_agent.approvals.errors import PeersUnlistedError, PolicyDeniedError, P
 from site_agent.datasets.errors import DatasetDeclarationError, DatasetUnknownError
 from site_agent.enrolment.errors import (
     EnrolmentCodeExpiredError,
-    EnrolmentCodeInvalidError,
     EnrolmentCodeSpentError,
     EnrolmentCodeUnknownError,
+    EnrolmentInputError,
     EnrolmentRefusedError,
     EnrolmentUnreachableError,
     NotEnrolledError,
@@ -32,6 +32,7 @@ from site_agent.folder import SiteFolder
 from site_agent.policy.reading import PolicyFaultsError
 from site_agent.settings import SettingsInvalidError
 
+_FILE_WIDTH = 200
 FAILED, WRONG_USAGE, REFUSED, NOT_FOUND, UNAVAILABLE = 1, 2, 3, 4, 5
 
 
@@ -59,7 +60,7 @@ _EXIT_CODES: tuple[tuple[tuple[type[WardroundError], ...], int], ...] = (
             UsageError,
             SettingsInvalidError,
             PolicyFaultsError,
-            EnrolmentCodeInvalidError,
+            EnrolmentInputError,
             DatasetDeclarationError,
             PurposeNeededError,
             NotEnrolledError,
@@ -97,6 +98,9 @@ class SiteConsole:
             typer.echo(json.dumps(document, indent=2, default=str))
             return
         console = Console(highlight=False, soft_wrap=True)
+        if not console.is_terminal:
+            # Nobody's screen limits a file or a pipe.
+            console = Console(highlight=False, soft_wrap=True, width=_FILE_WIDTH)
         for line in lines:
             console.print(line, markup=False)
 

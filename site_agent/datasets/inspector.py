@@ -88,8 +88,9 @@ def inspection_from_output(stdout: bytes, *, exit_code: int) -> Inspection:
         raise _no_verdict("gave no JSON document", exit_code=exit_code) from error
     if not isinstance(document, dict):
         raise _no_verdict("gave no JSON document", exit_code=exit_code)
-    if document.get("status") == "failed":
-        raise _file_error(document)
+    failure = document.get("error")
+    if isinstance(failure, dict):
+        raise _file_error(failure)
     try:
         sha256 = sha256_hex_from_text(str(document.get("sha256")))
     except IdentifierInvalidError as error:

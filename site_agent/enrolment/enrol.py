@@ -32,6 +32,7 @@ from site_agent.enrolment.code import EnrolmentCode
 from site_agent.enrolment.errors import (
     AlreadyEnrolledError,
     EnrolmentAnswerError,
+    EnrolmentInputError,
     ListenerCertificateError,
     RootFingerprintError,
 )
@@ -59,12 +60,12 @@ def fingerprint_from_text(text: str) -> Sha256Hex:
     """A SHA-256 fingerprint as people write it: with or without colons, blanks, prefix and capitals.
 
     Raises:
-        RootFingerprintError: it is none.
+        EnrolmentInputError: it is none.
     """
     plain = "".join(text.lower().removeprefix("sha256:").replace(":", "").split())
     if _FINGERPRINT.fullmatch(plain) is None:
         advice = "Copy the 64 characters from the invitation; colons do not matter."
-        raise RootFingerprintError("this is no SHA-256 fingerprint", advice=advice)
+        raise EnrolmentInputError("this is no SHA-256 fingerprint", advice=advice)
     return Sha256Hex(plain)
 
 

@@ -2,7 +2,8 @@
 
 SiteAgentError
 └── EnrolmentError                   carries ``advice``
-    ├── EnrolmentCodeInvalidError        the typed text is no code
+    ├── EnrolmentInputError              the typed text is no address, no fingerprint
+    │   └── EnrolmentCodeInvalidError    or no code
     ├── EnrolmentCodeUnknownError        the coordinator does not know it
     ├── EnrolmentCodeSpentError          somebody used it, with other keys
     ├── EnrolmentCodeExpiredError
@@ -39,7 +40,13 @@ class EnrolmentError(SiteAgentError):
         self.advice = advice
 
 
-class EnrolmentCodeInvalidError(EnrolmentError):
+class EnrolmentInputError(EnrolmentError):
+    """An address or a fingerprint was typed that is none."""
+
+    code = "enrolment-input-invalid"
+
+
+class EnrolmentCodeInvalidError(EnrolmentInputError):
     """A text is not an enrolment code."""
 
     code = "enrolment-code-invalid"

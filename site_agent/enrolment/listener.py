@@ -20,6 +20,7 @@ from site_agent.enrolment.errors import (
     EnrolmentCodeSpentError,
     EnrolmentCodeUnknownError,
     EnrolmentError,
+    EnrolmentInputError,
     EnrolmentRefusedError,
     EnrolmentUnreachableError,
 )
@@ -140,7 +141,7 @@ def split_address(address: str) -> tuple[str, int]:
     """``host``, ``host:port`` or ``[v6]:port`` as host and port.
 
     Raises:
-        EnrolmentUnreachableError: the text is no address.
+        EnrolmentInputError: the text is no address.
     """
     text = address.strip().removeprefix("https://").rstrip("/")
     host, separator, port_text = text.rpartition(":")
@@ -148,7 +149,7 @@ def split_address(address: str) -> tuple[str, int]:
         host, port_text = text, str(DEFAULT_PORT)
     host = host.removeprefix("[").removesuffix("]")
     if not host or "/" in host or not port_text.isascii() or not port_text.isdigit() or not 0 < int(port_text) < 65536:
-        raise EnrolmentUnreachableError(
+        raise EnrolmentInputError(
             "this is no address", advice="Write it as HOST:PORT, as in the invitation.", address=address[:200]
         )
     return host, int(port_text)
@@ -167,6 +168,10 @@ def _error_from_rpc(error: grpc.RpcError, *, address: str) -> EnrolmentError:
         return EnrolmentUnreachableError(
             message, advice=_UNREACHABLE_ADVICE, address=address, reason=str(call.details())[:200]
         )
+    if status in {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}:
+        message = "the coordinator failed to answer; nothing is lost, the same command may be repeated"
+        advice = "Try again; if it stays so, tell the coordinator's admin."
+        return EnrolmentUnreachableError(message, advice=advice, address=address, status=status.name)
     refusal = _refusal(call.trailing_metadata() or ())
     return error_from_refusal(
         is_unauthenticated=status is grpc.StatusCode.UNAUTHENTICATED,

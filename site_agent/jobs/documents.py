@@ -111,7 +111,7 @@ class DocumentReader:
         self._file = file
         self._path = path
         if not isinstance(document, Mapping):
-            raise self._fault("an object", path.rstrip("."))
+            raise self._fault("an object", "")
         self._document = cast("Mapping[str, object]", document)
 
     def refuse_unknown(self, known: Collection[str]) -> None:
@@ -183,4 +183,4 @@ class DocumentReader:
 
     def _fault(self, expected: str, key: str) -> JobFileInvalidError:
         message = f"a field of the document is not {expected}"
-        return JobFileInvalidError(message, file=self._file, field=f"{self._path}{key}")
+        return JobFileInvalidError(message, file=self._file, field=f"{self._path}{key}".rstrip("."))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from site_agent.session.events import DeclineKind, Step
 
 CALL_TIMEOUT_S = 20.0
 _POLL_GRACE_S = 15.0
+_NOT_IN_A_CODE = re.compile(r"[^a-z0-9._:-]")
 
 _DECLINE_KINDS = {
     DeclineKind.REFUSED: round_pb2.DECLINE_KIND_REFUSED,
@@ -90,7 +92,7 @@ class CoordinatorClient:
     async def decline_round(self, round_context: RoundContext, kind: DeclineKind, *, reason: str) -> None:
         """Take no part, or no further. ``reason`` is a closed code, never a value computed from data."""
         request = round_pb2.DeclineRoundRequest(
-            round=proto_from_round(round_context), kind=_DECLINE_KINDS[kind], reason=reason
+            round=proto_from_round(round_context), kind=_DECLINE_KINDS[kind], reason=code_on_the_wire(reason)
         )
         with typed_errors("DeclineRound"):
             await self.rounds.DeclineRound(request, timeout=CALL_TIMEOUT_S)
@@ -186,6 +188,11 @@ class CoordinatorClient:
         request = run_pb2.WithdrawRequest(run_id=run_id, statement=proto_from_signed(statement))
         with typed_errors("Withdraw"):
             await self._runs.Withdraw(request, timeout=CALL_TIMEOUT_S)
+
+
+def code_on_the_wire(reason: str) -> str:
+    """A reason in the alphabet of codes. A rule's name may contain a dataset's, which is freer than that."""
+    return _NOT_IN_A_CODE.sub("-", reason.lower()).lstrip("._:-")[:100] or "refused"
 
 
 def _summary(proto: run_pb2.RunSummary) -> RunSummary:

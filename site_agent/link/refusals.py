@@ -16,7 +16,16 @@ from site_agent.errors import AnswerInvalidError, CoordinatorRefusedError, Coord
 REFUSAL_KEY = "wardround-refusal-bin"
 
 _TRY_AGAIN = frozenset(
-    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED, grpc.StatusCode.CANCELLED}
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,
+        # What a stream that is cut while this side still writes may look like. The coordinator's own failures carry a
+        # refusal; these two, without one, are the line's.
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }
 )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from fl_protocol.audit.events import AuditKind
 from fl_protocol.errors import ProtocolError
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.algorithm import Algorithm
@@ -16,10 +17,14 @@ from fl_protocol.spec.payload_layout import PayloadLayout
 from fl_protocol.spec.round_spec import RoundKind
 from fl_protocol.spec.run_spec import RunSpec, parse_run_spec
 from fl_protocol.tensors.adapter_layout import AdapterLayout
+from site_agent.audit.store import AuditLog
 from site_agent.db.models import RunLedgerRow
+from site_agent.db.tx import SiteDb
 from site_agent.errors import RoundRefusedError
 
-_APPROVED = frozenset({"approved", "active", "paused"})
+_COMPLETED = "completed"
+_APPROVED = frozenset({"approved", "active", "paused", _COMPLETED})
+"""A completed run stays approved: its last acknowledgement may have to be said again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,3 +77,15 @@ def read_approved_run(session: Session, run_id: RunId) -> ApprovedRun:
         layout_json=row.layout_json,
         initial_state_sha256=row.initial_state_sha256,
     )
+
+
+def record_completed(db: SiteDb, audit: AuditLog, run_id: RunId) -> None:
+    """Record that a run's last round is settled. Recording it again does nothing."""
+
+    def write(session: Session) -> None:
+        row = session.get_one(RunLedgerRow, run_id)
+        if row.state in _APPROVED and row.state != _COMPLETED:
+            row.state = _COMPLETED
+            audit.append(session, AuditKind.RUN_STATE, "agent", run_id=run_id, state=_COMPLETED)
+
+    db.run_tx("record-completed", write)

@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 _POLL_WAIT_S = 20.0
 _LONGEST_IDLE_S = 30.0
 _SHORTEST_IDLE_S = 0.05
+_LONGEST_REFUSAL_S = 3.0
 
 
 class AssignmentLoop:
@@ -83,6 +84,8 @@ class AssignmentLoop:
                 "instruction_not_followed", instruction=type(instruction).__name__, code=error.code, cause=str(error)
             )
             await self._record_refusal(instruction, error)
+            # Soon: a phase of an exchange lasts seconds, and the next instruction may be one that can be followed.
+            return min(self._backoff.next_wait_s(), _LONGEST_REFUSAL_S)
         else:
             self._backoff.reset()
             return 0.0

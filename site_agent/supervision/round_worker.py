@@ -40,6 +40,7 @@ from site_agent.session.events import DeclineKind, SessionEvent, Step, round_of
 from site_agent.session.machine import RoundSession, SessionPhase, open_session, step
 from site_agent.state.public_state import StoredState
 from site_agent.supervision.admission import Admission, AdmittedRound
+from site_agent.supervision.approved_runs import record_completed
 from site_agent.supervision.exchange_desk import ExchangeDesk
 from site_agent.supervision.job_desk import JobDesk
 from site_agent.supervision.progress import ProgressRelay
@@ -138,9 +139,10 @@ class RoundWorker:
 
     async def stop(self) -> None:
         """Stop the trainer's job of this run. The round is not over: a restart takes it up."""
-        if self._job is not None:
-            self._job.cancel()
-            await asyncio.gather(self._job, return_exceptions=True)
+        job, self._job = self._job, None
+        if job is not None:
+            job.cancel()
+            await asyncio.gather(job, return_exceptions=True)
 
     async def _assigned(self, round_context: RoundContext, manifest: SignedBody) -> None:
         session = self._session
@@ -255,7 +257,6 @@ class RoundWorker:
             admitted, self._state = await self._admission.admit(round_context, self._signed)
         except RoundRefusedError as error:
             log.warning("round_refused", run_id=self._run_id, reason=error.reason, cause=str(error))
-            await self._record(AuditKind.PARTICIPATION_STATE, round_context, state="declined", reason=error.reason)
             return on.RoundRefused(reason=error.reason)
         self._take_up(admitted)
         return on.RoundAdmitted()
@@ -302,8 +303,15 @@ class RoundWorker:
             return
         await asyncio.to_thread(self._seams.book.record_state, session.round, session.phase.value, outcome=outcome)
         await asyncio.to_thread(self._jobs.delete, session.round)
-        if self._admitted is not None and session.round.round_index >= self._admitted.run.spec.rounds:
+        if session.phase is SessionPhase.SETTLED and self._is_last_round(session):
+            seams = self._seams
+            await asyncio.to_thread(record_completed, seams.db, seams.audit, self._run_id)
+        if session.phase is not SessionPhase.SETTLED or self._is_last_round(session):
+            # Nothing follows at once: a trainer that is kept warm for nothing holds a model in memory.
             await self._seams.runner.stop_run(self._jobs.run_folder(session.round))
+
+    def _is_last_round(self, session: RoundSession) -> bool:
+        return self._admitted is not None and session.round.round_index >= self._admitted.run.spec.rounds
 
     async def _run_job(self) -> None:
         """Train, then tell the machine. Runs beside the instructions, in a task of its own."""

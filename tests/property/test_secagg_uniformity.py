@@ -5,6 +5,8 @@ Statistical tests, with fixed seeds: they either always pass or always fail. alp
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -80,7 +82,7 @@ def test_same_update_masked_in_two_exchanges_shares_nothing(stored: list[RingVec
     assert stats.binomtest(equal_words, n_words, 2.0**-32, alternative="greater").pvalue > ALPHA
     assert stats.binomtest(equal_bytes, n_bytes, 1 / 256).pvalue > ALPHA
     # The difference of two maskings is the difference of two masks: uniform too.
-    for first, second in zip(stored, stored[1:], strict=False):
+    for first, second in itertools.pairwise(stored):
         differences.append((first.ring32 - second.ring32).view(np.uint8))
     counts = np.bincount(np.concatenate(differences), minlength=256)
     assert stats.chisquare(counts).pvalue > ALPHA

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -50,7 +54,7 @@ def make_tiny_model(folder: Path) -> None:
         tokenizer.save_pretrained(str(folder))
 
 
-def make_tiny_tokenizer(*, chat_template: str | None = CHAT_TEMPLATE):
+def make_tiny_tokenizer(*, chat_template: str | None = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer: one token a byte, and the three marks of a chat."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

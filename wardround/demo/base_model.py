@@ -69,7 +69,8 @@ class BaseModels:
         if manifest.is_file():
             return text_of(document_from_text(manifest.read_text(encoding="utf-8"), source=manifest.name), "sha256")
         arguments = (*self.programs.trainer, "digest-model", str(folder), "--json")
-        return text_of(self.supervisor.run_json("digest-model", arguments, timeout_s=_DIGEST_TIMEOUT_S), "sha256")
+        answer = self.supervisor.run_json("digest-model", arguments, timeout_s=_DIGEST_TIMEOUT_S)
+        return text_of(answer, "base_model_sha256")
 
 
 def with_base_model(run_spec: Mapping[str, object], model: BaseModel) -> dict[str, object]:

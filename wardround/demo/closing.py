@@ -27,7 +27,7 @@ _RELEASE_TIMEOUT_S = 60.0
 _SETTLE_TIMEOUT_S = 20.0
 _GENERATE_TIMEOUT_S = 180.0
 _LOOK_EVERY_S = 0.2
-_AT_REST = frozenset({"idle", "stopped"})
+_AT_REST = frozenset({"idle", "settled", "declined", "failed", "abandoned", "stopped"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

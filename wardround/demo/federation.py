@@ -1,6 +1,6 @@
 """The demonstration from an empty folder to a verified release, in the order in which people would do it.
 
-set_up       base model, datasets, coordinator | enrolment, initial adapter | configuration, registration, agents
+set_up       base model, datasets, coordinator; then the initial adapter beside enrolment, registration, agents
 run          create, start, and look until it has ended
 finish       approve, download, verify the release; verify every log; ask the model one question before and after
 """
@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import yaml
 
-from wardround.client.run_upload import check_spec, create_run, read_initial_adapter, with_adapter
+from wardround.client.run_upload import InitialAdapter, check_spec, create_run, read_initial_adapter, with_adapter
 from wardround.demo.base_model import BaseModel, BaseModels, with_base_model
 from wardround.demo.closing import ClosedRun, Closing
 from wardround.demo.coordinator_host import CoordinatorHost, start_coordinator
@@ -30,11 +30,11 @@ from wardround.demo.study import RunChoices, Study, load_study, section_of, site
 from wardround.demo.summary import DemoReport
 from wardround.demo.workspace import Checkout, DemoOptions, Programs, Workspace, child_environment
 from wardround.documents import Document, documents_of, optional_number_of, text_of
-from wardround.errors import CommandError, DemoFailedError, UnavailableError
+from wardround.errors import CommandError, DemoFailedError
 
 _Result = TypeVar("_Result")
 
-_LOOK_EVERY_S = 0.5
+_LOOK_EVERY_S = 1.0
 _APPROVAL_TIMEOUT_S = 120.0
 _ADAPTER_TIMEOUT_S = 300.0
 
@@ -84,7 +84,7 @@ def run_demo(options: DemoOptions, surroundings: DemoSurroundings) -> DemoReport
     workspace = Workspace.create(options, surroundings.checkout, now=surroundings.now)
     environment = child_environment(surroundings.environment, surroundings.checkout)
     surroundings.progress.say(f"Work folder: {workspace.root}")
-    with _named_failure(workspace), Supervisor(workspace.logs, environment) as supervisor:
+    with Supervisor(workspace.logs, environment) as supervisor, _named_failure(workspace, supervisor):
         models_dir = (options.models_dir or surroundings.checkout.models_dir).absolute()
         plan = DemoPlan(study=study, site_names=names, run_spec=run_spec, models_dir=models_dir)
         report = _Demo(plan, workspace=workspace, supervisor=supervisor, surroundings=surroundings).run()
@@ -132,19 +132,15 @@ class _Demo:
         self._run_spec = with_base_model(self._run_spec, base_model)
         self._write_run_file()
         sites = tuple(self._site_host(name, number) for number, name in enumerate(self._names, start=1))
-        with self._progress.step(f"{len(sites)} sites enrol; the initial adapter is made"):
+        with self._progress.step(
+            f"{len(sites)} sites enrol, register their data and start; the initial adapter is made"
+        ):
             second = _Stage(self._supervisor)
-            second.add("adapter", partial(self._make_adapter, base_model.folder))
-            enrolled = {site.name: second.add(site.name, partial(site.enrol, host.client)) for site in sites}
+            adapter = second.add("adapter", partial(self._make_adapter, base_model.folder))
+            second.add("sites", partial(self._bring_up_all, sites, host, base_model.folder))
             second.run()
-        pins = {name: fingerprint() for name, fingerprint in enrolled.items()}
-        self._run_spec = with_adapter(self._run_spec, read_initial_adapter(self._workspace.adapter))
+        self._run_spec = with_adapter(self._run_spec, adapter())
         self._write_run_file()
-        with self._progress.step("Sites write their policies, register their datasets and start"):
-            third = _Stage(self._supervisor)
-            for site in sites:
-                third.add(site.name, partial(self._bring_up, site, pins, base_model.folder))
-            third.run()
         return ReadyFederation(coordinator=host, sites=sites, run_spec=self._run_spec, base_model_dir=base_model.folder)
 
     def _ensure_base_model(self) -> BaseModel:
@@ -173,14 +169,26 @@ class _Demo:
             programs=self._programs,
         )
 
-    def _make_adapter(self, base_model_dir: Path) -> Document:
+    def _make_adapter(self, base_model_dir: Path) -> InitialAdapter:
         options = ("--base-model", str(base_model_dir), "--out", str(self._workspace.adapter), "--json")
         arguments = (*self._programs.trainer, "init-adapter", "--run-spec", str(self._workspace.run_file), *options)
-        return self._supervisor.run_json("init-adapter", arguments, timeout_s=_ADAPTER_TIMEOUT_S)
+        self._supervisor.run_json("init-adapter", arguments, timeout_s=_ADAPTER_TIMEOUT_S)
+        return read_initial_adapter(self._workspace.adapter)
 
     def _write_run_file(self) -> None:
         text = yaml.safe_dump(self._run_spec, sort_keys=False, allow_unicode=True)
         self._workspace.run_file.write_text(text, encoding="utf-8")
+
+    def _bring_up_all(self, sites: tuple[SiteHost, ...], host: CoordinatorHost, base_model_dir: Path) -> None:
+        """Enrol all sites, then give each the fingerprints that the others told of themselves, and start it."""
+        enrolling = _Stage(self._supervisor)
+        enrolled = {site.name: enrolling.add(site.name, partial(site.enrol, host.client)) for site in sites}
+        enrolling.run()
+        pins = {name: fingerprint() for name, fingerprint in enrolled.items()}
+        starting = _Stage(self._supervisor)
+        for site in sites:
+            starting.add(site.name, partial(self._bring_up, site, pins, base_model_dir))
+        starting.run()
 
     def _bring_up(self, site: SiteHost, pins: dict[str, str], base_model_dir: Path) -> None:
         site.configure(self._run_spec, pins=pins, base_model_dir=base_model_dir)
@@ -283,16 +291,20 @@ class _Stage:
 
 
 @contextlib.contextmanager
-def _named_failure(workspace: Workspace) -> Iterator[None]:
-    """Whatever fails, the user learns where the work folder is; what REST says becomes a failed demonstration."""
+def _named_failure(workspace: Workspace, supervisor: Supervisor) -> Iterator[None]:
+    """Whatever fails, the user learns which process it was and where the work folder is."""
     try:
-        yield
+        try:
+            yield
+        except DemoFailedError:
+            raise
+        except CommandError as error:
+            # A coordinator that does not answer has perhaps ended: then its last words say more than the silence.
+            supervisor.check_alive()
+            raise DemoFailedError(str(error), advice=error.advice) from error
     except DemoFailedError as error:
         error.facts["work_dir"] = str(workspace.root)
         raise
-    except CommandError as error:
-        advice = "The coordinator's log says more." if isinstance(error, UnavailableError) else error.advice
-        raise DemoFailedError(str(error), advice=advice, work_dir=str(workspace.root)) from error
 
 
 def _unapproved(federation: ReadyFederation, run: Document) -> DemoFailedError:

@@ -16,6 +16,7 @@ from rich.text import Text
 from wardround.cli.shell import size_text
 from wardround.demo.picture import Picture, RoundLine, SiteLine
 
+_TROUBLE = frozenset({"declined", "failed", "abandoned"})
 _STATE_STYLE = {"COMMITTED": "green", "ABORTED": "red", "FAILED": "red", "COMPLETED": "green"}
 
 
@@ -102,18 +103,19 @@ class PlainProgress:
         yield
 
     def show(self, picture: Picture) -> None:
-        """What changed; of a site's steps only the beginning and the end."""
+        """What changed: the run's state, each round's, and of the sites what they train; no steps, no phases."""
         if not picture.has_ended:
-            self._say_once("run", f"{picture.run_state}: {picture.waiting_for}")
+            self._say_once("run", f"run: {picture.run_state}", more=picture.waiting_for)
         for site in picture.sites:
-            self._say_once(f"site {site.name}", f"{site.name}: {_activity_of(site)}")
+            if site.activity or site.state in _TROUBLE:
+                self._say_once(f"site {site.name}", f"{site.name}: {_activity_of(site)}")
         for line in picture.rounds:
             self._say_once(f"round {line.index}", _round_sentence(line))
 
-    def _say_once(self, key: str, sentence: str) -> None:
+    def _say_once(self, key: str, sentence: str, *, more: str = "") -> None:
         if self._said.get(key) != sentence:
             self._said[key] = sentence
-            self.say(sentence)
+            self.say(f"{sentence}; {more}" if more else sentence)
 
 
 def render(picture: Picture) -> RenderableType:
@@ -132,7 +134,7 @@ def rounds_table(rounds: tuple[RoundLine, ...]) -> Table:
     for line in rounds:
         state = line.state if line.reason is None else f"{line.state} ({line.reason})"
         table.add_row(
-            f"{line.index}" if line.kind == "train" else f"{line.index} (evaluation)",
+            f"{line.index}" if line.kind == "train" else f"{line.index} (eval)",
             Text(state, style=_STATE_STYLE.get(line.state, "yellow")),
             str(len(line.counted_sites)) if line.counted_sites else "-",
             number_text(line.seconds, ".1f"),

@@ -92,7 +92,10 @@ def _lines_of(report: DemoReport) -> tuple[tuple[str, str], ...]:
     rows = ", ".join(f"{name} {n_rows}" for name, n_rows in report.audit_rows.items())
     return (
         ("Evaluation loss", _loss_sentence(report)),
-        ("Left the sites", f"{size_text(counted)} of masked sums; no update, loss or count of any one site"),
+        (
+            "Left the sites",
+            f"{size_text(counted)}: masked updates and the messages around them; no loss, count or norm of one site",
+        ),
         ("Release", f"{report.release_dir} (signature and every file verified)"),
         ("Audit logs", f"all verified; rows: {rows}"),
         ("Time", f"{report.seconds:.0f} s"),

@@ -23,9 +23,7 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "https_proxy": "http://proxy", "HF_TOKEN
 @pytest_asyncio.fixture
 async def runner() -> AsyncIterator[ProcessRunner]:
     command = (sys.executable, str(FAKE))
-    started = ProcessRunner(
-        ProcessRunnerOptions(command=command, threads=1, environment=ENVIRONMENT, grace_s=5.0)
-    )
+    started = ProcessRunner(ProcessRunnerOptions(command=command, threads=1, environment=ENVIRONMENT, grace_s=5.0))
     yield started
     await started.stop()
 
@@ -38,9 +36,7 @@ def job_folder(spool: Path, behaviour: str, *, name: str = "0.0") -> Path:
 
 
 def job(name: str = "0.0", *, timeout_s: float = 30.0) -> JobSpec:
-    return JobSpec(
-        job_id=name, kind=JobKind.INSPECT, data=DataFile(path="data.jsonl"), seed=7, timeout_s=timeout_s
-    )
+    return JobSpec(job_id=name, kind=JobKind.INSPECT, data=DataFile(path="data.jsonl"), seed=7, timeout_s=timeout_s)
 
 
 def ignore(_: ProgressLine) -> None:
@@ -98,21 +94,19 @@ async def test_job_over_its_time_is_killed_with_its_children(tmp_path: Path, run
     folder = job_folder(tmp_path, "hang")
     with pytest.raises(JobTimedOutError):
         await runner.run_training_job(folder, job(timeout_s=3.0), on_progress=ignore)
-    assert not is_alive(int((folder / "child.pid").read_text()))
+    assert await ends(int((folder / "child.pid").read_text()))
 
 
 async def test_job_cancelled_is_killed_and_the_next_one_runs(tmp_path: Path, runner: ProcessRunner) -> None:
     folder = job_folder(tmp_path, "hang")
     task = asyncio.create_task(runner.run_training_job(folder, job(), on_progress=ignore))
-    child = await pid_in(folder / "child.pid")
+    child = int(await text_in(folder / "child.pid"))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not is_alive(child)
+    assert await ends(child)
     (folder / "job.json").unlink()
-    result = await runner.run_training_job(
-        job_folder(tmp_path, "succeed", name="1.0"), job("1.0"), on_progress=ignore
-    )
+    result = await runner.run_training_job(job_folder(tmp_path, "succeed", name="1.0"), job("1.0"), on_progress=ignore)
     assert result.records == 120
 
 
@@ -120,7 +114,7 @@ async def test_run_that_is_over_lets_its_trainer_end(tmp_path: Path, runner: Pro
     await runner.run_training_job(job_folder(tmp_path, "succeed"), job(), on_progress=ignore)
     trainer = int((tmp_path / PID_FILE).read_text())
     await runner.stop_run(tmp_path)
-    assert not is_alive(trainer)
+    assert await ends(trainer)
     assert not (tmp_path / PID_FILE).exists()
 
 
@@ -129,8 +123,7 @@ async def test_trainer_of_a_dead_agent_is_killed_before_another_starts(tmp_path:
         sys.executable, str(FAKE), "serve", "--spool", str(tmp_path), start_new_session=True
     )
     (tmp_path / PID_FILE).write_text(str(orphan.pid))
-    while not (tmp_path / "ready.json").exists():
-        await asyncio.sleep(0.02)
+    await text_in(tmp_path / "ready.json")
     kill_orphan(tmp_path / "another spool")
     assert orphan.returncode is None
     kill_orphan(tmp_path)
@@ -146,10 +139,14 @@ async def test_process_that_is_no_trainer_is_left_alone(tmp_path: Path) -> None:
     await other.wait()
 
 
-async def pid_in(path: Path) -> int:
-    while not path.exists() or not path.read_text():
+async def text_in(path: Path) -> str:
+    """What a process writes to a file, once it is there."""
+    for _ in range(1000):
+        if text := await asyncio.to_thread(lambda: path.read_text() if path.exists() else ""):
+            return text
         await asyncio.sleep(0.02)
-    return int(path.read_text())
+    message = f"{path.name} was not written"
+    raise AssertionError(message)
 
 
 def is_alive(process_id: int) -> bool:
@@ -157,3 +154,12 @@ def is_alive(process_id: int) -> bool:
         return psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+async def ends(process_id: int) -> bool:
+    """Whether a process that was killed is gone soon: the kernel delivers a signal when it pleases."""
+    for _ in range(250):
+        if not is_alive(process_id):
+            return True
+        await asyncio.sleep(0.02)
+    return False

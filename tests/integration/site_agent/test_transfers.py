@@ -52,6 +52,7 @@ class FlakyCoordinator(round_pb2_grpc.RoundServiceServicer):
         self.fails_after = 1 << 20
         self.signer = COORDINATOR
         self.is_late = False
+        self.is_broken = False
         self.claims: int | None = None
         self.blob = MASKED
 
@@ -73,6 +74,8 @@ class FlakyCoordinator(round_pb2_grpc.RoundServiceServicer):
             metadata = ((REFUSAL_KEY, refusal.SerializeToString()),)
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "late", trailing_metadata=metadata)
         first = await anext(request_iterator)
+        if self.is_broken:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the line broke")
         self.headers.add(first.header.masked_input)
         self.offsets.append(first.header.offset)
         assert first.header.offset == len(self.received)
@@ -167,8 +170,7 @@ async def test_upload_complete_before_a_crash_sends_no_byte_again(
 async def test_upload_that_never_advances_is_given_up(
     coordinator: FlakyCoordinator, uploader: Uploader, upload: Upload
 ) -> None:
-    coordinator.n_failures, coordinator.fails_after = 1000, 0
-    coordinator.received = _Forgetful()
+    coordinator.is_broken = True
     with pytest.raises(CoordinatorUnavailableError):
         await uploader.upload(upload)
 
@@ -230,10 +232,3 @@ async def test_call_to_nobody_is_unavailable() -> None:
     with pytest.raises(CoordinatorUnavailableError):
         await CoordinatorClient(channel, agent_version="test").query_upload(CONTEXT)
     await channel.close()
-
-
-class _Forgetful(bytearray):
-    """A coordinator's memory that keeps nothing."""
-
-    def __iadd__(self, other: object) -> _Forgetful:
-        return self

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Protocol
 
 import pytest
 
@@ -27,20 +29,25 @@ from fl_protocol.signing.signed import SignedBody, sign_body
 from fl_protocol.spec.secagg_params import SecAggParams
 from fl_protocol.testing.entropy import SeededEntropy, seeded_signer
 from fl_protocol.testing.federation import Federation, LastSent, small_layout
+from fl_protocol.testing.scene import Scene
 from fl_protocol.testing.strategies import site_names
 
 
-def refusal(call, *args, **kwargs) -> SecAggRefusedError:
+class Encodable(Protocol):
+    def encode(self) -> bytes: ...
+
+
+def refusal(call: Callable[..., object], *args: object, **kwargs: object) -> SecAggRefusedError:
     with pytest.raises(SecAggRefusedError) as caught:
         call(*args, **kwargs)
     return caught.value
 
 
-def resigned(scene, site: str, kind: StatementKind, body) -> bytes:
+def resigned(scene: Scene, site: str, kind: StatementKind, body: Encodable) -> bytes:
     return sign_body(scene.federation.signers[site], kind.value, body.encode()).encode()
 
 
-def test_check_m1_of_a_site_outside_the_roster_is_refused(scene) -> None:
+def test_check_m1_of_a_site_outside_the_roster_is_refused(scene: Scene) -> None:
     stranger = seeded_signer("stranger")
     said = KeyAdvertisement.decode(SignedBody.decode(scene.roles["site-1"].advertise()).body)
     said = dataclasses.replace(said, site="site-9", spki_der=stranger.spki_der)
@@ -49,26 +56,26 @@ def test_check_m1_of_a_site_outside_the_roster_is_refused(scene) -> None:
     assert refused.reason is RefusalReason.SITE_NOT_APPROVED
 
 
-def test_check_m1_sent_by_another_site_is_refused(scene) -> None:
+def test_check_m1_sent_by_another_site_is_refused(scene: Scene) -> None:
     data = scene.roles["site-1"].advertise()
     refused = refusal(coordinator_role.check_m1, scene.opened, data, sender="site-2")
     assert (refused.reason, refused.blamed) == (RefusalReason.SENDER_MISMATCH, "site-2")
 
 
-def test_check_m1_of_another_exchange_is_refused(scene) -> None:
+def test_check_m1_of_another_exchange_is_refused(scene: Scene) -> None:
     data = scene.roles["site-1"].advertise()
     later = scene.federation.open_exchange(exchange_attempt=1)
     assert refusal(coordinator_role.check_m1, later, data, sender="site-1").reason is RefusalReason.CONTEXT_MISMATCH
 
 
-def test_freeze_cohort_below_the_minimum_is_refused(new_scene) -> None:
+def test_freeze_cohort_below_the_minimum_is_refused(new_scene: Callable[..., Scene]) -> None:
     scene = new_scene(3)
     m1s = {site: role.advertise() for site, role in scene.roles.items()}
     m1s.pop("site-1")
     assert refusal(coordinator_role.freeze_cohort, scene.opened, m1s).reason is RefusalReason.COHORT_TOO_SMALL
 
 
-def test_check_m3_leaf_missing_extra_or_empty_names_the_dealer(scene) -> None:
+def test_check_m3_leaf_missing_extra_or_empty_names_the_dealer(scene: Scene) -> None:
     scene.play(LastSent.M3)
     message = ShareKeys.decode(scene.m3s["site-2"])
     empty = dataclasses.replace(message.leaves[0], ciphertext=b"")
@@ -84,7 +91,7 @@ def test_check_m3_leaf_missing_extra_or_empty_names_the_dealer(scene) -> None:
         assert (refused.reason, refused.blamed) == (RefusalReason.SHARE_MISSING, "site-2")
 
 
-def test_check_m3_leaf_that_is_not_under_the_signed_root_names_the_dealer(scene) -> None:
+def test_check_m3_leaf_that_is_not_under_the_signed_root_names_the_dealer(scene: Scene) -> None:
     scene.play(LastSent.M3)
     message = ShareKeys.decode(scene.m3s["site-2"])
     leaves = (dataclasses.replace(message.leaves[0], commitment=bytes(64)), *message.leaves[1:])
@@ -93,12 +100,14 @@ def test_check_m3_leaf_that_is_not_under_the_signed_root_names_the_dealer(scene)
     assert (refused.reason, refused.blamed) == (RefusalReason.SHARE_INVALID, "site-2")
 
 
-def test_make_m4_for_a_site_outside_the_sharers_is_refused(scene) -> None:
+def test_make_m4_for_a_site_outside_the_sharers_is_refused(scene: Scene) -> None:
     scene.play(LastSent.M3)
     assert refusal(coordinator_role.make_m4, scene.shared, "site-9").reason is RefusalReason.SITE_UNKNOWN
 
 
-def test_check_m5_altered_truncated_replayed_or_foreign_header_is_refused(scene, new_scene) -> None:
+def test_check_m5_altered_truncated_replayed_or_foreign_header_is_refused(
+    scene: Scene, new_scene: Callable[..., Scene]
+) -> None:
     scene.play(LastSent.M5)
     other = new_scene(federation=scene.federation, exchange_attempt=1).play(LastSent.M5)
     true = SignedBody.decode(scene.m5s["site-1"])
@@ -124,19 +133,19 @@ def test_check_m5_altered_truncated_replayed_or_foreign_header_is_refused(scene,
         assert refusal(coordinator_role.check_m5, scene.shared, data, sender="site-1").reason is reason
 
 
-def test_freeze_survivors_below_the_threshold_is_refused(scene) -> None:
+def test_freeze_survivors_below_the_threshold_is_refused(scene: Scene) -> None:
     scene.play(LastSent.M5)
     three = dict(list(scene.m5s.items())[:3])
     assert refusal(coordinator_role.freeze_survivors, scene.shared, three).reason is RefusalReason.COHORT_TOO_SMALL
 
 
-def test_make_m8_below_the_threshold_is_refused(scene) -> None:
+def test_make_m8_below_the_threshold_is_refused(scene: Scene) -> None:
     scene.play(LastSent.M7)
     three = dict(list(scene.m7s.items())[:3])
     assert refusal(coordinator_role.make_m8, scene.surviving, three).reason is RefusalReason.QUORUM_MISSING
 
 
-def reveal_with(scene, site: str, index: int, **changes) -> bytes:
+def reveal_with(scene: Scene, site: str, index: int, **changes: object) -> bytes:
     reveal = Reveal.decode(SignedBody.decode(scene.m9s[site]).body)
     shares = list(reveal.shares)
     shares[index] = dataclasses.replace(shares[index], **changes)
@@ -144,7 +153,7 @@ def reveal_with(scene, site: str, index: int, **changes) -> bytes:
 
 
 @pytest.mark.parametrize("index", [0, 3])
-def test_check_m9_share_that_does_not_match_its_commitment_names_the_liar(scene, index) -> None:
+def test_check_m9_share_that_does_not_match_its_commitment_names_the_liar(scene: Scene, index: int) -> None:
     scene.play(LastSent.M9, lost=("site-4",))
     data = reveal_with(scene, "site-2", index, share=shamir.element_to_bytes(1234))
     refused = refusal(coordinator_role.check_m9, scene.surviving, data, sender="site-2")
@@ -153,7 +162,7 @@ def test_check_m9_share_that_does_not_match_its_commitment_names_the_liar(scene,
     assert refusal(coordinator_role.recover_mask_terms, scene.surviving, m9s).blamed == "site-2"
 
 
-def test_check_m9_share_of_the_other_kind_names_the_liar(scene) -> None:
+def test_check_m9_share_of_the_other_kind_names_the_liar(scene: Scene) -> None:
     scene.play(LastSent.M9, lost=("site-4",))
     for index, kind in ((0, ShareKind.MASK_KEY), (3, ShareKind.SELF_MASK)):
         data = reveal_with(scene, "site-2", index, kind=kind)
@@ -161,7 +170,7 @@ def test_check_m9_share_of_the_other_kind_names_the_liar(scene) -> None:
         assert (refused.reason, refused.blamed) == (RefusalReason.SHARE_MISSING, "site-2")
 
 
-def test_check_m9_missing_share_names_the_sender(scene) -> None:
+def test_check_m9_missing_share_names_the_sender(scene: Scene) -> None:
     scene.play(LastSent.M9)
     reveal = Reveal.decode(SignedBody.decode(scene.m9s["site-2"]).body)
     data = resigned(scene, "site-2", StatementKind.M9, dataclasses.replace(reveal, shares=reveal.shares[1:]))
@@ -169,7 +178,7 @@ def test_check_m9_missing_share_names_the_sender(scene) -> None:
     assert (refused.reason, refused.blamed) == (RefusalReason.SHARE_MISSING, "site-2")
 
 
-def test_check_m9_from_a_site_that_did_not_survive_is_refused(scene) -> None:
+def test_check_m9_from_a_site_that_did_not_survive_is_refused(scene: Scene) -> None:
     scene.play(LastSent.M9, lost=("site-4",))
     reveal = Reveal.decode(SignedBody.decode(scene.m9s["site-2"]).body)
     data = resigned(scene, "site-4", StatementKind.M9, dataclasses.replace(reveal, site="site-4"))
@@ -177,13 +186,13 @@ def test_check_m9_from_a_site_that_did_not_survive_is_refused(scene) -> None:
     assert refused.reason is RefusalReason.SITE_UNKNOWN
 
 
-def test_recover_fewer_reveals_than_the_threshold_are_refused(scene) -> None:
+def test_recover_fewer_reveals_than_the_threshold_are_refused(scene: Scene) -> None:
     scene.play(LastSent.M9)
     three = dict(list(scene.m9s.items())[:3])
     assert refusal(coordinator_role.recover_mask_terms, scene.surviving, three).reason is RefusalReason.QUORUM_MISSING
 
 
-def cheating_m3(scene, dealer: str, *, rho: int, b: int) -> bytes:
+def cheating_m3(scene: Scene, dealer: str, *, rho: int, b: int) -> bytes:
     """Shares of other secrets than those behind E and beta: consistent with their commitments, and useless."""
     cohort = scene.keyed.cohort
     entropy = SeededEntropy("cheat")
@@ -214,7 +223,7 @@ def cheating_m3(scene, dealer: str, *, rho: int, b: int) -> bytes:
 
 
 @pytest.mark.parametrize("lies_about", ["rho", "b"])
-def test_recover_secret_that_the_dealer_never_had_names_the_dealer(scene, lies_about) -> None:
+def test_recover_secret_that_the_dealer_never_had_names_the_dealer(scene: Scene, lies_about: str) -> None:
     """Site-5 deals shares of nonsense and vanishes (rho), or stays (b): both are seen, and it is named."""
     scene.play(LastSent.M3)
     state = scene.roles["site-5"]._state
@@ -253,7 +262,7 @@ def test_recover_dealer_under_a_higher_threshold_needs_as_many_reveals() -> None
     assert refusal(federation.exchange, vectors, last_sent=lost).reason is RefusalReason.COHORT_TOO_SMALL
 
 
-def test_check_complaint_from_outside_or_about_outsiders_is_refused(scene) -> None:
+def test_check_complaint_from_outside_or_about_outsiders_is_refused(scene: Scene) -> None:
     scene.play(LastSent.M1)
     h_cohort = scene.keyed.cohort.h_cohort
     about = Complaint(site="site-1", h_cohort=h_cohort, dealer="site-9", reason=RefusalReason.SHARE_INVALID)
@@ -265,7 +274,7 @@ def test_check_complaint_from_outside_or_about_outsiders_is_refused(scene) -> No
     assert refused.reason is RefusalReason.SIGNATURE_INVALID
 
 
-def test_late_upload_of_a_lost_site_stays_hidden_by_its_self_mask(scene) -> None:
+def test_late_upload_of_a_lost_site_stays_hidden_by_its_self_mask(scene: Scene) -> None:
     """Site-4's vector arrives after its rho is known: all its pair masks can be removed, its self-mask cannot."""
     scene.play(LastSent.M3)
     late = {}
@@ -297,7 +306,7 @@ def test_late_upload_of_a_lost_site_stays_hidden_by_its_self_mask(scene) -> None
     assert stripped.ring32.tolist() == [4] * 5
 
 
-def test_transcript_root_changes_with_any_message(scene) -> None:
+def test_transcript_root_changes_with_any_message(scene: Scene) -> None:
     scene.play(LastSent.M9)
     root = coordinator_role.transcript_root(scene.surviving, scene.m7s, scene.m9s)
     fewer = dict(list(scene.m9s.items())[:4])

@@ -18,9 +18,10 @@ from fl_protocol.secagg.messages import (
 from fl_protocol.secagg.reading import read_message
 from fl_protocol.secagg.reasons import RefusalReason, SecAggRefusedError
 from fl_protocol.testing.federation import LastSent
+from fl_protocol.testing.scene import Scene
 
 
-def test_messages_of_a_whole_exchange_decode_and_encode_to_the_same_bytes(scene: object) -> None:
+def test_messages_of_a_whole_exchange_decode_and_encode_to_the_same_bytes(scene: Scene) -> None:
     from fl_protocol.secagg import coordinator_role
 
     scene.play(LastSent.M9, lost=("site-2",))
@@ -33,7 +34,7 @@ def test_messages_of_a_whole_exchange_decode_and_encode_to_the_same_bytes(scene:
 
 
 @pytest.mark.parametrize("decode", [ShareKeys.decode, DealtShares.decode, SignedList.decode, KeyAdvertisement.decode])
-def test_messages_cut_anywhere_are_refused(scene: object, decode: Callable[[bytes], object]) -> None:
+def test_messages_cut_anywhere_are_refused(scene: Scene, decode: Callable[[bytes], object]) -> None:
     from fl_protocol.secagg import coordinator_role
     from fl_protocol.signing.signed import SignedBody
 

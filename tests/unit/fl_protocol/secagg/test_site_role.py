@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pytest
 
 from fl_protocol.codec.ring_vector import RingVector
+from fl_protocol.ids import SiteId
 from fl_protocol.secagg import coordinator_role, shamir
 from fl_protocol.secagg.messages import (
     Confirmation,
@@ -27,21 +29,24 @@ from fl_protocol.secagg.reasons import PhaseError, RefusalReason, SecAggRefusedE
 from fl_protocol.secagg.sealing import HpkeSealer
 from fl_protocol.secagg.site_role import SitePhase, SiteRole
 from fl_protocol.secagg.transcript import commit_to_shares, sealing_info, tree_paths, tree_root
+from fl_protocol.signing.keys import Signer
 from fl_protocol.signing.pack import unpack
 from fl_protocol.signing.signed import SignedBody, sign_body
+from fl_protocol.spec.context import ExchangeContext
 from fl_protocol.spec.secagg_params import SecAggParams
 from fl_protocol.testing.entropy import SeededEntropy, seeded_signer
 from fl_protocol.testing.federation import RUN_ID, Federation, LastSent, small_layout
+from fl_protocol.testing.scene import Scene
 from fl_protocol.testing.strategies import site_names
 
 
-def refusal(call, *args, **kwargs) -> SecAggRefusedError:
+def refusal(call: Callable[..., object], *args: object, **kwargs: object) -> SecAggRefusedError:
     with pytest.raises(SecAggRefusedError) as caught:
         call(*args, **kwargs)
     return caught.value
 
 
-def m2_of(entries) -> bytes:
+def m2_of(entries: Iterable[SignedBody]) -> bytes:
     return SignedList(entries=tuple(entries)).encode()
 
 
@@ -52,7 +57,7 @@ def entries_of(data: bytes) -> list[SignedBody]:
 # --- M0 ---------------------------------------------------------------------------------------------------------------
 
 
-def open_with(scene, **changes) -> SiteRole:
+def open_with(scene: Scene, **changes: object) -> SiteRole:
     federation = scene.federation
     arguments = {
         "site_id": "site-1",
@@ -68,28 +73,28 @@ def open_with(scene, **changes) -> SiteRole:
     return SiteRole.open(**(arguments | changes))
 
 
-def coordinator_context(scene):
+def coordinator_context(scene: Scene) -> ExchangeContext:
     from fl_protocol.spec.round_spec import RoundManifest
 
     return RoundManifest.decode(scene.opened.manifest.body).exchange(0, 0)
 
 
-def test_open_manifest_of_another_coordinator_is_refused(scene) -> None:
+def test_open_manifest_of_another_coordinator_is_refused(scene: Scene) -> None:
     other = seeded_signer("somebody else")
     assert refusal(open_with, scene, coordinator_spki=other.spki_der).reason is RefusalReason.SIGNATURE_INVALID
 
 
-def test_open_manifest_of_another_round_is_refused(scene) -> None:
+def test_open_manifest_of_another_round_is_refused(scene: Scene) -> None:
     context = dataclasses.replace(coordinator_context(scene), round_index=1)
     assert refusal(open_with, scene, context=context).reason is RefusalReason.CONTEXT_MISMATCH
 
 
-def test_open_manifest_with_another_layout_is_refused(scene) -> None:
+def test_open_manifest_with_another_layout_is_refused(scene: Scene) -> None:
     layout = small_layout(n_ring32=6)
     assert refusal(open_with, scene, layout=layout).reason is RefusalReason.LAYOUT_MISMATCH
 
 
-def test_open_manifest_that_is_none_is_refused(scene) -> None:
+def test_open_manifest_that_is_none_is_refused(scene: Scene) -> None:
     signed = sign_body(scene.federation.coordinator, StatementKind.M0.value, b"not a manifest")
     assert refusal(open_with, scene, manifest=signed).reason is RefusalReason.MESSAGE_MALFORMED
 
@@ -97,7 +102,7 @@ def test_open_manifest_that_is_none_is_refused(scene) -> None:
 # --- M2 ---------------------------------------------------------------------------------------------------------------
 
 
-def test_share_substituted_key_with_the_site_s_own_name_is_refused(scene) -> None:
+def test_share_substituted_key_with_the_site_s_own_name_is_refused(scene: Scene) -> None:
     """The coordinator puts itself in a peer's place: it signs the peer's M1 with a key of its own."""
     scene.play(LastSent.M1)
     impostor = seeded_signer("impostor")
@@ -111,7 +116,7 @@ def test_share_substituted_key_with_the_site_s_own_name_is_refused(scene) -> Non
     assert refusal(scene.roles["site-1"].share, m2_of(entries)).reason is RefusalReason.SITE_NOT_APPROVED
 
 
-def test_share_altered_key_under_the_true_signature_is_refused(scene) -> None:
+def test_share_altered_key_under_the_true_signature_is_refused(scene: Scene) -> None:
     scene.play(LastSent.M1)
     entries = entries_of(scene.m2)
     said = dataclasses.replace(KeyAdvertisement.decode(entries[1].body), mask_key=bytes([9]) * 32)
@@ -119,7 +124,7 @@ def test_share_altered_key_under_the_true_signature_is_refused(scene) -> None:
     assert refusal(scene.roles["site-1"].share, m2_of(entries)).reason is RefusalReason.SIGNATURE_INVALID
 
 
-def test_share_invented_site_is_refused(scene) -> None:
+def test_share_invented_site_is_refused(scene: Scene) -> None:
     scene.play(LastSent.M1)
     sybil = seeded_signer("sybil")
     said = dataclasses.replace(
@@ -130,7 +135,7 @@ def test_share_invented_site_is_refused(scene) -> None:
     assert (refused.reason, refused.facts["site"]) == (RefusalReason.SITE_NOT_APPROVED, "site-9")
 
 
-def test_share_key_of_another_exchange_is_refused(scene, new_scene) -> None:
+def test_share_key_of_another_exchange_is_refused(scene: Scene, new_scene: Callable[..., Scene]) -> None:
     scene.play(LastSent.M1)
     earlier = new_scene(federation=scene.federation, exchange_attempt=1).play(LastSent.M1)
     entries = entries_of(scene.m2)
@@ -139,7 +144,7 @@ def test_share_key_of_another_exchange_is_refused(scene, new_scene) -> None:
 
 
 @pytest.mark.parametrize("order", [[0, 1, 1, 2, 3, 4], [1, 0, 2, 3, 4]])
-def test_share_repeated_or_unsorted_member_is_refused(scene, order) -> None:
+def test_share_repeated_or_unsorted_member_is_refused(scene: Scene, order: list[int]) -> None:
     scene.play(LastSent.M1)
     entries = entries_of(scene.m2)
     refused = refusal(scene.roles["site-1"].share, m2_of(entries[index] for index in order))
@@ -147,7 +152,7 @@ def test_share_repeated_or_unsorted_member_is_refused(scene, order) -> None:
 
 
 @pytest.mark.parametrize("field", ["mask_key", "transport_key"])
-def test_share_key_of_another_member_is_refused(scene, field) -> None:
+def test_share_key_of_another_member_is_refused(scene: Scene, field: str) -> None:
     """A colluding member advertises a victim's key as its own."""
     scene.play(LastSent.M1)
     entries = entries_of(scene.m2)
@@ -157,7 +162,7 @@ def test_share_key_of_another_member_is_refused(scene, field) -> None:
     assert refusal(scene.roles["site-1"].share, m2_of(entries)).reason is RefusalReason.KEY_REPEATED
 
 
-def test_share_key_of_small_order_is_refused_and_its_owner_named(scene) -> None:
+def test_share_key_of_small_order_is_refused_and_its_owner_named(scene: Scene) -> None:
     scene.play(LastSent.M1)
     entries = entries_of(scene.m2)
     said = dataclasses.replace(KeyAdvertisement.decode(entries[1].body), mask_key=bytes(32))
@@ -166,14 +171,14 @@ def test_share_key_of_small_order_is_refused_and_its_owner_named(scene) -> None:
     assert (refused.reason, refused.blamed) == (RefusalReason.KEY_INVALID, "site-2")
 
 
-def test_share_list_without_the_own_message_is_refused(scene) -> None:
+def test_share_list_without_the_own_message_is_refused(scene: Scene) -> None:
     scene.play(LastSent.M1)
     refused = refusal(scene.roles["site-1"].share, m2_of(entries_of(scene.m2)[1:]))
     assert refused.reason is RefusalReason.OWN_MESSAGE_ALTERED
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_share_cohort_below_three_is_refused_by_the_site(scene, n) -> None:
+def test_share_cohort_below_three_is_refused_by_the_site(scene: Scene, n: int) -> None:
     scene.play(LastSent.M1)
     refused = refusal(scene.roles["site-1"].share, m2_of(entries_of(scene.m2)[:n]))
     assert refused.reason is RefusalReason.COHORT_TOO_SMALL
@@ -194,7 +199,7 @@ def test_share_cohort_that_assumed_colluders_could_split_is_refused_by_the_site(
     assert refusal(federation.exchange, vectors).reason is RefusalReason.COHORT_TOO_SMALL
 
 
-def test_share_cohort_above_the_capacity_proof_is_refused_by_the_site(scene) -> None:
+def test_share_cohort_above_the_capacity_proof_is_refused_by_the_site(scene: Scene) -> None:
     federation = Federation(site_names(4), small_layout(max_sites=3))
     opened = federation.open_exchange()
     roles = {site: federation.open_role(site, opened) for site in federation.site_ids}
@@ -202,7 +207,7 @@ def test_share_cohort_above_the_capacity_proof_is_refused_by_the_site(scene) -> 
     assert refusal(roles["site-1"].share, m2).reason is RefusalReason.COHORT_TOO_LARGE
 
 
-def test_share_refused_message_leaves_the_phase_so_that_the_true_one_is_accepted(scene) -> None:
+def test_share_refused_message_leaves_the_phase_so_that_the_true_one_is_accepted(scene: Scene) -> None:
     scene.play(LastSent.M1)
     role = scene.roles["site-1"]
     refusal(role.share, scene.m2[:-1])
@@ -211,7 +216,7 @@ def test_share_refused_message_leaves_the_phase_so_that_the_true_one_is_accepted
     assert role.phase is SitePhase.SHARED
 
 
-def test_share_second_cohort_is_refused(scene) -> None:
+def test_share_second_cohort_is_refused(scene: Scene) -> None:
     scene.play(LastSent.M1)
     role = scene.roles["site-1"]
     role.share(scene.m2)
@@ -222,7 +227,7 @@ def test_share_second_cohort_is_refused(scene) -> None:
 # --- M4 ---------------------------------------------------------------------------------------------------------------
 
 
-def m4_with(scene, to_site: str, dealer: str, message: ShareKeys) -> bytes:
+def m4_with(scene: Scene, to_site: str, dealer: str, message: ShareKeys) -> bytes:
     """M4 in which one dealer's M3 is replaced by another that it signed."""
     m4 = DealtShares.decode(coordinator_role.make_m4(scene.shared, to_site))
     index = scene.sites.index(to_site)
@@ -236,7 +241,7 @@ def m4_with(scene, to_site: str, dealer: str, message: ShareKeys) -> bytes:
     return DealtShares(entries=tuple(entries)).encode()
 
 
-def redealt(scene, dealer: str, **leaf_changes) -> ShareKeys:
+def redealt(scene: Scene, dealer: str, **leaf_changes: object) -> ShareKeys:
     """The dealer's M3 with its leaf for site-1 changed, and signed again by the dealer."""
     message = ShareKeys.decode(scene.m3s[dealer])
     leaves = (dataclasses.replace(message.leaves[0], **leaf_changes), *message.leaves[1:])
@@ -247,7 +252,7 @@ def redealt(scene, dealer: str, **leaf_changes) -> ShareKeys:
     return ShareKeys(header=signed, leaves=leaves)
 
 
-def sealed_for_site_1(scene, dealer: str, plaintext: bytes) -> bytes:
+def sealed_for_site_1(scene: Scene, dealer: str, plaintext: bytes) -> bytes:
     cohort = scene.keyed.cohort
     return HpkeSealer().seal(
         plaintext,
@@ -256,7 +261,7 @@ def sealed_for_site_1(scene, dealer: str, plaintext: bytes) -> bytes:
     )
 
 
-def check_complaint(scene, role: SiteRole, dealer: str) -> None:
+def check_complaint(scene: Scene, role: SiteRole, dealer: str) -> None:
     assert role.phase is SitePhase.COMPLAINED
     complaint = coordinator_role.check_complaint(scene.keyed, role.last_message, sender="site-1")
     assert (complaint.dealer, complaint.reason) == (dealer, RefusalReason.SHARE_INVALID)
@@ -264,7 +269,7 @@ def check_complaint(scene, role: SiteRole, dealer: str) -> None:
         role.mask(scene.vector("site-1"))
 
 
-def test_accept_shares_ciphertext_that_does_not_open_names_the_dealer_in_a_signed_complaint(scene) -> None:
+def test_accept_shares_ciphertext_that_does_not_open_names_the_dealer_in_a_signed_complaint(scene: Scene) -> None:
     scene.play(LastSent.M3)
     role = scene.roles["site-1"]
     m4 = m4_with(scene, "site-1", "site-3", redealt(scene, "site-3", ciphertext=bytes(112)))
@@ -273,7 +278,7 @@ def test_accept_shares_ciphertext_that_does_not_open_names_the_dealer_in_a_signe
     check_complaint(scene, role, "site-3")
 
 
-def test_accept_shares_that_do_not_match_the_commitment_name_the_dealer(scene) -> None:
+def test_accept_shares_that_do_not_match_the_commitment_name_the_dealer(scene: Scene) -> None:
     scene.play(LastSent.M3)
     role = scene.roles["site-1"]
     other = shamir.element_to_bytes(5) + shamir.element_to_bytes(6)
@@ -283,7 +288,7 @@ def test_accept_shares_that_do_not_match_the_commitment_name_the_dealer(scene) -
     check_complaint(scene, role, "site-3")
 
 
-def test_accept_shares_that_are_no_elements_name_the_dealer(scene) -> None:
+def test_accept_shares_that_are_no_elements_name_the_dealer(scene: Scene) -> None:
     scene.play(LastSent.M3)
     role = scene.roles["site-1"]
     share = b"\xff" * 32
@@ -298,7 +303,7 @@ def test_accept_shares_that_are_no_elements_name_the_dealer(scene) -> None:
     check_complaint(scene, role, "site-3")
 
 
-def test_complaint_survives_a_restart_and_holds_no_secret(scene) -> None:
+def test_complaint_survives_a_restart_and_holds_no_secret(scene: Scene) -> None:
     scene.play(LastSent.M3)
     role = scene.roles["site-1"]
     refusal(role.accept_shares, m4_with(scene, "site-1", "site-3", redealt(scene, "site-3", ciphertext=bytes(112))))
@@ -306,7 +311,7 @@ def test_complaint_survives_a_restart_and_holds_no_secret(scene) -> None:
     assert (restored.phase, restored.last_message) == (SitePhase.COMPLAINED, role.last_message)
 
 
-def test_accept_shares_altered_leaf_blames_nobody(scene) -> None:
+def test_accept_shares_altered_leaf_blames_nobody(scene: Scene) -> None:
     """The coordinator alters a leaf: the dealer never signed it, and must not be accused."""
     scene.play(LastSent.M3)
     m4 = DealtShares.decode(coordinator_role.make_m4(scene.shared, "site-1"))
@@ -317,34 +322,34 @@ def test_accept_shares_altered_leaf_blames_nobody(scene) -> None:
     assert scene.roles["site-1"].phase is SitePhase.SHARED
 
 
-def test_accept_shares_meant_for_another_holder_are_refused(scene) -> None:
+def test_accept_shares_meant_for_another_holder_are_refused(scene: Scene) -> None:
     scene.play(LastSent.M3)
     data = coordinator_role.make_m4(scene.shared, "site-2")
     assert refusal(scene.roles["site-1"].accept_shares, data).reason is RefusalReason.SHARE_MISSING
 
 
-def test_accept_shares_dealt_to_another_cohort_are_refused(scene, new_scene) -> None:
+def test_accept_shares_dealt_to_another_cohort_are_refused(scene: Scene, new_scene: Callable[..., Scene]) -> None:
     scene.play(LastSent.M3)
     other = new_scene(federation=scene.federation, exchange_attempt=1).play(LastSent.M3)
     data = coordinator_role.make_m4(other.shared, "site-1")
     assert refusal(scene.roles["site-1"].accept_shares, data).reason is RefusalReason.CONTEXT_MISMATCH
 
 
-def test_accept_shares_fewer_sharers_than_the_threshold_are_refused(scene) -> None:
+def test_accept_shares_fewer_sharers_than_the_threshold_are_refused(scene: Scene) -> None:
     scene.play(LastSent.M3)
     m4 = DealtShares.decode(coordinator_role.make_m4(scene.shared, "site-1"))
     data = DealtShares(entries=m4.entries[:3]).encode()
     assert refusal(scene.roles["site-1"].accept_shares, data).reason is RefusalReason.COHORT_TOO_SMALL
 
 
-def test_accept_shares_without_the_own_header_are_refused(scene) -> None:
+def test_accept_shares_without_the_own_header_are_refused(scene: Scene) -> None:
     scene.play(LastSent.M3)
     m4 = DealtShares.decode(coordinator_role.make_m4(scene.shared, "site-1"))
     data = DealtShares(entries=m4.entries[1:]).encode()
     assert refusal(scene.roles["site-1"].accept_shares, data).reason is RefusalReason.OWN_MESSAGE_ALTERED
 
 
-def test_accept_shares_dealer_with_a_low_threshold_is_named(scene) -> None:
+def test_accept_shares_dealer_with_a_low_threshold_is_named(scene: Scene) -> None:
     scene.play(LastSent.M3)
     message = ShareKeys.decode(scene.m3s["site-3"])
     header = dataclasses.replace(ShareHeader.decode(message.header.body), threshold=2)
@@ -354,7 +359,7 @@ def test_accept_shares_dealer_with_a_low_threshold_is_named(scene) -> None:
     assert (refused.reason, refused.blamed) == (RefusalReason.THRESHOLD_INVALID, "site-3")
 
 
-def test_accept_shares_second_time_is_refused(scene) -> None:
+def test_accept_shares_second_time_is_refused(scene: Scene) -> None:
     scene.play(LastSent.M3)
     m4 = coordinator_role.make_m4(scene.shared, "site-1")
     scene.roles["site-1"].accept_shares(m4)
@@ -365,13 +370,13 @@ def test_accept_shares_second_time_is_refused(scene) -> None:
 # --- M5 ---------------------------------------------------------------------------------------------------------------
 
 
-def agreed(scene, site="site-1") -> SiteRole:
+def agreed(scene: Scene, site: SiteId = "site-1") -> SiteRole:
     scene.play(LastSent.M3)
     scene.roles[site].accept_shares(coordinator_role.make_m4(scene.shared, site))
     return scene.roles[site]
 
 
-def test_mask_second_time_is_refused_before_and_after_a_restart(scene) -> None:
+def test_mask_second_time_is_refused_before_and_after_a_restart(scene: Scene) -> None:
     role = agreed(scene)
     role.mask(scene.vector("site-1"))
     for again in (role, scene.federation.restart("site-1", role)):
@@ -381,10 +386,10 @@ def test_mask_second_time_is_refused_before_and_after_a_restart(scene) -> None:
         assert vector.equals(scene.vector("site-1"))
 
 
-def test_mask_interrupted_leaves_no_role_that_could_mask_again(scene) -> None:
+def test_mask_interrupted_leaves_no_role_that_could_mask_again(scene: Scene) -> None:
     role = agreed(scene)
 
-    def interrupted(work) -> None:
+    def interrupted(work: Sequence[Callable[[], None]]) -> None:
         work[0]()
         raise MemoryError
 
@@ -395,13 +400,13 @@ def test_mask_interrupted_leaves_no_role_that_could_mask_again(scene) -> None:
             call()
 
 
-def test_mask_vector_of_another_shape_is_refused_and_the_phase_kept(scene) -> None:
+def test_mask_vector_of_another_shape_is_refused_and_the_phase_kept(scene: Scene) -> None:
     role = agreed(scene)
     assert refusal(role.mask, RingVector.zeros(6, 2)).reason is RefusalReason.LAYOUT_MISMATCH
     role.mask(scene.vector("site-1"))
 
 
-def test_mask_happens_in_place_and_in_ranges_alike(scene, monkeypatch) -> None:
+def test_mask_happens_in_place_and_in_ranges_alike(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     from fl_protocol.secagg import masking
 
     monkeypatch.setattr(masking, "CACHE_CHUNK_BYTES", 8)
@@ -415,7 +420,7 @@ def test_mask_happens_in_place_and_in_ranges_alike(scene, monkeypatch) -> None:
     assert UploadHeader.decode(SignedBody.decode(upload.header).body).chunk_root == upload.chunk_root
 
 
-def test_snapshot_after_masking_holds_no_key_that_made_a_mask(scene) -> None:
+def test_snapshot_after_masking_holds_no_key_that_made_a_mask(scene: Scene) -> None:
     role = agreed(scene)
     state = role._state
     secrets = [shamir.element_to_bytes(state.secrets.rho), shamir.element_to_bytes(state.secrets.b)]
@@ -425,7 +430,7 @@ def test_snapshot_after_masking_holds_no_key_that_made_a_mask(scene) -> None:
     assert not any(secret in role.snapshot() for secret in secrets)
 
 
-def test_snapshot_from_agreement_on_holds_no_transport_key(scene) -> None:
+def test_snapshot_from_agreement_on_holds_no_transport_key(scene: Scene) -> None:
     scene.play(LastSent.M3)
     role = scene.roles["site-1"]
     private = role._state.transport_private
@@ -437,7 +442,7 @@ def test_snapshot_from_agreement_on_holds_no_transport_key(scene) -> None:
 # --- M6 ---------------------------------------------------------------------------------------------------------------
 
 
-def test_confirm_upload_from_outside_the_sharers_is_refused(scene) -> None:
+def test_confirm_upload_from_outside_the_sharers_is_refused(scene: Scene) -> None:
     """Site-5 never dealt shares to this set of sharers; the coordinator adds its header anyway."""
     scene.play(LastSent.M3)
     scene.shared = coordinator_role.freeze_sharers(
@@ -457,7 +462,7 @@ def test_confirm_upload_from_outside_the_sharers_is_refused(scene) -> None:
     assert refusal(scene.roles["site-1"].confirm, m6).reason is RefusalReason.SITE_UNKNOWN
 
 
-def test_confirm_altered_header_is_refused(scene) -> None:
+def test_confirm_altered_header_is_refused(scene: Scene) -> None:
     scene.play(LastSent.M5)
     entries = entries_of(scene.m6)
     header = dataclasses.replace(UploadHeader.decode(entries[1].body), chunk_root=bytes(32))
@@ -465,7 +470,7 @@ def test_confirm_altered_header_is_refused(scene) -> None:
     assert refusal(scene.roles["site-1"].confirm, m2_of(entries)).reason is RefusalReason.SIGNATURE_INVALID
 
 
-def test_confirm_header_of_another_exchange_is_refused(scene, new_scene) -> None:
+def test_confirm_header_of_another_exchange_is_refused(scene: Scene, new_scene: Callable[..., Scene]) -> None:
     scene.play(LastSent.M5)
     other = new_scene(federation=scene.federation, exchange_attempt=1).play(LastSent.M5)
     entries = entries_of(scene.m6)
@@ -473,7 +478,7 @@ def test_confirm_header_of_another_exchange_is_refused(scene, new_scene) -> None
     assert refusal(scene.roles["site-1"].confirm, m2_of(entries)).reason is RefusalReason.CONTEXT_MISMATCH
 
 
-def test_confirm_own_header_replaced_by_another_is_refused(scene) -> None:
+def test_confirm_own_header_replaced_by_another_is_refused(scene: Scene) -> None:
     """Even one that this site's key signed: what it sent in this phase is what it must find."""
     scene.play(LastSent.M5)
     entries = entries_of(scene.m6)
@@ -482,7 +487,7 @@ def test_confirm_own_header_replaced_by_another_is_refused(scene) -> None:
     assert refusal(scene.roles["site-1"].confirm, m2_of(entries)).reason is RefusalReason.OWN_MESSAGE_ALTERED
 
 
-def test_confirm_upload_of_another_size_is_refused_and_its_sender_named(scene) -> None:
+def test_confirm_upload_of_another_size_is_refused_and_its_sender_named(scene: Scene) -> None:
     scene.play(LastSent.M5)
     entries = entries_of(scene.m6)
     header = dataclasses.replace(UploadHeader.decode(entries[1].body), n_bytes=4)
@@ -492,13 +497,13 @@ def test_confirm_upload_of_another_size_is_refused_and_its_sender_named(scene) -
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_confirm_fewer_survivors_than_the_threshold_are_refused(scene, n) -> None:
+def test_confirm_fewer_survivors_than_the_threshold_are_refused(scene: Scene, n: int) -> None:
     scene.play(LastSent.M5)
     refused = refusal(scene.roles["site-1"].confirm, m2_of(entries_of(scene.m6)[:n]))
     assert refused.reason is RefusalReason.COHORT_TOO_SMALL
 
 
-def test_confirm_second_survivor_set_is_refused_before_and_after_a_restart(scene) -> None:
+def test_confirm_second_survivor_set_is_refused_before_and_after_a_restart(scene: Scene) -> None:
     scene.play(LastSent.M5)
     role = scene.roles["site-1"]
     role.confirm(m2_of(entries_of(scene.m6)[:4]))
@@ -507,7 +512,7 @@ def test_confirm_second_survivor_set_is_refused_before_and_after_a_restart(scene
             again.confirm(scene.m6)
 
 
-def test_confirm_survivors_other_than_the_required_are_refused(scene) -> None:
+def test_confirm_survivors_other_than_the_required_are_refused(scene: Scene) -> None:
     scene.play(LastSent.M5)
     role = scene.roles["site-1"]
     refused = refusal(role.confirm, scene.m6, required=scene.sites[:4])
@@ -518,20 +523,20 @@ def test_confirm_survivors_other_than_the_required_are_refused(scene) -> None:
 # --- M8, M9 -----------------------------------------------------------------------------------------------------------
 
 
-def test_reveal_fewer_confirmations_than_the_threshold_are_refused(scene) -> None:
+def test_reveal_fewer_confirmations_than_the_threshold_are_refused(scene: Scene) -> None:
     scene.play(LastSent.M7)
     refused = refusal(scene.roles["site-1"].reveal, m2_of(entries_of(scene.m8)[:3]))
     assert refused.reason is RefusalReason.QUORUM_MISSING
 
 
-def test_reveal_one_confirmation_repeated_is_refused(scene) -> None:
+def test_reveal_one_confirmation_repeated_is_refused(scene: Scene) -> None:
     scene.play(LastSent.M7)
     entries = entries_of(scene.m8)
     refused = refusal(scene.roles["site-1"].reveal, m2_of([entries[0]] * 4))
     assert refused.reason is RefusalReason.SITE_REPEATED
 
 
-def test_reveal_confirmations_of_two_survivor_sets_are_refused(scene) -> None:
+def test_reveal_confirmations_of_two_survivor_sets_are_refused(scene: Scene) -> None:
     """The split view: two sites were shown a smaller set, and their signatures are mixed in."""
     scene.play(LastSent.M5)
     smaller = m2_of(entries_of(scene.m6)[:4])
@@ -543,7 +548,7 @@ def test_reveal_confirmations_of_two_survivor_sets_are_refused(scene) -> None:
         assert refusal(scene.roles[site].reveal, m8).reason is RefusalReason.CONTEXT_MISMATCH
 
 
-def test_reveal_confirmation_from_outside_the_survivors_is_refused(scene) -> None:
+def test_reveal_confirmation_from_outside_the_survivors_is_refused(scene: Scene) -> None:
     scene.play(LastSent.M7, lost=("site-5",))
     said = Confirmation(site="site-5", h_survivors=scene.surviving.survivors.h_survivors)
     outsider = sign_body(scene.federation.signers["site-5"], StatementKind.M7.value, said.encode())
@@ -551,7 +556,7 @@ def test_reveal_confirmation_from_outside_the_survivors_is_refused(scene) -> Non
     assert refusal(scene.roles["site-1"].reveal, m8).reason is RefusalReason.SITE_UNKNOWN
 
 
-def test_reveal_is_one_kind_a_peer_by_the_site_s_own_table(scene) -> None:
+def test_reveal_is_one_kind_a_peer_by_the_site_s_own_table(scene: Scene) -> None:
     scene.play(LastSent.M9, lost=("site-4",))
     for m9 in scene.m9s.values():
         shares = Reveal.decode(SignedBody.decode(m9).body).shares
@@ -560,7 +565,7 @@ def test_reveal_is_one_kind_a_peer_by_the_site_s_own_table(scene) -> None:
         assert kinds == {site: ShareKind.MASK_KEY if site == "site-4" else ShareKind.SELF_MASK for site in scene.sites}
 
 
-def test_reveal_second_time_is_refused_and_no_share_is_left(scene) -> None:
+def test_reveal_second_time_is_refused_and_no_share_is_left(scene: Scene) -> None:
     scene.play(LastSent.M7)
     role = scene.roles["site-1"]
     held = role._state.held
@@ -577,7 +582,7 @@ def test_reveal_second_time_is_refused_and_no_share_is_left(scene) -> None:
 # --- M10 --------------------------------------------------------------------------------------------------------------
 
 
-def m10_of(scene, signer=None, **changes) -> bytes:
+def m10_of(scene: Scene, signer: Signer | None = None, **changes: object) -> bytes:
     body = ExchangeResult(
         h_manifest=scene.keyed.cohort.h_manifest,
         h_survivors=scene.surviving.survivors.h_survivors,
@@ -588,7 +593,7 @@ def m10_of(scene, signer=None, **changes) -> bytes:
     return sign_body(signer or scene.federation.coordinator, StatementKind.M10.value, body.encode()).encode()
 
 
-def test_finish_result_of_this_exchange_is_accepted_with_or_without_a_reveal(scene) -> None:
+def test_finish_result_of_this_exchange_is_accepted_with_or_without_a_reveal(scene: Scene) -> None:
     scene.play(LastSent.M7)
     scene.roles["site-1"].reveal(scene.m8)
     for site in ("site-1", "site-2"):
@@ -599,19 +604,19 @@ def test_finish_result_of_this_exchange_is_accepted_with_or_without_a_reveal(sce
 
 
 @pytest.mark.parametrize("field", ["h_manifest", "h_survivors"])
-def test_finish_result_of_another_exchange_or_set_is_refused(scene, field) -> None:
+def test_finish_result_of_another_exchange_or_set_is_refused(scene: Scene, field: str) -> None:
     scene.play(LastSent.M9)
     refused = refusal(scene.roles["site-1"].finish, m10_of(scene, **{field: bytes(32)}))
     assert refused.reason is RefusalReason.CONTEXT_MISMATCH
 
 
-def test_finish_result_signed_by_a_site_is_refused(scene) -> None:
+def test_finish_result_signed_by_a_site_is_refused(scene: Scene) -> None:
     scene.play(LastSent.M9)
     refused = refusal(scene.roles["site-1"].finish, m10_of(scene, signer=scene.federation.signers["site-2"]))
     assert refused.reason is RefusalReason.SIGNATURE_INVALID
 
 
-def test_finish_before_confirming_is_refused(scene) -> None:
+def test_finish_before_confirming_is_refused(scene: Scene) -> None:
     scene.play(LastSent.M5)
     with pytest.raises(PhaseError):
         scene.roles["site-1"].finish(m10_of(scene))
@@ -620,7 +625,7 @@ def test_finish_before_confirming_is_refused(scene) -> None:
 # --- all phases -------------------------------------------------------------------------------------------------------
 
 
-def test_role_every_step_out_of_order_is_refused(scene) -> None:
+def test_role_every_step_out_of_order_is_refused(scene: Scene) -> None:
     role = scene.roles["site-1"]
     calls = {
         "share": lambda: role.share(b""),
@@ -638,7 +643,7 @@ def test_role_every_step_out_of_order_is_refused(scene) -> None:
         role.advertise()
 
 
-def test_role_knows_the_three_sets_as_they_freeze(scene) -> None:
+def test_role_knows_the_three_sets_as_they_freeze(scene: Scene) -> None:
     role = scene.roles["site-1"]
     assert (role.cohort, role.sharers, role.survivors, role.last_message) == ((), (), (), None)
     scene.play(LastSent.M9, lost=("site-2",))
@@ -646,7 +651,7 @@ def test_role_knows_the_three_sets_as_they_freeze(scene) -> None:
     assert role.survivors == ("site-1", "site-3", "site-4", "site-5")
 
 
-def test_role_repr_of_every_phase_hides_secrets(scene) -> None:
+def test_role_repr_of_every_phase_hides_secrets(scene: Scene) -> None:
     scene.play(LastSent.M1)
     role = scene.roles["site-1"]
     state = role._state
@@ -655,7 +660,7 @@ def test_role_repr_of_every_phase_hides_secrets(scene) -> None:
     assert repr(state.transport_private) not in repr(state)
 
 
-def test_snapshot_of_another_version_is_refused(scene) -> None:
+def test_snapshot_of_another_version_is_refused(scene: Scene) -> None:
     from fl_protocol.secagg.site_role.snapshot import SnapshotInvalidError
     from fl_protocol.signing.pack import pack
 
@@ -665,7 +670,7 @@ def test_snapshot_of_another_version_is_refused(scene) -> None:
         SiteRole.restore(pack(b"WR/site-role/0", *rest), signer=seeded_signer("x"), entropy=SeededEntropy("x"))
 
 
-def test_context_names_the_run_the_round_and_the_exchange(scene) -> None:
+def test_context_names_the_run_the_round_and_the_exchange(scene: Scene) -> None:
     context = coordinator_context(scene)
     assert (context.run_id, context.exchange_index, context.exchange_attempt) == (RUN_ID, 0, 0)
     np.testing.assert_equal(type(context).decode(context.encode()), context)

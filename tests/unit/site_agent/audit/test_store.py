@@ -17,7 +17,7 @@ from fl_protocol.signing.keys import EcdsaSigner, verify_signature
 from fl_protocol.signing.pack import pack
 from site_agent.audit.export import export_log
 from site_agent.audit.store import AuditLog, AuditLogDamagedError, audit_head, read_log, verify_site_log
-from site_agent.db.tx import SiteDb
+from site_agent.db.tx import SiteDb, open_site_db
 
 ORIGIN = "site:st-mary"
 
@@ -85,7 +85,7 @@ def test_append_keeps_every_64th_checkpoint_and_the_last(site_db: SiteDb, audit_
         ("DELETE FROM audit_tip", 0, AuditFaultReason.INSERTED),
     ],
 )
-def test_verify_tampered_log_names_the_row(  # noqa: PLR0917 - a table's columns and fixtures
+def test_verify_tampered_log_names_the_row(
     statement: str,
     seq: int,
     reason: AuditFaultReason,
@@ -131,6 +131,25 @@ def test_append_in_a_failed_transaction_leaves_no_gap(
     append(site_db, audit_log, 1)
     assert isinstance(verify_site_log(site_db, signer.spki_der, origin=ORIGIN), AuditVerified)
     assert site_db.run_read("head", audit_head).size == 2
+
+
+def test_append_twice_in_one_transaction_and_from_two_handles_stays_one_chain(
+    site_db: SiteDb, audit_log: AuditLog, signer: EcdsaSigner, tmp_path: Path
+) -> None:
+    def write(session: Session) -> tuple[int, int]:
+        first = audit_log.append(session, AuditKind.PROCESS_STARTED)
+        return first, audit_log.append(session, AuditKind.PROCESS_STOPPED)
+
+    other = open_site_db(tmp_path / "site.db")
+    assert [site_db.run_tx("a", write), other.run_tx("b", write), site_db.run_tx("c", write)] == [
+        (0, 1),
+        (2, 3),
+        (4, 5),
+    ]
+    other.close()
+    verdict = verify_site_log(site_db, signer.spki_der, origin=ORIGIN)
+    assert isinstance(verdict, AuditVerified)
+    assert (verdict.size, verdict.n_unsigned) == (6, 0)
 
 
 @pytest.mark.parametrize("make_bad", [lambda: {"actor": ""}, lambda: {"share": 0.5}])

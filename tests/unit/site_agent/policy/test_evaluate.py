@@ -61,7 +61,7 @@ def test_evaluate_run_empty_policy_denies_every_rule_that_opens_something(
         ("egress", {"max_bytes_per_round": 999}, "egress.max_bytes_per_round"),
     ],
 )
-def test_evaluate_run_one_rule_narrower_names_that_rule(  # noqa: PLR0917 - a table's columns and fixtures
+def test_evaluate_run_one_rule_narrower_names_that_rule(
     section: str,
     value: object,
     rule: str,
@@ -86,7 +86,10 @@ def test_evaluate_run_denial_tells_value_and_limit(
     [
         (None, "datasets.medical-qa.registered"),
         (DatasetFacts(purposes=frozenset({"billing"}), n_records=100, n_patients=40), "datasets.medical-qa.purposes"),
-        (DatasetFacts(purposes=frozenset({"research"}), n_records=99, n_patients=40), "datasets.medical-qa.min_records"),
+        (
+            DatasetFacts(purposes=frozenset({"research"}), n_records=99, n_patients=40),
+            "datasets.medical-qa.min_records",
+        ),
     ],
 )
 def test_evaluate_run_dataset_as_registered_decides(
@@ -150,7 +153,7 @@ def test_evaluate_automatic_under_manual_policy_is_denied_by_approval(
         ("Answer patient questions", ["any"], True),
     ],
 )
-def test_evaluate_automatic_needs_a_purpose_that_the_run_states(  # noqa: PLR0917 - a table's columns and fixtures
+def test_evaluate_automatic_needs_a_purpose_that_the_run_states(
     purpose: str,
     admitted: list[str],
     is_allowed: bool,
@@ -168,7 +171,9 @@ def test_evaluate_automatic_needs_a_purpose_that_the_run_states(  # noqa: PLR091
     assert (verdict if is_allowed else getattr(verdict, "rule", None)) == expected
 
 
-@pytest.mark.parametrize("peers", [{}, {"charite": pin_of("charite")}, {"charite": pin_of("charite"), "ucsf": "0" * 64}])
+@pytest.mark.parametrize(
+    "peers", [{}, {"charite": pin_of("charite")}, {"charite": pin_of("charite"), "ucsf": "0" * 64}]
+)
 def test_evaluate_automatic_with_an_unlisted_or_other_key_is_denied(
     peers: dict[str, str],
     make_run_spec: Callable[..., RunSpec],

@@ -1,4 +1,4 @@
-"""The session machine: its path through a round, what it repeats, what it refuses, and that nothing else is possible."""
+"""The session machine: its path through a round, what it repeats and refuses, and that nothing else is possible."""
 
 from __future__ import annotations
 

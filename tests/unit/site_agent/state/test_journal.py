@@ -23,9 +23,7 @@ from site_agent.state.journal import KEY_FILE, RECORD_FILE, SPOOL_FILE, Exchange
 
 
 def context(attempt: int = 0) -> ExchangeContext:
-    return ExchangeContext(
-        run_id=RUN_ID, round_index=0, round_attempt=0, exchange_index=0, exchange_attempt=attempt
-    )
+    return ExchangeContext(run_id=RUN_ID, round_index=0, round_attempt=0, exchange_index=0, exchange_attempt=attempt)
 
 
 def record(*, message: bytes = b"m1", snapshot: bytes = b"secret", attempt: int = 0) -> ExchangeRecord:
@@ -126,9 +124,7 @@ class CrashingSite:
     def keep(self, role: SiteRole, taken: tuple[tuple[Step, str], ...]) -> bytes:
         message = role.last_message
         assert message is not None
-        self.journal.write(
-            ExchangeRecord(context=context(), taken=taken, message=message, snapshot=role.snapshot())
-        )
+        self.journal.write(ExchangeRecord(context=context(), taken=taken, message=message, snapshot=role.snapshot()))
         copy = self.folder.with_name(f"copy-{len(self.copies)}")
         shutil.copytree(self.folder, copy)
         self.copies.append((copy, message))

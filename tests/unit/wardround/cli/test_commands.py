@@ -198,6 +198,13 @@ def test_release_folder_that_does_not_verify_is_exit_code_1_and_names_the_file(t
     assert json.loads(typed.out)["error"]["code"] == "evidence-fault"
 
 
+def test_folder_that_cannot_be_written_is_said_so_without_a_traceback(tmp_path: Path) -> None:
+    answers = {"GET /api/v1/audit/export": httpx.Response(200, text="{}")}
+    typed = Typed(["audit", "export", str(tmp_path / "none" / "audit.jsonl")], answers)
+    assert typed.exit_code == 1
+    assert "No such file or directory" in typed.err
+
+
 def test_every_command_has_help_with_an_example() -> None:
     # typer writes help to the real stdout, so the declarations are looked at.
     import typer

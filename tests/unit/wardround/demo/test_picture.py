@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from wardround.demo.live_table import PlainProgress, render
+from wardround.demo.live_table import PlainProgress, TerminalProgress, render
 from wardround.demo.picture import Picture, RoundLine, SiteLine, round_lines, site_line
 from wardround.demo.summary import DemoReport, Generation
 
@@ -25,8 +25,10 @@ ROUND = {
 
 
 def picture(*, state: str = "ACTIVE", rounds: tuple[RoundLine, ...] = ()) -> Picture:
-    site = SiteLine(name="st-mary", state="training", round_index=0, step=3, steps=5, loss=2.125)
-    return Picture(run_state=state, reason=None, waiting_for="training", sites=(site,), rounds=rounds, seconds=1.0)
+    site = SiteLine(name="st-mary", state="training", activity="evaluating", round_index=0, step=3, steps=5, loss=2.125)
+    return Picture(
+        run_state=state, reason=None, waiting_for="waits for three sites", sites=(site,), rounds=rounds, seconds=1.0
+    )
 
 
 def text_of(renderable: object) -> str:
@@ -79,10 +81,32 @@ def test_plain_progress_says_each_change_once_and_no_steps() -> None:
     progress.show(picture(state="COMPLETED", rounds=round_lines([ROUND])))
     lines = [line.split("] ", 1)[1] for line in file.getvalue().splitlines()]
     assert lines == [
-        "ACTIVE: training",
-        "st-mary: training",
+        "run: ACTIVE; waits for three sites",
+        "st-mary: training, evaluating",
         "round 1 (train): COMMITTED; 12.5 s, 3 sites, train loss 2.5000, eval loss 2.7500, 1.5 MB up, 20 B down",
     ]
+
+
+def test_terminal_progress_draws_the_table_while_it_watches_and_keeps_it() -> None:
+    file = io.StringIO()
+    progress = TerminalProgress(Console(file=file, width=140, force_terminal=True, color_system=None))
+    with progress.step("Sites enrol"):
+        progress.say("one line")
+    progress.show(picture())  # nobody watches: nothing is drawn
+    assert "3/5" not in file.getvalue()
+    with progress.watching():
+        progress.show(picture(rounds=round_lines([ROUND])))
+    text = file.getvalue()
+    for expected in ("✓ Sites enrol", "one line", "3/5", "COMMITTED", "waits for three sites"):
+        assert expected in text
+
+
+def test_plain_progress_says_which_site_has_trouble() -> None:
+    file = io.StringIO()
+    site = SiteLine(name="ucsf", state="declined", round_index=0)
+    shown = Picture(run_state="ACTIVE", reason=None, waiting_for="", sites=(site,), rounds=(), seconds=1.0)
+    PlainProgress(Console(file=file, width=100)).show(shown)
+    assert "ucsf: declined" in file.getvalue()
 
 
 def test_report_has_every_key_that_is_promised() -> None:

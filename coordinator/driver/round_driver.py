@@ -1,0 +1,143 @@
+"""The loop: for each run whose lease it holds, step the machines until nothing changes, then perform their effects.
+
+A driver keeps nothing between turns but its name: another one, in this process or the next, goes on from the database
+at any point. It wakes when a service rings, and looks by itself several times a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy.orm import Session
+
+from coordinator.db.runs import runs_to_drive
+from coordinator.driver.effects_performer import CreateRelease, DueEffect, EffectsPerformer, RetryRules
+from coordinator.driver.leases import claim_lease, holds_lease, release_lease
+from coordinator.services.advance_run import advance_run
+from coordinator.services.context import EngineContext
+from fl_protocol.ids import RunId
+
+_log = structlog.get_logger("coordinator.driver")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverSettings:
+    """How often it looks, how long its leases last, how it retries."""
+
+    poll_s: float = 0.2
+    lease: timedelta = timedelta(seconds=5)
+    retries: RetryRules = field(default_factory=RetryRules)
+
+
+class RoundDriver:
+    """Steps the runs of one database. Any number may run at once: each run has one lease."""
+
+    def __init__(
+        self,
+        ctx: EngineContext,
+        *,
+        create_release: CreateRelease,
+        holder: str | None = None,
+        settings: DriverSettings | None = None,
+    ) -> None:
+        self._ctx = ctx
+        self._settings = settings or DriverSettings()
+        self._holder = holder or f"driver-{secrets.token_hex(8)}"
+        self._performer = EffectsPerformer(ctx, create_release=create_release, rules=self._settings.retries)
+        self._busy: dict[RunId, asyncio.Task[None]] = {}
+        self._held: set[RunId] = set()
+        self.last_turn_at: datetime | None = None
+
+    async def run(self) -> None:
+        """Drive until cancelled; then finish nothing, give the leases back and leave the rest to the next."""
+        try:
+            while True:
+                seen = self._ctx.wakeups.driver.count
+                await self._sweep()
+                await self._ctx.wakeups.driver.wait(seen, timeout_s=self._settings.poll_s)
+        finally:
+            await self._stop()
+
+    async def step(self, run_id: RunId) -> bool:
+        """One transaction or one effect of one run; whether there was anything to do.
+
+        This is the smallest thing that a driver does: between two of them it may die.
+        """
+        if await self._advance(run_id):
+            return True
+        effects = await self._performer.due(run_id)
+        if effects:
+            await self._performer.perform(effects[0])
+        return bool(effects)
+
+    async def _sweep(self) -> None:
+        """Look at every run once; a run that fails is logged, and the others go on."""
+        try:
+            run_ids = await self._ctx.db.read_async("runs-to-drive", runs_to_drive)
+        except Exception:  # noqa: BLE001 # the driver's boundary: logged, and tried again at the next turn
+            _log.exception("driver_cannot_read_runs")
+            return
+        for run_id in run_ids:
+            try:
+                while await self._advance(run_id):
+                    pass
+                await self._start_effects(run_id)
+            except Exception:  # noqa: BLE001 # the driver's boundary: one run's failure is not another's
+                _log.exception("run_turn_failed", run_id=run_id)
+        self.last_turn_at = self._ctx.now()
+
+    async def _advance(self, run_id: RunId) -> bool:
+        now = self._ctx.now()
+        is_held, is_changed = await self._ctx.db.run_tx_async(
+            "advance-run", lambda session: self._advance_held(session, run_id, now=now)
+        )
+        if is_held:
+            self._held.add(run_id)
+        if is_changed:
+            self._ctx.wakeups.wake_sites()
+        return is_changed
+
+    def _advance_held(self, session: Session, run_id: RunId, *, now: datetime) -> tuple[bool, bool]:
+        """Whether the lease is held, and whether anything changed under it."""
+        if not claim_lease(session, run_id, holder=self._holder, now=now, duration=self._settings.lease):
+            return False, False
+        return True, advance_run(self._ctx, session, run_id, now=now)
+
+    async def _start_effects(self, run_id: RunId) -> None:
+        """Perform what is due beside the loop, one run's effects in order, so that time goes on for the other runs."""
+        if run_id in self._busy:
+            return
+        now = self._ctx.now()
+        is_held = await self._ctx.db.read_async(
+            "holds-lease", lambda session: holds_lease(session, run_id, holder=self._holder, now=now)
+        )
+        effects = await self._performer.due(run_id) if is_held else ()
+        if effects:
+            task = asyncio.create_task(self._perform(effects), name=f"effects-{run_id}")
+            self._busy[run_id] = task
+            task.add_done_callback(lambda _: self._busy.pop(run_id, None))
+
+    async def _perform(self, effects: tuple[DueEffect, ...]) -> None:
+        try:
+            for effect in effects:
+                await self._performer.perform(effect)
+        except Exception:  # noqa: BLE001 # the driver's boundary: the effect is still due, and is tried again
+            _log.exception("effects_interrupted", run_id=effects[0].run_id)
+        self._ctx.wakeups.wake_driver()
+
+    async def _stop(self) -> None:
+        tasks = list(self._busy.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        held = tuple(self._held)
+
+        def give_back(session: Session) -> None:
+            for run_id in held:
+                release_lease(session, run_id, holder=self._holder)
+
+        await self._ctx.db.run_tx_async("release-leases", give_back)
