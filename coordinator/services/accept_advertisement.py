@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sqlalchemy.orm import Session
 
+from coordinator.db.exchanges import messages_of
 from coordinator.rounds.events import KeysAdvertised, MessageKind
 from coordinator.rounds.exchange_machine import ExchangeState
 from coordinator.rounds.participation_machine import ParticipationEvent
@@ -13,6 +16,9 @@ from coordinator.services.round_access import ExchangeAccess
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.ids import SiteId
 from fl_protocol.secagg.coordinator_role import check_m1
+from fl_protocol.secagg.messages import KeyAdvertisement
+from fl_protocol.secagg.reasons import RefusalReason, SecAggRefusedError
+from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import ExchangeContext
 
 
@@ -25,7 +31,8 @@ async def accept_advertisement(ctx: EngineContext, *, site_id: SiteId, exchange:
     """
 
     def verify(session: Session, access: ExchangeAccess) -> None:
-        check_m1(ctx.roles.opened(session, access.exchange), m1, sender=site_id)
+        said = check_m1(ctx.roles.opened(session, access.exchange), m1, sender=site_id)
+        _refuse_repeated_keys(said, messages_of(session, access.context, kind=MessageKind.M1))
 
     step = MessageStep(
         kind=MessageKind.M1,
@@ -38,3 +45,11 @@ async def accept_advertisement(ctx: EngineContext, *, site_id: SiteId, exchange:
     )
     incoming = Incoming(site_id=site_id, exchange=exchange, encoded=m1, now=ctx.now())
     await take_message(ctx, "accept-advertisement", incoming, step)
+
+
+def _refuse_repeated_keys(said: KeyAdvertisement, stored: Mapping[SiteId, bytes]) -> None:
+    """Refuse a key that another site advertised: every site would refuse the cohort that holds both."""
+    for site, m1 in stored.items():
+        other = KeyAdvertisement.decode(SignedBody.decode(m1).body)
+        if {said.mask_key, said.transport_key} & {other.mask_key, other.transport_key}:
+            raise SecAggRefusedError(RefusalReason.KEY_REPEATED, blamed=said.site, other=site)

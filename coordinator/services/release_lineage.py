@@ -142,13 +142,17 @@ def _rounds(session: Session, run_id: str) -> tuple[LineageRound, ...]:
 
 
 def _round(session: Session, row: Round) -> LineageRound:
+    # The round's last exchange: its result is what the next manifest names.
     exchange = session.scalars(
-        select(Exchange).where(
+        select(Exchange)
+        .where(
             Exchange.run_id == row.run_id,
             Exchange.round_index == row.round_index,
             Exchange.round_attempt == row.round_attempt,
             Exchange.state == ExchangeState.SUMMED.value,
         )
+        .order_by(Exchange.exchange_index.desc())
+        .limit(1)
     ).one()
     assert exchange.result_body is not None
     assert exchange.result_signature is not None

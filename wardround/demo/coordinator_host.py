@@ -16,7 +16,7 @@ _READY_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinatorHost:
-    """A coordinator that runs. ``client`` is signed in as its admin; its owner closes it."""
+    """A coordinator that runs. ``client`` is signed in as its admin; whoever started it closes it."""
 
     client: RestClient
     url: str

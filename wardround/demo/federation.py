@@ -109,11 +109,12 @@ class _Demo:
         self._checkout = surroundings.checkout
         self._progress = surroundings.progress
         self._began = time.monotonic()
+        self._connections = contextlib.ExitStack()
 
     def run(self) -> DemoReport:
         """Set up, run, finish."""
-        federation = self._set_up()
-        with contextlib.closing(federation.coordinator.client):
+        with self._connections:
+            federation = self._set_up()
             run_id = self._start_run(federation)
             with self._progress.watching():
                 picture = self._watch(federation, run_id)
@@ -158,7 +159,9 @@ class _Demo:
         return self._supervisor.run("prepare", (*self._programs.python, *arguments))
 
     def _start_coordinator(self) -> CoordinatorHost:
-        return start_coordinator(self._workspace, self._supervisor, self._programs)
+        host = start_coordinator(self._workspace, self._supervisor, self._programs)
+        self._connections.callback(host.client.close)
+        return host
 
     def _site_host(self, name: str, number: int) -> SiteHost:
         return SiteHost(

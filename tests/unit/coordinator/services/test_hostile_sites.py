@@ -50,11 +50,11 @@ from coordinator.services.poll_instruction import (
 from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
 from fl_protocol.ids import SiteId
 from fl_protocol.secagg.messages import Reveal
-from fl_protocol.secagg.reasons import SecAggRefusedError
+from fl_protocol.secagg.reasons import RefusalReason, SecAggRefusedError
 from fl_protocol.signing.keys import SignatureInvalidError
 from fl_protocol.signing.pack import pack, u32
 from fl_protocol.signing.signed import SignedBody, sign_body, verify_body
-from fl_protocol.testing.entropy import SeededSealer, seeded_signer
+from fl_protocol.testing.entropy import SeededEntropy, SeededSealer, seeded_signer
 
 MakeLab = Callable[..., EngineLab]
 A, B, C = SiteId("a-site"), SiteId("b-site"), SiteId("c-site")
@@ -83,6 +83,18 @@ async def test_message_of_another_site_is_refused(make_lab: MakeLab) -> None:
     with pytest.raises(SecAggRefusedError):
         await accept_advertisement(lab.ctx, site_id=B, exchange=asked[A].exchange, m1=m1)
     assert lab.participation("b-site").state == "READY"
+
+
+async def test_key_that_another_site_advertised_is_refused(make_lab: MakeLab) -> None:
+    lab = make_lab()
+    asked = await lab.settle_until(OpenExchange)
+    context = asked[A].exchange
+    await lab.sites[A].turn()
+    copied = lab.sites[B].role(context)
+    copied._entropy = SeededEntropy(f"a-site/{context}")
+    with pytest.raises(SecAggRefusedError) as caught:
+        await accept_advertisement(lab.ctx, site_id=B, exchange=context, m1=copied.advertise())
+    assert caught.value.reason is RefusalReason.KEY_REPEATED
 
 
 async def test_step_before_its_phase_and_unknown_exchange_are_refused(make_lab: MakeLab) -> None:
