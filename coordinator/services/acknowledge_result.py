@@ -17,7 +17,7 @@ from coordinator.services.poll_instruction import published_result
 from coordinator.services.round_access import exchange_facts, require_active_site, require_exchange, site_actor
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.ids import SiteId
-from fl_protocol.signing.pack import text_from_bytes, u32_from_bytes, unpack
+from fl_protocol.packing import text_from_bytes, u32_from_bytes, unpack
 from fl_protocol.signing.signed import SignedBody, verify_body
 from fl_protocol.spec.context import ExchangeContext
 

@@ -44,9 +44,13 @@ def diagram(transitions: Mapping[tuple[StrEnum, StrEnum], StrEnum]) -> str:
 def table_of_steps(transitions: Mapping[tuple[StrEnum, type], object]) -> str:
     """A table of a machine whose steps are functions: in this state, on this event, what follows."""
     rows: list[str] = []
-    for (state, event), apply in transitions.items():
+    states = list(type(next(iter(transitions))[0]))
+    for (state, event), apply in sorted(
+        transitions.items(), key=lambda item: (states.index(item[0][0]), item[0][1].__name__)
+    ):
         name = getattr(apply, "__name__", "step").lstrip("_")
-        rows.append(f"| {state.value} | {event.__name__} | `{name}`: {first_line(apply)} |".replace("`: |", "` |"))
+        said = first_line(apply)
+        rows.append(f"| {state.value} | {event.__name__} | `{name}`{': ' if said else ''}{said} |")
     return "\n".join(["| in state | on event | what follows |", "|---|---|---|", *rows])
 
 

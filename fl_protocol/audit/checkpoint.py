@@ -60,7 +60,7 @@ class Checkpoint:
         """
         try:
             document = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointInvalidError("a checkpoint is JSON") from error
         if not isinstance(document, dict) or set(document) != {"origin", "size", "head", "at"}:
             raise CheckpointInvalidError("a checkpoint has exactly the keys origin, size, head and at")
@@ -71,7 +71,11 @@ class Checkpoint:
             checkpoint = cls(origin=origin, size=size, head=sha256_hex_from_text(head), at=instant_from_text(at))
         except (IdentifierInvalidError, AuditEventInvalidError) as error:
             raise CheckpointInvalidError("a checkpoint's head or instant is not well formed") from error
-        if checkpoint.encode() != data:
+        try:
+            is_canonical = checkpoint.encode() == data
+        except rfc8785.CanonicalizationError as error:
+            raise CheckpointInvalidError("a checkpoint has a canonical form") from error
+        if not is_canonical:
             raise CheckpointInvalidError("the bytes are not the canonical form of the checkpoint")
         return checkpoint
 

@@ -138,6 +138,8 @@ class AuditEvent:
                 raise AuditEventInvalidError("a fact is text, a whole number, true, false or null", key=str(key))
             if isinstance(value, int) and abs(value) > _MAX_INTEGER:
                 raise AuditEventInvalidError("a number is too large for JSON; write it as text", key=key)
+        if not all(_is_unicode(text) for text in (self.actor, *self.facts, *self.facts.values())):
+            raise AuditEventInvalidError("an event's texts are Unicode; half a surrogate pair is none", kind=self.kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,15 +190,17 @@ def event_from_bytes(data: bytes) -> RecordedEvent:
     """
     try:
         document = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AuditEventInvalidError("an event is JSON") from error
     if not isinstance(document, dict) or set(document) != _KEYS:
         raise AuditEventInvalidError("an event has exactly the keys seq, prev, at, kind, actor and facts")
     seq, prev, at, kind, actor, facts = (document[key] for key in ("seq", "prev", "at", "kind", "actor", "facts"))
-    if type(seq) is not int or seq < 0:
+    if type(seq) is not int or not 0 <= seq <= _MAX_INTEGER:
         raise AuditEventInvalidError("an event's seq is a whole number from 0")
     if not all(isinstance(value, str) for value in (prev, at, kind, actor)) or not isinstance(facts, dict):
         raise AuditEventInvalidError("prev, at, kind and actor are texts, facts a mapping", seq=seq)
+    if not _is_unicode(prev):
+        raise AuditEventInvalidError("prev is no Unicode text", seq=seq)
     if kind not in set(AuditKind):
         raise AuditEventInvalidError("this version knows no event of this kind", seq=seq, kind=kind[:80])
     event = AuditEvent(kind=AuditKind(kind), at=instant_from_text(at), actor=actor, facts=facts)
@@ -204,3 +208,14 @@ def event_from_bytes(data: bytes) -> RecordedEvent:
     if event_bytes(recorded) != data:
         raise AuditEventInvalidError("the bytes are not the canonical form of the event", seq=seq)
     return recorded
+
+
+def _is_unicode(value: AuditFact) -> bool:
+    """Whether a text can be written as UTF-8: JSON can spell half a surrogate pair, canonical JSON cannot."""
+    if not isinstance(value, str):
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

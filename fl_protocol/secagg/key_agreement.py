@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 from fl_protocol.errors import ProtocolError
 from fl_protocol.ids import SiteId
 from fl_protocol.secagg import shamir
-from fl_protocol.signing.pack import pack
+from fl_protocol.packing import pack
 
 KEY_BYTES = 32
 

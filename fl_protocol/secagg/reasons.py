@@ -39,6 +39,8 @@ class RefusalReason(StrEnum):
     """More sites than the layout's capacity proof covers."""
     SURVIVORS_CHANGED = "survivors-changed"
     """Another survivor set than that of the earlier exchange of the same round."""
+    SURVIVORS_SPLIT = "survivors-split"
+    """The payload was masked before among sites too many of which are absent: they may unmask that earlier sum."""
     THRESHOLD_INVALID = "threshold-invalid"
     """A dealer shares its secrets under a threshold that does not protect, or that the cohort cannot meet."""
     SHARE_MISSING = "share-missing"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from fl_protocol.codec import merkle
 from fl_protocol.ids import SiteId
-from fl_protocol.signing.pack import pack, tagged_digest, u32
+from fl_protocol.packing import pack, tagged_digest, u32
 
 DIGEST_BYTES = 32
 

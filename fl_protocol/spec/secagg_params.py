@@ -56,6 +56,14 @@ class SecAggParams:
         """
         return max(2 * n // 3 + 1, (n + self.assumed_colluders) // 2 + 1)
 
+    def max_left_over(self, n: int) -> int:
+        """How many of an earlier cohort of n may turn up again although the others unmask its sum: ``n - t + c``.
+
+        A site that returns has left the earlier exchange for good and reveals nothing in it, unless it colludes. When
+        more return, fewer than t can reveal there, and that sum cannot be had any more.
+        """
+        return n - self.threshold(n) + self.assumed_colluders
+
     def min_sharers(self, n: int) -> int:
         """How many of a cohort of n must have dealt shares (U2): ``max(t, min_cohort)``."""
         return max(self.threshold(n), self.min_cohort)

@@ -158,7 +158,7 @@ class WarmTrainer:
         kill_orphan(self._spool)
         for stale in (STOP_FILE, READY_FILE):
             (self._spool / stale).unlink(missing_ok=True)
-        log = os.open(self._spool / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE_FILE)
+        log = os.open(self._spool / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _PRIVATE_FILE)
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *self._arguments(),

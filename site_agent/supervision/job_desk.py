@@ -23,6 +23,7 @@ from fl_protocol.tensors.safetensors_io import tensors_from_bytes
 from site_agent.errors import JobFailedError
 from site_agent.jobs.job_dir import (
     GLOBAL_FILE,
+    JOB_FILE,
     LAYOUT_FILE,
     PAYLOAD_FILE,
     RESULT_FILE,
@@ -43,6 +44,9 @@ from site_agent.supervision.seams import JobOptions
 
 MANIFEST_FILE = "manifest.bin"
 COHORTS_FILE = "cohorts.json"
+
+_LEAVING = ".leaving"
+"""Where a job folder goes to be deleted: outside every run's spool."""
 
 _KINDS = {RoundKind.TRAIN: JobKind.TRAIN, RoundKind.EVALUATE: JobKind.EVALUATE}
 
@@ -66,8 +70,7 @@ class JobDesk:
     def prepare(self, admitted: AdmittedRound, state: StoredState) -> JobSpec:
         """Fill the folder with all but ``job.json``. What an earlier start left in it is removed first."""
         folder = self.folder(admitted.round)
-        if folder.exists():
-            shutil.rmtree(folder)
+        self._delete_folder(folder)
         make_private_folder(folder)
         (folder / SITE_FOLDER).mkdir()
         write_private_file(folder / MANIFEST_FILE, [admitted.signed.encode()])
@@ -157,16 +160,29 @@ class JobDesk:
 
     def delete(self, round_context: RoundContext) -> None:
         """Delete the folder, and with it the plain update."""
-        folder = self.folder(round_context)
-        if folder.exists():
-            shutil.rmtree(folder)
+        self._delete_folder(self.folder(round_context))
 
     def delete_all_but(self, kept: Collection[RoundContext]) -> None:
         """Delete the job folders of all other rounds."""
         folders = {self.folder(round_context) for round_context in kept}
         for job in self._options.jobs_dir.glob("run-*/*.*/" + MANIFEST_FILE):
             if job.parent not in folders:
-                shutil.rmtree(job.parent)
+                self._delete_folder(job.parent)
+        shutil.rmtree(self._options.jobs_dir / _LEAVING, ignore_errors=True)
+
+    def _delete_folder(self, folder: Path) -> None:
+        """Delete a job folder under the eyes of a warm trainer, which takes ``job.json`` without a result for a job.
+
+        First nothing is a job any more, then the folder leaves the spool whole, then it is deleted.
+        """
+        if not folder.exists():
+            return
+        (folder / JOB_FILE).unlink(missing_ok=True)
+        leaving = self._options.jobs_dir / _LEAVING / f"{folder.parent.name}.{folder.name}"
+        shutil.rmtree(leaving, ignore_errors=True)
+        make_private_folder(leaving.parent)
+        folder.rename(leaving)
+        shutil.rmtree(leaving)
 
 
 def payload_digest(vector: RingVector) -> str:

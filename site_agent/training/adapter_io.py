@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -50,12 +51,18 @@ def attach_lora(base: torch.nn.Module, spec: AdapterSpec) -> torch.nn.Module:
         bias="none",
         task_type=TaskType.CAUSAL_LM,
     )
-    with warnings.catch_warnings():
-        # peft asks transformers by a name that transformers has deprecated.
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    with peft_warnings_silenced():
         model = get_peft_model(base, config, adapter_name=_ADAPTER_NAME, autocast_adapter_dtype=True)
     # The frozen base computes without dropout; an adapter's own dropout is switched by set_adapter_dropout.
     return model.eval()
+
+
+@contextmanager
+def peft_warnings_silenced() -> Iterator[None]:
+    """Silence what peft causes by asking transformers for a property whose name transformers has deprecated."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
 
 
 def set_adapter_dropout(model: torch.nn.Module, *, is_on: bool) -> None:

@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 
 from site_agent.jobs.job_dir import DeviceChoice
+from site_agent.training.adapter_io import peft_warnings_silenced
 from site_agent.training.device import choose_compute
 from site_agent.training.errors import AdapterUnreadableError
 from site_agent.training.model import load_base, load_tokenizer
@@ -69,7 +70,8 @@ def load_release(base: torch.nn.Module, adapter: Path) -> PeftModel:
         if not (adapter / name).is_file():
             raise AdapterUnreadableError("the folder holds no released adapter", missing=name)
     try:
-        return PeftModel.from_pretrained(base, str(adapter)).eval()
+        with peft_warnings_silenced():
+            return PeftModel.from_pretrained(base, str(adapter)).eval()
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         message = "peft cannot put this adapter on the base model"
         raise AdapterUnreadableError(message, reason=type(error).__name__) from error

@@ -40,7 +40,7 @@ from fl_protocol.secagg.messages import (
 from fl_protocol.secagg.reasons import PhaseError, SecAggRefusedError
 from fl_protocol.secagg.site_role import SitePhase, SiteRole
 from fl_protocol.secagg.transcript import tree_paths
-from fl_protocol.signing.pack import PackedBytesInvalidError
+from fl_protocol.packing import PackedBytesInvalidError
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.secagg_params import SecAggParams
 from fl_protocol.testing.entropy import SeededEntropy, SeededSealer

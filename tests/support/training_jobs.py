@@ -80,7 +80,7 @@ def make_job(
     folder: Path,
     *,
     model_folder: Path,
-    data: Path,
+    records: Path,
     kind: JobKind = JobKind.TRAIN,
     seed: int = 11,
     round_index: int = 0,
@@ -95,7 +95,7 @@ def make_job(
     job = JobSpec(
         job_id=folder.name,
         kind=kind,
-        data=DataFile(path=str(data)),
+        data=DataFile(path=str(records)),
         seed=seed,
         timeout_s=60.0,
         run_id="run-" + "a" * 26,

@@ -62,6 +62,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._children: list[Child] = []
         self._is_stopping = False
+        self._cause: BaseException | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -104,6 +105,7 @@ class Supervisor:
             output.write(stdout)
         self._forget(child)
         if child.process.returncode != 0:
+            self._blame_the_cause()
             message = f"{name} failed with exit code {child.process.returncode}"
             raise DemoFailedError(message, log_tail=child.log_tail(), log=str(log))
         return stdout.decode(errors="replace")
@@ -140,16 +142,28 @@ class Supervisor:
         self._terminate(child)
         self._end(child)
 
-    def stop_all(self) -> None:
-        """Ask every process to end, the last started first; kill what is still there after a while."""
+    def stop_all(self, *, cause: BaseException | None = None) -> None:
+        """Ask every process to end, the last started first; kill what is still there after a while.
+
+        Args:
+            cause: the failure on account of which; the first one is also what the stopped commands fail with.
+        """
         with self._lock:
             self._is_stopping = True
+            self._cause = self._cause or cause
             children = tuple(reversed(self._children))
             self._children.clear()
         for child in children:
             self._terminate(child)
         for child in children:
             self._end(child)
+
+    def _blame_the_cause(self) -> None:
+        """A command that ended because all were stopped is no failure of its own."""
+        with self._lock:
+            cause = self._cause
+        if isinstance(cause, DemoFailedError):
+            raise cause
 
     def _forget(self, child: Child) -> None:
         with self._lock:
@@ -197,8 +211,8 @@ def run_parallel(supervisor: Supervisor, tasks: Mapping[str, Callable[[], object
             done, _ = wait(futures.values(), return_when=FIRST_EXCEPTION)
             for future in done:
                 future.result()
-        except BaseException:
-            supervisor.stop_all()
+        except BaseException as error:
+            supervisor.stop_all(cause=error)
             raise
         return {name: future.result() for name, future in futures.items()}
 

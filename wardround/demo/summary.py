@@ -82,7 +82,7 @@ def print_report(report: DemoReport, console: Console, *, has_live_table: bool) 
         ("Question", generation.prompt),
         ("Base model", generation.before),
         ("Fine-tuned", generation.after),
-        ("Ontology", generation.reference),
+        ("Reference", generation.reference),
     ):
         console.print(Text.assemble((f"{label:<16}", "bold"), " ".join(text.split()) or "(nothing)"), soft_wrap=True)
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from fl_protocol.ids import SiteId
 from fl_protocol.secagg.messages.statements import MessageInvalidError, site_field, sized_field
-from fl_protocol.signing.pack import pack, text_from_bytes, unpack
+from fl_protocol.packing import pack, text_from_bytes, unpack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from fl_protocol.errors import ProtocolError
 from fl_protocol.ids import SiteId, site_id_from_text
-from fl_protocol.signing.pack import pack, text_from_bytes, unpack
+from fl_protocol.packing import pack, text_from_bytes, unpack
 from fl_protocol.signing.signed import SignedBody
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fl_protocol.ids import SiteId
 from fl_protocol.secagg.messages.statements import site_field, sized_field
-from fl_protocol.signing.pack import pack, u64, u64_from_bytes, unpack
+from fl_protocol.packing import pack, u64, u64_from_bytes, unpack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from fl_protocol.ids import SiteId
-from fl_protocol.secagg.cohort import read_sharers
+from fl_protocol.secagg.cohort import Sharers, read_sharers
 from fl_protocol.secagg.messages import Complaint, DealtShare, DealtShares, ShareKeys, StatementKind
 from fl_protocol.secagg.reading import read_message
 from fl_protocol.secagg.reasons import RefusalReason, SecAggRefusedError
@@ -14,6 +16,7 @@ from fl_protocol.secagg.site_role.phases import (
     Complained,
     HeldShare,
     Shared,
+    Terms,
     check_enough,
     check_own_entry,
 )
@@ -22,18 +25,28 @@ from fl_protocol.signing.keys import Signer
 from fl_protocol.signing.signed import sign_body
 
 
-def accept_shares(state: Shared, m4: bytes, *, sealer: Sealer) -> Agreed:
+def accept_shares(
+    state: Shared, m4: bytes, *, sealer: Sealer, earlier_cohorts: Collection[Collection[SiteId]] = ()
+) -> Agreed:
     """Open everybody's shares.
 
+    Args:
+        state: the phase before.
+        m4: the shares dealt to this site.
+        sealer: HPKE.
+        earlier_cohorts: among whom the payload was masked before, in other attempts at this exchange.
+
     Raises:
-        SecAggRefusedError: as ``read_sharers``; OWN_MESSAGE_ALTERED, COHORT_TOO_SMALL, SHARE_MISSING; and, blaming the
-            dealer, SHARE_INVALID.
+        SecAggRefusedError: as ``read_sharers``; OWN_MESSAGE_ALTERED, COHORT_TOO_SMALL, SURVIVORS_SPLIT, SHARE_MISSING;
+            and, blaming the dealer, SHARE_INVALID.
     """
     terms, cohort = state.terms, state.cohort
     entries = read_message(DealtShares.decode, m4).entries
     sharers = read_sharers([entry.header for entry in entries], cohort)
     check_own_entry(ShareKeys.decode(state.m3).header, sharers.entries)
     check_enough(len(sharers.sites), terms.params.min_sharers(cohort.n))
+    for earlier in earlier_cohorts:
+        _check_cannot_complete(earlier, sharers, terms)
     index = cohort.index(terms.site_id)
     for header, entry in zip(sharers.headers, entries, strict=True):
         # A leaf that is not the dealer's own, by its signed root, says nothing about the dealer: nobody is blamed.
@@ -56,6 +69,21 @@ def complain(state: Shared, refusal: SecAggRefusedError, *, signer: Signer) -> C
     )
     signed = sign_body(signer, StatementKind.COMPLAINT.value, body.encode())
     return Complained(terms=state.terms, cohort=state.cohort, complaint=signed.encode())
+
+
+def _check_cannot_complete(earlier: Collection[SiteId], sharers: Sharers, terms: Terms) -> None:
+    """Check that so many of an earlier cohort are here that its sum can no longer be unmasked.
+
+    Safety: here and not at M6. A coordinator needs neither this site's M7 nor its M9, so that it can complete a sum with
+    this site's vector in it and never show it an M6. What is masked may be summed.
+
+    Raises:
+        SecAggRefusedError: SURVIVORS_SPLIT.
+    """
+    returning = len(set(earlier).intersection(sharers.sites))
+    max_left_over = terms.params.max_left_over(len(set(earlier)))
+    if returning <= max_left_over:
+        raise SecAggRefusedError(RefusalReason.SURVIVORS_SPLIT, found=returning, expected=max_left_over + 1)
 
 
 def _open_share(state: Shared, entry: DealtShare, *, dealer: SiteId, sealer: Sealer) -> HeldShare:

@@ -179,8 +179,13 @@ class SiteRole:
         self._state = after
         return after.m3
 
-    def accept_shares(self, m4: bytes) -> None:
+    def accept_shares(self, m4: bytes, *, earlier_cohorts: Collection[Collection[SiteId]] = ()) -> None:
         """Check M4.
+
+        Args:
+            m4: the shares dealt to this site.
+            earlier_cohorts: among whom the payload was masked before, in other attempts at this exchange. The caller
+                notes ``cohort`` before it masks, and names every one it ever noted for the payload.
 
         Raises:
             PhaseError: not SHARED.
@@ -188,7 +193,7 @@ class SiteRole:
         """
         state = self._in_phase(Shared)
         try:
-            self._state = agreed.accept_shares(state, m4, sealer=self._sealer)
+            self._state = agreed.accept_shares(state, m4, sealer=self._sealer, earlier_cohorts=earlier_cohorts)
         except SecAggRefusedError as refusal:
             if refusal.blamed is not None:
                 self._state = agreed.complain(state, refusal, signer=self._signer)

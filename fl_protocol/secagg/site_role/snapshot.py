@@ -28,7 +28,7 @@ from fl_protocol.secagg.site_role.phases import (
     SiteState,
     Terms,
 )
-from fl_protocol.signing.pack import pack, text_from_bytes, u32, u32_from_bytes, u64, u64_from_bytes, unpack
+from fl_protocol.packing import pack, text_from_bytes, u32, u32_from_bytes, u64, u64_from_bytes, unpack
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import ExchangeContext
 from fl_protocol.spec.secagg_params import SecAggParams

@@ -16,7 +16,7 @@ from pathlib import Path
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
-from fl_protocol.signing.pack import PackedBytesInvalidError, unpack
+from fl_protocol.packing import PackedBytesInvalidError, unpack
 
 FLOATS_THAT_ARE_NO_FIGURES = frozenset({"wait_s", "retry_after_s"})
 """Durations that both ends choose; every other floating-point field of the schema would be suspect."""

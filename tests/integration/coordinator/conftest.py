@@ -34,7 +34,7 @@ from fl_protocol.signing.signed import SignedBody, sign_body
 from fl_protocol.tensors.adapter_layout import AdapterLayout, TensorSpec
 from fl_protocol.wire.v1 import enrolment_pb2, enrolment_pb2_grpc, errors_pb2, signed_pb2
 
-START_S = 60.0
+START_S = 120.0
 CALL_S = 20.0
 
 

@@ -54,9 +54,9 @@ def test_two_steps_lower_the_loss_and_leave_the_base_bit_identical(tmp_path: Pat
     study = yaml.safe_load((ROOT / "examples" / "phenotype-definitions" / "run.yaml").read_bytes())
     sections = {"adapter": study["adapter"], "local": {"steps": 3, "batch_size": 4, "learning_rate": 0.002}}
     shelf = ModelShelf()
-    make_job(tmp_path / "job", model_folder=MODEL, data=records, evaluation={"holdout_fraction": 0.0}, **sections)
+    make_job(tmp_path / "job", model_folder=MODEL, records=records, evaluation={"holdout_fraction": 0.0}, **sections)
     spec = make_job(
-        tmp_path / "again", model_folder=MODEL, data=records, evaluation={"holdout_fraction": 0.0}, **sections
+        tmp_path / "again", model_folder=MODEL, records=records, evaluation={"holdout_fraction": 0.0}, **sections
     )
     compute = None
     first = close_job(tmp_path / "job", shelf=shelf)

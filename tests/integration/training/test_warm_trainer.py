@@ -57,15 +57,15 @@ def test_warm_trainer_does_good_and_bad_jobs_and_ends_when_its_agent_is_gone(tmp
     records = write_records(tmp_path / "records.jsonl", 40)
     with warm_trainer(spool) as process:
         wait_until((spool / READY_FILE).exists, process)
-        make_job(spool / "round-0", model_folder=model, data=records)
+        make_job(spool / "round-0", model_folder=model, records=records)
         wait_until(lambda: read_result(spool / "round-0") is not None, process)
         assert isinstance(read_result(spool / "round-0"), JobResult)
-        make_job(spool / "bad", model_folder=model, data=tmp_path / "none.jsonl")
+        make_job(spool / "bad", model_folder=model, records=tmp_path / "none.jsonl")
         wait_until(lambda: read_result(spool / "bad") is not None, process)
         failure = read_result(spool / "bad")
         assert isinstance(failure, JobFailure)
         assert failure.code == "dataset-missing"
-        make_job(spool / "round-1", model_folder=model, data=records)
+        make_job(spool / "round-1", model_folder=model, records=records)
         wait_until(lambda: read_result(spool / "round-1") is not None, process)
         # A failed job in between changes nothing.
         payloads = [(spool / name / "payload.safetensors").read_bytes() for name in ("round-0", "round-1")]

@@ -107,6 +107,24 @@ def test_first_failure_of_parallel_tasks_ends_the_others_and_starts_nothing_more
         supervisor.start("late", python(SLEEPS))
 
 
+def test_command_that_was_stopped_fails_with_what_caused_it(supervisor: Supervisor) -> None:
+    outcomes: list[str] = []
+
+    def slow() -> None:
+        try:
+            supervisor.run("slow", python(SLEEPS))
+        except DemoFailedError as error:
+            outcomes.append(error.message)
+            raise
+
+    def failing() -> None:
+        supervisor.run("failing", python("raise SystemExit(3)"))
+
+    with supervisor, pytest.raises(DemoFailedError, match="failing failed with exit code 3"):
+        run_parallel(supervisor, {"slow": slow, "failing": failing})
+    assert outcomes == ["failing failed with exit code 3"]
+
+
 def test_file_that_is_never_written_is_given_up(supervisor: Supervisor, tmp_path: Path) -> None:
     with supervisor, pytest.raises(DemoFailedError, match="the coordinator was not ready"):
         wait_for_file(tmp_path / "never", supervisor, timeout_s=0.1, what="the coordinator")

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from fl_protocol.signing.pack import pack, u32
+from fl_protocol.packing import pack, u32
 from fl_protocol.wire.v1 import round_pb2, signed_pb2
 from tests.e2e.support.private_figures import float_fields, found_figures
 

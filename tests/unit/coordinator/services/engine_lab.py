@@ -52,7 +52,7 @@ from fl_protocol.secagg.reasons import SecAggRefusedError
 from fl_protocol.secagg.site_role import SiteRole
 from fl_protocol.secagg.site_role.phases import SitePhase
 from fl_protocol.signing.keys import spki_fingerprint
-from fl_protocol.signing.pack import pack, u32
+from fl_protocol.packing import pack, u32
 from fl_protocol.signing.signed import SignedBody, sign_body
 from fl_protocol.spec.context import ExchangeContext
 from fl_protocol.spec.payload_layout import PayloadLayout

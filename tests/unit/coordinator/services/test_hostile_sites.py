@@ -52,7 +52,7 @@ from fl_protocol.ids import SiteId
 from fl_protocol.secagg.messages import Reveal
 from fl_protocol.secagg.reasons import RefusalReason, SecAggRefusedError
 from fl_protocol.signing.keys import SignatureInvalidError
-from fl_protocol.signing.pack import pack, u32
+from fl_protocol.packing import pack, u32
 from fl_protocol.signing.signed import SignedBody, sign_body, verify_body
 from fl_protocol.testing.entropy import SeededEntropy, SeededSealer, seeded_signer
 

@@ -69,7 +69,7 @@ def test_event_without_a_printable_actor_is_refused(actor: str) -> None:
         AuditEvent(kind=AuditKind.RUN_CREATED, at=AT, actor=actor)
 
 
-@pytest.mark.parametrize("value", [1.5, b"x", ["a"], {"a": 1}, 2**53, -(2**53)])
+@pytest.mark.parametrize("value", [1.5, b"x", ["a"], {"a": 1}, 2**53, -(2**53), "\ud800"])
 def test_fact_that_has_no_single_form_is_refused(value: object) -> None:
     with pytest.raises(AuditEventInvalidError):
         recorded(x=value)
@@ -84,6 +84,10 @@ def test_fact_that_has_no_single_form_is_refused(value: object) -> None:
         (b'"seq":4', b'"seq":4,"x":1'),
         (b'"seq":4', b'"seq": 4'),
         (b'"seq":4', b'"seq":4,"seq":4'),
+        (b'"seq":4', b'"seq":1152921504606846976'),
+        (b'"facts":{}', b'"facts":{"a":"\\ud800"}'),
+        (b'"facts":{}', b'"facts":{"\\ud800":1}'),
+        (b'"facts":{}', b'"facts":' + b"[" * 100_000),
         (b"site.enrolled", b"site.eaten"),
         (b'"facts":{}', b'"facts":[]'),
         (b'"facts":{}', b'"facts":{"a":1.5}'),

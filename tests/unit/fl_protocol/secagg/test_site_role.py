@@ -30,7 +30,7 @@ from fl_protocol.secagg.sealing import HpkeSealer
 from fl_protocol.secagg.site_role import SitePhase, SiteRole
 from fl_protocol.secagg.transcript import commit_to_shares, sealing_info, tree_paths, tree_root
 from fl_protocol.signing.keys import Signer
-from fl_protocol.signing.pack import unpack
+from fl_protocol.packing import unpack
 from fl_protocol.signing.signed import SignedBody, sign_body
 from fl_protocol.spec.context import ExchangeContext
 from fl_protocol.spec.secagg_params import SecAggParams
@@ -367,6 +367,49 @@ def test_accept_shares_second_time_is_refused(scene: Scene) -> None:
         scene.roles["site-1"].accept_shares(m4)
 
 
+# --- M4, of a payload that was masked before --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n_returning", "is_refused"), [(1, True), (2, True), (3, False)])
+def test_accept_shares_payload_whose_earlier_sum_others_could_complete_is_refused(
+    scene: Scene, n_returning: int, is_refused: bool
+) -> None:
+    """Cohort of 7, t = 5: five may have unmasked it without this site's M7, which need not have been shown an M6."""
+    elsewhere = tuple(SiteId(f"elsewhere-{number}") for number in range(7 - n_returning))
+    earlier = frozenset((*scene.sites[:n_returning], *elsewhere))
+    scene.play(LastSent.M3)
+    role, m4 = scene.roles["site-1"], coordinator_role.make_m4(scene.shared, "site-1")
+    if is_refused:
+        refused = refusal(role.accept_shares, m4, earlier_cohorts=[earlier])
+        assert (refused.reason, refused.blamed) == (RefusalReason.SURVIVORS_SPLIT, None)
+        assert role.phase is SitePhase.SHARED
+    else:
+        role.accept_shares(m4, earlier_cohorts=[earlier])
+        assert role.phase is SitePhase.AGREED
+
+
+def test_accept_shares_every_earlier_cohort_of_the_payload_counts(scene: Scene) -> None:
+    scene.play(LastSent.M3)
+    m4 = coordinator_role.make_m4(scene.shared, "site-1")
+    cohorts = [frozenset(scene.sites), frozenset(("site-1", "far-1", "far-2", "far-3"))]
+    role = scene.roles["site-1"]
+    assert refusal(role.accept_shares, m4, earlier_cohorts=cohorts).reason is RefusalReason.SURVIVORS_SPLIT
+    role.accept_shares(m4, earlier_cohorts=cohorts[:1])
+
+
+def test_accept_shares_assumed_colluders_are_not_counted_among_those_who_left_the_earlier_sum() -> None:
+    federation = Federation(site_names(5), small_layout(), params=SecAggParams(chunk_bytes=16, assumed_colluders=1))
+    opened = federation.open_exchange()
+    roles = {site: federation.open_role(site, opened) for site in federation.site_ids}
+    scene = Scene(federation=federation, opened=opened, roles=roles).play(LastSent.M3)
+    m4 = coordinator_role.make_m4(scene.shared, "site-1")
+    role = roles[SiteId("site-1")]
+    # Cohort of 6, t = 5: one can be left over, and the colluder stands in both.
+    earlier = [frozenset((*scene.sites[:2], *(SiteId(f"far-{number}") for number in range(4))))]
+    assert refusal(role.accept_shares, m4, earlier_cohorts=earlier).reason is RefusalReason.SURVIVORS_SPLIT
+    role.accept_shares(m4, earlier_cohorts=[frozenset((*scene.sites[:3], *sorted(earlier[0])[:3]))])
+
+
 # --- M5 ---------------------------------------------------------------------------------------------------------------
 
 
@@ -662,7 +705,7 @@ def test_role_repr_of_every_phase_hides_secrets(scene: Scene) -> None:
 
 def test_snapshot_of_another_version_is_refused(scene: Scene) -> None:
     from fl_protocol.secagg.site_role.snapshot import SnapshotInvalidError
-    from fl_protocol.signing.pack import pack
+    from fl_protocol.packing import pack
 
     snapshot = scene.roles["site-1"].snapshot()
     _, *rest = unpack(snapshot)

@@ -21,6 +21,17 @@ def test_threshold_no_two_survivor_sets_can_both_gather_it(colluders: int) -> No
         assert 2 * params.threshold(n) > n + colluders
 
 
+@pytest.mark.parametrize("colluders", range(6))
+def test_max_left_over_more_than_that_leave_too_few_to_unmask(colluders: int) -> None:
+    params = SecAggParams(assumed_colluders=colluders)
+    for n in range(3, 201):
+        returning = params.max_left_over(n) + 1
+        # Of those who return, the honest never reveal in the earlier exchange; colluders reveal in any.
+        assert n - (returning - colluders) < params.threshold(n)
+        # A whole threshold of the same cohort always suffices, so that an exchange may be run again.
+        assert params.threshold(n) >= returning
+
+
 def test_min_survivors_is_the_largest_of_its_three_rules() -> None:
     assert SecAggParams().min_survivors(3) == 3
     assert SecAggParams().min_survivors(10) == 7

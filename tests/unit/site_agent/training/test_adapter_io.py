@@ -25,6 +25,7 @@ from site_agent.training.adapter_io import (
 )
 from site_agent.training.device import choose_compute
 from site_agent.training.errors import TargetModulesUnknownError
+from site_agent.training.generate import load_release
 from site_agent.training.model import load_base
 from tests.support.training_jobs import bound_spec, spec_document
 
@@ -121,7 +122,8 @@ def test_release_in_the_layouts_words_is_loaded_by_peft(
     values = trained_values(layout)
     (tmp_path / "adapter_config.json").write_text(json.dumps(layout.to_document()["peft_config"]))
     (tmp_path / "adapter_model.safetensors").write_bytes(bytes_from_tensors(values, {"format": "pt"}))
-    loaded = PeftModel.from_pretrained(load_base(tiny_model, choose_compute(DeviceChoice.CPU)), str(tmp_path)).eval()
+    loaded = load_release(load_base(tiny_model, choose_compute(DeviceChoice.CPU)), tmp_path)
+    assert isinstance(loaded, PeftModel)
     ours = attach_lora(base, spec.adapter)
     load_adapter(ours, values, layout=layout)
     with torch.no_grad():

@@ -81,7 +81,7 @@ def test_train_job_writes_what_the_algorithm_weighs(
     tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf
 ) -> None:
     job_dir = tmp_path / "job"
-    spec = make_job(job_dir, model_folder=tiny_model, data=records)
+    spec = make_job(job_dir, model_folder=tiny_model, records=records)
     result = done(job_dir, shelf)
     raw = payload_of(job_dir)
     weighed = ALGORITHMS["fedavg-lora"].weigh(raw, n_records=result.records, spec=spec, kind=RoundKind.TRAIN)
@@ -104,7 +104,7 @@ def test_evaluation_sums_are_those_of_transformers_on_the_adapter_that_was_recei
     tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf
 ) -> None:
     job_dir = tmp_path / "job"
-    make_job(job_dir, model_folder=tiny_model, data=records)
+    make_job(job_dir, model_folder=tiny_model, records=records)
     done(job_dir, shelf)
     # Adapter v0 changes nothing, so the yardstick is the base model by itself.
     model, tokenizer = AutoModelForCausalLM.from_pretrained(str(tiny_model)).eval(), make_tiny_tokenizer()
@@ -130,7 +130,7 @@ def test_training_learns_what_its_records_have_in_common(
 ) -> None:
     job_dir = tmp_path / "job"
     local = {"steps": 60, "batch_size": 8, "learning_rate": 0.05}
-    make_job(job_dir, model_folder=tiny_model, data=records, local=local, adapter={"rank": 8, "alpha": 32})
+    make_job(job_dir, model_folder=tiny_model, records=records, local=local, adapter={"rank": 8, "alpha": 32})
     done(job_dir, shelf)
     losses = [line.loss for line in read_progress(job_dir) if line.loss is not None]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
@@ -141,7 +141,7 @@ def test_same_job_twice_gives_the_same_bytes_and_another_seed_others(
 ) -> None:
     payloads = []
     for name, seed in (("one", 3), ("two", 3), ("three", 4)):
-        make_job(tmp_path / name, model_folder=tiny_model, data=records, seed=seed, adapter={"dropout": 0.1})
+        make_job(tmp_path / name, model_folder=tiny_model, records=records, seed=seed, adapter={"dropout": 0.1})
         done(tmp_path / name, ModelShelf())
         payloads.append((tmp_path / name / PAYLOAD_FILE).read_bytes())
     assert payloads[0] == payloads[1]
@@ -152,7 +152,7 @@ def test_warm_trainer_gives_the_bytes_of_a_cold_one(
     tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf
 ) -> None:
     for name in ("first", "second"):
-        make_job(tmp_path / name, model_folder=tiny_model, data=records)
+        make_job(tmp_path / name, model_folder=tiny_model, records=records)
         done(tmp_path / name, shelf)
     assert (tmp_path / "first" / PAYLOAD_FILE).read_bytes() == (tmp_path / "second" / PAYLOAD_FILE).read_bytes()
 
@@ -160,7 +160,7 @@ def test_warm_trainer_gives_the_bytes_of_a_cold_one(
 def test_base_is_bit_identical_after_training(
     tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf
 ) -> None:
-    spec = make_job(tmp_path / "job", model_folder=tiny_model, data=records, local={"learning_rate": 1.0})
+    spec = make_job(tmp_path / "job", model_folder=tiny_model, records=records, local={"learning_rate": 1.0})
     done(tmp_path / "job", shelf)
     module = shelf.take(tiny_model, spec, sha256=spec.base_model.sha256, compute=shelf._key.compute).module
     on_disk = AutoModelForCausalLM.from_pretrained(str(tiny_model)).state_dict()
@@ -177,9 +177,9 @@ def test_evaluate_job_sends_the_evaluation_alone_and_trains_nothing(
     tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf
 ) -> None:
     state = trained_state(tiny_model)
-    make_job(tmp_path / "train", model_folder=tiny_model, data=records, state=state, round_index=1)
+    make_job(tmp_path / "train", model_folder=tiny_model, records=records, state=state, round_index=1)
     make_job(
-        tmp_path / "evaluate", model_folder=tiny_model, data=records, state=state, round_index=3, kind=JobKind.EVALUATE
+        tmp_path / "evaluate", model_folder=tiny_model, records=records, state=state, round_index=3, kind=JobKind.EVALUATE
     )
     done(tmp_path / "train", shelf)
     result = done(tmp_path / "evaluate", shelf)
@@ -198,7 +198,7 @@ def test_round_between_two_evaluations_sends_zeros(
         make_job(
             tmp_path / name,
             model_folder=tiny_model,
-            data=records,
+            records=records,
             state=state,
             round_index=round_index,
             evaluation={"every": 2},
@@ -222,7 +222,7 @@ def test_records_left_out_are_counted(tmp_path: Path, tiny_model: Path, records:
     with records.open("a") as stream:
         for k in range(20):
             stream.write(json.dumps({"id": f"long{k}", "prompt": "w" * 200, "completion": "c"}) + "\n")
-    make_job(tmp_path / "job", model_folder=tiny_model, data=records, evaluation={"max_records": 1000})
+    make_job(tmp_path / "job", model_folder=tiny_model, records=records, evaluation={"max_records": 1000})
     result = done(tmp_path / "job", shelf)
     assert result.metrics["held_out_left_out"] > 0
     assert result.metrics["train_left_out"] > 0
@@ -231,7 +231,7 @@ def test_records_left_out_are_counted(tmp_path: Path, tiny_model: Path, records:
 def test_what_a_dead_trainer_left_is_removed(
     tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf
 ) -> None:
-    make_job(tmp_path / "job", model_folder=tiny_model, data=tmp_path / "none.jsonl")
+    make_job(tmp_path / "job", model_folder=tiny_model, records=tmp_path / "none.jsonl")
     (tmp_path / "job" / PAYLOAD_FILE).write_bytes(b"half")
     (tmp_path / "job" / PROGRESS_FILE).write_text("half")
     failed(tmp_path / "job", shelf)
@@ -253,7 +253,7 @@ def test_dataset_faults_have_their_codes(tmp_path: Path, tiny_model: Path, recor
         data = tmp_path / f"{code}.jsonl"
         if text is not None:
             data.write_text(text)
-        make_job(tmp_path / code, model_folder=tiny_model, data=data, data_section={})
+        make_job(tmp_path / code, model_folder=tiny_model, records=data, data={"min_records": 10})
         failure = failed(tmp_path / code, shelf)
         assert failure.code == code
         assert failure.advice
@@ -264,7 +264,7 @@ def test_dataset_faults_have_their_codes(tmp_path: Path, tiny_model: Path, recor
 def test_everything_held_out_is_a_typed_failure(
     tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf
 ) -> None:
-    make_job(tmp_path / "job", model_folder=tiny_model, data=records, local={"max_length": 8})
+    make_job(tmp_path / "job", model_folder=tiny_model, records=records, local={"max_length": 8})
     assert failed(tmp_path / "job", shelf).code == "no-usable-records"
 
 
@@ -272,8 +272,8 @@ def test_base_model_that_was_changed_is_a_typed_failure(
     tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf
 ) -> None:
     folder = shutil.copytree(tiny_model, tmp_path / "model")
-    make_job(tmp_path / "first", model_folder=folder, data=records)
-    make_job(tmp_path / "second", model_folder=folder, data=records)
+    make_job(tmp_path / "first", model_folder=folder, records=records)
+    make_job(tmp_path / "second", model_folder=folder, records=records)
     done(tmp_path / "first", shelf)
     # Under a warm trainer, too.
     content = bytearray((folder / "model.safetensors").read_bytes())
@@ -288,7 +288,7 @@ def test_base_model_missing_is_a_typed_failure(
     tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf
 ) -> None:
     folder = shutil.copytree(tiny_model, tmp_path / "model")
-    make_job(tmp_path / "job", model_folder=folder, data=records)
+    make_job(tmp_path / "job", model_folder=folder, records=records)
     shutil.rmtree(folder)
     assert failed(tmp_path / "job", shelf).code == "base-model-missing"
 
@@ -296,7 +296,7 @@ def test_base_model_missing_is_a_typed_failure(
 def test_job_for_another_base_model_than_the_runs_is_refused(
     tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf
 ) -> None:
-    make_job(tmp_path / "job", model_folder=tiny_model, data=records)
+    make_job(tmp_path / "job", model_folder=tiny_model, records=records)
     document = json.loads((tmp_path / "job" / JOB_FILE).read_text())
     document["base_model"]["sha256"] = "ab" * 32
     (tmp_path / "job" / JOB_FILE).write_text(json.dumps(document))
@@ -310,14 +310,14 @@ def test_model_without_a_template_is_a_typed_failure(
     (folder / "chat_template.jinja").unlink()
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     assert not tokenizer.chat_template
-    make_job(tmp_path / "job", model_folder=folder, data=records)
+    make_job(tmp_path / "job", model_folder=folder, records=records)
     assert failed(tmp_path / "job", shelf).code == "chat-template-unusable"
 
 
 def test_layout_of_another_run_is_a_typed_failure(
     tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf
 ) -> None:
-    make_job(tmp_path / "job", model_folder=tiny_model, data=records)
+    make_job(tmp_path / "job", model_folder=tiny_model, records=records)
     _, other, _ = bound_spec(tiny_model, adapter={"targets": ["q_proj"]})
     (tmp_path / "job" / LAYOUT_FILE).write_bytes(other.canonical_bytes())
     assert failed(tmp_path / "job", shelf).code == "adapter-layout-mismatch"
@@ -326,7 +326,7 @@ def test_layout_of_another_run_is_a_typed_failure(
 def test_layout_digest_of_the_run_is_recomputed(
     tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf
 ) -> None:
-    make_job(tmp_path / "job", model_folder=tiny_model, data=records)
+    make_job(tmp_path / "job", model_folder=tiny_model, records=records)
     job = read_job(tmp_path / "job")
     spec = dict(job.run_spec or {})
     spec["adapter"] = {**spec["adapter"], "layout_sha256": "ab" * 32}
@@ -338,7 +338,7 @@ def test_adapter_v0_that_the_seed_does_not_give_is_a_typed_failure(
     tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf
 ) -> None:
     planted = PublicState(version=0, adapter=trained_state(tiny_model).adapter)
-    make_job(tmp_path / "job", model_folder=tiny_model, data=records, state=planted)
+    make_job(tmp_path / "job", model_folder=tiny_model, records=records, state=planted)
     failure = failed(tmp_path / "job", shelf)
     assert failure.code == "initial-adapter-mismatch"
     assert failure.facts["received"] == planted.digest()
@@ -357,7 +357,7 @@ def test_adapter_v0_that_the_seed_does_not_give_is_a_typed_failure(
 def test_file_of_the_contract_that_is_wrong_is_a_typed_failure(
     tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf, name: str, content: bytes | None, code: str
 ) -> None:
-    make_job(tmp_path / "job", model_folder=tiny_model, data=records)
+    make_job(tmp_path / "job", model_folder=tiny_model, records=records)
     if content is None:
         (tmp_path / "job" / name).unlink()
     else:
@@ -366,7 +366,7 @@ def test_file_of_the_contract_that_is_wrong_is_a_typed_failure(
 
 
 def test_run_spec_with_faults_lists_them(tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf) -> None:
-    make_job(tmp_path / "job", model_folder=tiny_model, data=records)
+    make_job(tmp_path / "job", model_folder=tiny_model, records=records)
     job = read_job(tmp_path / "job")
     spec = {**(job.run_spec or {}), "rounds": 0, "compression": {"kind": "sketch"}}
     reopen_job(tmp_path / "job", job, run_spec=spec)
@@ -380,7 +380,7 @@ def test_gpu_that_is_not_there_is_a_typed_failure(
     tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    make_job(tmp_path / "job", model_folder=tiny_model, data=records)
+    make_job(tmp_path / "job", model_folder=tiny_model, records=records)
     reopen_job(tmp_path / "job", read_job(tmp_path / "job"), device=DeviceChoice.CUDA)
     assert failed(tmp_path / "job", shelf).code == "device-unavailable"
 
@@ -388,7 +388,7 @@ def test_gpu_that_is_not_there_is_a_typed_failure(
 def test_training_that_diverges_is_a_typed_failure(
     tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf
 ) -> None:
-    make_job(tmp_path / "job", model_folder=tiny_model, data=records, local={"learning_rate": 1e38})
+    make_job(tmp_path / "job", model_folder=tiny_model, records=records, local={"learning_rate": 1e38})
     failure = failed(tmp_path / "job", shelf)
     assert failure.code == "loss-not-finite"
     assert "learning_rate" in failure.advice
@@ -418,7 +418,7 @@ def test_error_of_a_library_tells_its_type_and_never_its_text(
         raise error
 
     monkeypatch.setattr(recipe, "train", fail)
-    make_job(tmp_path / "job", model_folder=tiny_model, data=records)
+    make_job(tmp_path / "job", model_folder=tiny_model, records=records)
     failure = failed(tmp_path / "job", shelf)
     assert failure.code == code
     assert failure.facts == ({} if code == "out-of-memory" else {"type": type(error).__name__})
@@ -428,7 +428,7 @@ def test_error_of_a_library_tells_its_type_and_never_its_text(
 def test_trainer_that_is_stopped_leaves_the_job_open(
     tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf
 ) -> None:
-    make_job(tmp_path / "job", model_folder=tiny_model, data=records)
+    make_job(tmp_path / "job", model_folder=tiny_model, records=records)
     answers = iter([False] * 6 + [True])
     with pytest.raises(TrainerStopped):
         close_job(tmp_path / "job", shelf=shelf, should_stop=lambda: next(answers))

@@ -88,7 +88,7 @@ def test_inspect_counts_and_a_malformed_file_is_told_without_its_text(
 
 
 def test_run_does_a_job(tmp_path: Path, tiny_model: Path, records: Path) -> None:
-    make_job(tmp_path / "job", model_folder=tiny_model, data=records)
+    make_job(tmp_path / "job", model_folder=tiny_model, records=records)
     assert main(["run", str(tmp_path / "job")]) == 0
     assert isinstance(read_result(tmp_path / "job"), JobResult)
 
