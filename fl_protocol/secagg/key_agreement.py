@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from fl_protocol.errors import ProtocolError
 from fl_protocol.ids import SiteId
-from fl_protocol.secagg import shamir
 from fl_protocol.packing import pack
+from fl_protocol.secagg import shamir
 
 KEY_BYTES = 32
 

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_protocol.codec.ring_vector import RingVector, RingVectorInvalidError
+from fl_protocol.packing import pack
 from fl_protocol.secagg.key_agreement import hkdf_expand
 from fl_protocol.secagg.prg import Keystream
-from fl_protocol.packing import pack
 
 CACHE_CHUNK_BYTES = 1 << 18
 """The chunk that is kept in the cache: with its keystream and the zeros it fits a level-2 cache."""

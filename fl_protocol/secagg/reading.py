@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from fl_protocol.ids import IdentifierInvalidError, Sha256Hex, SiteId
+from fl_protocol.packing import PackedBytesInvalidError
 from fl_protocol.secagg.messages import MessageInvalidError, StatementKind
 from fl_protocol.secagg.reasons import RefusalReason, SecAggRefusedError
 from fl_protocol.signing.keys import SignatureInvalidError, SigningKeyInvalidError, spki_fingerprint
-from fl_protocol.packing import PackedBytesInvalidError
 from fl_protocol.signing.signed import SignedBody, verify_body
 
 Message = TypeVar("Message")

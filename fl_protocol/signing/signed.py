@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fl_protocol.signing.keys import Signer, verify_signature
 from fl_protocol.packing import pack, unpack
+from fl_protocol.signing.keys import Signer, verify_signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

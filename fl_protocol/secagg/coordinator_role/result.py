@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fl_protocol.ids import SiteId
+from fl_protocol.packing import pack
 from fl_protocol.secagg.coordinator_role.uploads import SurvivingCohort
 from fl_protocol.secagg.messages import ExchangeResult, StatementKind
 from fl_protocol.secagg.transcript import tree_root
 from fl_protocol.signing.keys import Signer
-from fl_protocol.packing import pack
 from fl_protocol.signing.signed import SignedBody, sign_body
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from fl_protocol.ids import SiteId
-from fl_protocol.secagg.messages.statements import MessageInvalidError, site_field, sized_field
 from fl_protocol.packing import pack, text_from_bytes, unpack
+from fl_protocol.secagg.messages.statements import MessageInvalidError, site_field, sized_field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

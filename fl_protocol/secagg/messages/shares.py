@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fl_protocol.ids import SiteId
+from fl_protocol.packing import pack, text_from_bytes, u32, u32_from_bytes, unpack
 from fl_protocol.secagg.messages.statements import MessageInvalidError, site_field, sized_field
 from fl_protocol.secagg.reasons import RefusalReason
 from fl_protocol.secagg.sealing import OVERHEAD_BYTES
-from fl_protocol.packing import pack, text_from_bytes, u32, u32_from_bytes, unpack
 from fl_protocol.signing.signed import SignedBody
 
 SEALED_BYTES = 64 + OVERHEAD_BYTES

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fl_protocol.ids import SiteId
-from fl_protocol.secagg.messages.statements import site_field, sized_field
 from fl_protocol.packing import pack, u64, u64_from_bytes, unpack
+from fl_protocol.secagg.messages.statements import site_field, sized_field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

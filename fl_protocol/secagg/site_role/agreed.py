@@ -74,8 +74,8 @@ def complain(state: Shared, refusal: SecAggRefusedError, *, signer: Signer) -> C
 def _check_cannot_complete(earlier: Collection[SiteId], sharers: Sharers, terms: Terms) -> None:
     """Check that so many of an earlier cohort are here that its sum can no longer be unmasked.
 
-    Safety: here and not at M6. A coordinator needs neither this site's M7 nor its M9, so that it can complete a sum with
-    this site's vector in it and never show it an M6. What is masked may be summed.
+    Safety: here and not at M6. A coordinator needs neither this site's M7 nor its M9: it can complete a sum that holds
+    this site's vector and never show it an M6. What is masked may be summed.
 
     Raises:
         SecAggRefusedError: SURVIVORS_SPLIT.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fl_protocol.errors import ProtocolError
 from fl_protocol.ids import Sha256Hex, site_id_from_text
+from fl_protocol.packing import pack, text_from_bytes, u32, u32_from_bytes, u64, u64_from_bytes, unpack
 from fl_protocol.secagg.cohort import Cohort, Sharers, Survivors, read_cohort, read_sharers, read_survivors
 from fl_protocol.secagg.messages import AuditHeads, SignedList
 from fl_protocol.secagg.reading import PeerVerifier
@@ -28,7 +29,6 @@ from fl_protocol.secagg.site_role.phases import (
     SiteState,
     Terms,
 )
-from fl_protocol.packing import pack, text_from_bytes, u32, u32_from_bytes, u64, u64_from_bytes, unpack
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import ExchangeContext
 from fl_protocol.spec.secagg_params import SecAggParams

@@ -58,7 +58,6 @@ def test_two_steps_lower_the_loss_and_leave_the_base_bit_identical(tmp_path: Pat
     spec = make_job(
         tmp_path / "again", model_folder=MODEL, records=records, evaluation={"holdout_fraction": 0.0}, **sections
     )
-    compute = None
     first = close_job(tmp_path / "job", shelf=shelf)
     assert isinstance(first, JobResult)
     assert shelf._key is not None

@@ -10,6 +10,7 @@ import pytest
 
 from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.ids import SiteId
+from fl_protocol.packing import unpack
 from fl_protocol.secagg import coordinator_role, shamir
 from fl_protocol.secagg.messages import (
     Confirmation,
@@ -30,7 +31,6 @@ from fl_protocol.secagg.sealing import HpkeSealer
 from fl_protocol.secagg.site_role import SitePhase, SiteRole
 from fl_protocol.secagg.transcript import commit_to_shares, sealing_info, tree_paths, tree_root
 from fl_protocol.signing.keys import Signer
-from fl_protocol.packing import unpack
 from fl_protocol.signing.signed import SignedBody, sign_body
 from fl_protocol.spec.context import ExchangeContext
 from fl_protocol.spec.secagg_params import SecAggParams
@@ -704,8 +704,8 @@ def test_role_repr_of_every_phase_hides_secrets(scene: Scene) -> None:
 
 
 def test_snapshot_of_another_version_is_refused(scene: Scene) -> None:
-    from fl_protocol.secagg.site_role.snapshot import SnapshotInvalidError
     from fl_protocol.packing import pack
+    from fl_protocol.secagg.site_role.snapshot import SnapshotInvalidError
 
     snapshot = scene.roles["site-1"].snapshot()
     _, *rest = unpack(snapshot)

@@ -388,7 +388,7 @@ def test_gpu_that_is_not_there_is_a_typed_failure(
 def test_training_that_diverges_is_a_typed_failure(
     tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf
 ) -> None:
-    make_job(tmp_path / "job", model_folder=tiny_model, records=records, local={"learning_rate": 1e38})
+    make_job(tmp_path / "job", model_folder=tiny_model, records=records, local={"learning_rate": 1e30})
     failure = failed(tmp_path / "job", shelf)
     assert failure.code == "loss-not-finite"
     assert "learning_rate" in failure.advice
