@@ -18,7 +18,7 @@ CONVERTERS: Mapping[str, str] = {"smollm2-135m-instruct": "convert_gguf.py"}
 UNPINNED = "0" * 64
 """What a study writes as the digest of a base model that is converted on the machine."""
 
-_MANIFEST = "wardround-model.json"
+_MANIFEST = "manifest.json"
 _CONVERSION_TIMEOUT_S = 900.0
 _DIGEST_TIMEOUT_S = 120.0
 
