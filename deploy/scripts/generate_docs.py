@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 
@@ -29,19 +29,23 @@ EXIT_CODES = """\
 Exit codes of all three programs: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by policy or permission,
 4 not found, 5 unavailable, try again. `--json` prints one JSON document on stdout; logs go to stderr."""
 
+State = TypeVar("State", bound=StrEnum)
+Event = TypeVar("Event", bound=StrEnum)
+Happening = TypeVar("Happening", bound=type)
+
 
 def first_line(thing: object) -> str:
     """What a docstring says first."""
     return (inspect.getdoc(thing) or "").split("\n")[0]
 
 
-def diagram(transitions: Mapping[tuple[StrEnum, StrEnum], StrEnum]) -> str:
+def diagram(transitions: Mapping[tuple[State, Event], State]) -> str:
     """A Mermaid state diagram of a table whose targets are states."""
     lines = [f"    {state} --> {target}: {event.value}" for (state, event), target in transitions.items()]
     return "\n".join(["```mermaid", "stateDiagram-v2", *lines, "```"])
 
 
-def table_of_steps(transitions: Mapping[tuple[StrEnum, type], object]) -> str:
+def table_of_steps(transitions: Mapping[tuple[State, Happening], object]) -> str:
     """A table of a machine whose steps are functions: in this state, on this event, what follows."""
     rows: list[str] = []
     states = list(type(next(iter(transitions))[0]))
