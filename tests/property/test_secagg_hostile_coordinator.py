@@ -25,6 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.ids import SiteId
+from fl_protocol.packing import PackedBytesInvalidError
 from fl_protocol.secagg.messages import (
     Confirmation,
     DealtShare,
@@ -40,7 +41,6 @@ from fl_protocol.secagg.messages import (
 from fl_protocol.secagg.reasons import PhaseError, SecAggRefusedError
 from fl_protocol.secagg.site_role import SitePhase, SiteRole
 from fl_protocol.secagg.transcript import tree_paths
-from fl_protocol.packing import PackedBytesInvalidError
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.secagg_params import SecAggParams
 from fl_protocol.testing.entropy import SeededEntropy, SeededSealer

@@ -11,17 +11,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from fl_protocol.audit.events import event_from_bytes
 from fl_protocol.codec.fixed_point import NonFiniteUpdateError
 from fl_protocol.folds.public_state import PublicState
-from fl_protocol.ids import SiteId
+from fl_protocol.ids import RunId, SiteId
 from fl_protocol.packing import pack, unpack
 from fl_protocol.secagg import coordinator_role
 from fl_protocol.secagg.sealing import HpkeSealer
-from fl_protocol.spec.context import RoundContext
+from fl_protocol.spec.context import ExchangeContext, RoundContext
 from fl_protocol.testing.entropy import seeded_signer
+from site_agent.db.models import AuditEventRow, RunLedgerRow, SiteSwitchRow
+from site_agent.db.tx import open_site_db
 from site_agent.link import instructions as asked
 from site_agent.session.events import DeclineKind, Step
+from site_agent.state.payload_memory import Evaluation, MaskedCohort, RevealedExchange, evaluation_name
+from site_agent.state.public_state import adapter_digest
 
 FederationOf = Callable[..., Any]
 
@@ -185,7 +192,116 @@ async def test_round_aborted_after_reveal_is_not_confirmed_for_other_survivors(f
     del federation.sites["delta"]
     await federation.run(lambda: len({site for site, *_ in coordinator.declined}) == 3)
     assert {reason for _, _, reason in coordinator.declined} == {"unresolved-reveal"}
+    assert coordinator.uploads == {}
     assert coordinator.messages(Step.CONFIRM) == {}
+
+
+async def test_round_repeated_among_fewer_sites_before_any_reveal_still_works(federation_of: FederationOf) -> None:
+    federation = federation_of(n_sites=4, rounds=1)
+    coordinator = federation.coordinator
+    coordinator.holds_back = asked.RelaySurvivors
+    await federation.run(lambda: len(coordinator.uploads) == 4)
+    coordinator.holds_back = None
+    coordinator.abandons.append(coordinator.round)
+    coordinator.round_attempt = 1
+    coordinator.site_ids = coordinator.site_ids[:3]
+    coordinator.open_round()
+    del federation.sites["delta"]
+    await federation.run_to_the_end()
+    assert_states_agree(federation)
+    assert coordinator.declined == []
+
+
+def reveal_in_another_run(site: Any, initial: PublicState, survivors: tuple[SiteId, ...]) -> None:
+    """The site's book after it revealed the evaluation of this adapter in a run of its own past."""
+    seams = site.seams()
+    run_id = RunId("run-" + "c" * 26)
+    earlier = RoundContext(run_id=run_id, round_index=0, round_attempt=0)
+    context = ExchangeContext(run_id=run_id, round_index=0, round_attempt=0, exchange_index=0, exchange_attempt=0)
+    name = evaluation_name(adapter_sha256=adapter_digest(initial), dataset_sha256="cd" * 32)
+    evaluation = Evaluation(sha256=name, is_alone=False)
+    seams.book.join(earlier, manifest_sha256="11" * 32, public_state_sha256="22" * 32)
+    cohort = MaskedCohort(context=context, sites=frozenset(survivors), threshold=3)
+    seams.book.claim_mask(cohort, payload_sha256="33" * 32, evaluation=evaluation)
+    seams.book.ensure_revealed(
+        RevealedExchange(context=context, h_survivors=bytes(32)), survivors=survivors, evaluation=evaluation
+    )
+    seams.book.record_settled(context, result_sha256="44" * 32, public_state_sha256="55" * 32)
+    site.db.close()
+
+
+async def test_second_run_that_evaluates_the_same_adapter_over_one_site_less_is_declined_before_training(
+    federation_of: FederationOf,
+) -> None:
+    federation = federation_of(n_sites=3, rounds=1)
+    coordinator, alpha = federation.coordinator, federation.sites["alpha"]
+    reveal_in_another_run(alpha, coordinator.state, (*coordinator.site_ids, SiteId("delta")))
+    await federation.run(lambda: bool(coordinator.declined))
+    assert coordinator.declined[0] == ("alpha", DeclineKind.REFUSED, "evaluation-revealed")
+    assert alpha.runner.seeds == []
+
+
+async def test_second_run_that_evaluates_the_same_adapter_over_one_site_more_is_refused_before_masking(
+    federation_of: FederationOf,
+) -> None:
+    federation = federation_of(n_sites=4, rounds=1)
+    coordinator, alpha = federation.coordinator, federation.sites["alpha"]
+    reveal_in_another_run(alpha, coordinator.state, coordinator.site_ids[:3])
+    await federation.run(lambda: bool(coordinator.declined))
+    assert coordinator.declined[0] == ("alpha", DeclineKind.REFUSED, "evaluation-revealed")
+    assert "alpha" not in coordinator.uploads
+
+
+async def test_second_run_that_evaluates_the_same_adapter_over_the_same_sites_is_joined(
+    federation_of: FederationOf,
+) -> None:
+    federation = federation_of(n_sites=3, rounds=1)
+    coordinator = federation.coordinator
+    reveal_in_another_run(federation.sites["alpha"], coordinator.state, coordinator.site_ids)
+    await federation.run_to_the_end()
+    assert coordinator.declined == []
+
+
+@pytest.mark.parametrize(
+    ("held_back", "last_said"), [(asked.RelayShares, Step.SHARE), (asked.RelayConfirmations, Step.CONFIRM)]
+)
+@pytest.mark.parametrize("reason", ["run-not-approved", "site-paused"])
+async def test_steward_stops_an_exchange_under_way(
+    federation_of: FederationOf, reason: str, held_back: type[object], last_said: Step
+) -> None:
+    federation = federation_of(n_sites=3, rounds=1)
+    coordinator, alpha = federation.coordinator, federation.sites["alpha"]
+    coordinator.holds_back = held_back
+
+    def say_no(session: Session) -> None:
+        if reason == "site-paused":
+            session.add(SiteSwitchRow(name="paused", is_on=True, set_at="now", set_by="steward"))
+        else:
+            session.get_one(RunLedgerRow, coordinator.round.run_id).state = "withdrawn"
+
+    def is_declined() -> bool:
+        if coordinator.holds_back is not None and len(coordinator.messages(last_said)) == 3:
+            alpha.db.run_tx("steward", say_no)
+            coordinator.holds_back = None
+        return bool(coordinator.declined)
+
+    await federation.run(is_declined)
+    assert coordinator.declined[0] == ("alpha", DeclineKind.REFUSED, reason)
+    # In this very exchange, not in the next round.
+    assert (coordinator.round.round_index, coordinator.results) == (0, {})
+    assert "alpha" not in coordinator.messages(Step.REVEAL)
+    if held_back is asked.RelayShares:
+        assert "alpha" not in coordinator.uploads
+    assert ("participation.state", reason) in audited(alpha)
+
+
+def audited(site: Any) -> list[tuple[str, object]]:
+    """Kind and reason of everything that a site recorded."""
+    db = open_site_db(site.folder / "site.db")
+    bodies = db.run_read("rows", lambda session: list(session.scalars(select(AuditEventRow.body))))
+    db.close()
+    events = [event_from_bytes(body).event for body in bodies]
+    return [(event.kind.value, event.facts.get("reason")) for event in events]
 
 
 async def test_dealer_that_cheats_is_complained_of_and_the_next_attempt_succeeds(

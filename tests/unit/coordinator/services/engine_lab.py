@@ -47,12 +47,12 @@ from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.ids import RunId, SiteId
+from fl_protocol.packing import pack, u32
 from fl_protocol.secagg.reading import PeerVerifier
 from fl_protocol.secagg.reasons import SecAggRefusedError
 from fl_protocol.secagg.site_role import SiteRole
 from fl_protocol.secagg.site_role.phases import SitePhase
 from fl_protocol.signing.keys import spki_fingerprint
-from fl_protocol.packing import pack, u32
 from fl_protocol.signing.signed import SignedBody, sign_body
 from fl_protocol.spec.context import ExchangeContext
 from fl_protocol.spec.payload_layout import PayloadLayout

@@ -49,10 +49,10 @@ from coordinator.services.poll_instruction import (
 )
 from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
 from fl_protocol.ids import SiteId
+from fl_protocol.packing import pack, u32
 from fl_protocol.secagg.messages import Reveal
 from fl_protocol.secagg.reasons import RefusalReason, SecAggRefusedError
 from fl_protocol.signing.keys import SignatureInvalidError
-from fl_protocol.packing import pack, u32
 from fl_protocol.signing.signed import SignedBody, sign_body, verify_body
 from fl_protocol.testing.entropy import SeededEntropy, SeededSealer, seeded_signer
 

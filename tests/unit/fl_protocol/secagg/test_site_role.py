@@ -1,11 +1,10 @@
-"""M5 to M10: what a site refuses from masking to the result. Each test is an attack, at the message where it happens."""
+"""M5 to M10: what a site refuses from masking to the result. Each test is an attack."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import pytest
 
 from fl_protocol.codec.ring_vector import RingVector
@@ -25,7 +24,7 @@ from fl_protocol.secagg.site_role import SitePhase, SiteRole
 from fl_protocol.signing.keys import Signer
 from fl_protocol.signing.signed import SignedBody, sign_body
 from fl_protocol.testing.entropy import SeededEntropy, seeded_signer
-from fl_protocol.testing.federation import RUN_ID, LastSent
+from fl_protocol.testing.federation import LastSent
 from fl_protocol.testing.scene import Scene
 from tests.support.secagg_refusals import entries_of, m2_of, refusal
 
@@ -330,9 +329,3 @@ def test_snapshot_of_another_version_is_refused(scene: Scene) -> None:
     _, *rest = unpack(snapshot)
     with pytest.raises(SnapshotInvalidError):
         SiteRole.restore(pack(b"WR/site-role/0", *rest), signer=seeded_signer("x"), entropy=SeededEntropy("x"))
-
-
-def test_context_names_the_run_the_round_and_the_exchange(scene: Scene) -> None:
-    context = coordinator_context(scene)
-    assert (context.run_id, context.exchange_index, context.exchange_attempt) == (RUN_ID, 0, 0)
-    np.testing.assert_equal(type(context).decode(context.encode()), context)

@@ -19,7 +19,7 @@ from fl_protocol.signing.signed import SignedBody, sign_body
 from fl_protocol.spec.context import ExchangeContext
 from fl_protocol.spec.secagg_params import SecAggParams
 from fl_protocol.testing.entropy import SeededEntropy, seeded_signer
-from fl_protocol.testing.federation import Federation, LastSent, small_layout
+from fl_protocol.testing.federation import RUN_ID, Federation, LastSent, small_layout
 from fl_protocol.testing.scene import Scene
 from fl_protocol.testing.strategies import site_names
 from tests.support.secagg_refusals import entries_of, m2_of, refusal
@@ -192,3 +192,9 @@ def test_share_second_cohort_is_refused(scene: Scene) -> None:
     role.share(scene.m2)
     with pytest.raises(PhaseError):
         role.share(m2_of(entries_of(scene.m2)[:4]))
+
+
+def test_context_names_the_run_the_round_and_the_exchange(scene: Scene) -> None:
+    context = coordinator_context(scene)
+    assert (context.run_id, context.exchange_index, context.exchange_attempt) == (RUN_ID, 0, 0)
+    assert type(context).decode(context.encode()) == context

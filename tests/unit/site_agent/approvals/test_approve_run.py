@@ -8,8 +8,8 @@ from datetime import datetime
 import pytest
 from sqlalchemy import select
 
-from fl_protocol.signing.keys import EcdsaSigner, verify_signature
 from fl_protocol.packing import pack
+from fl_protocol.signing.keys import EcdsaSigner, verify_signature
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.testing.run_specs import pin_of
 from site_agent.approvals.approve_run import (

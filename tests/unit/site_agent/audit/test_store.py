@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from fl_protocol.audit.events import AuditEventInvalidError, AuditKind
 from fl_protocol.audit.verify import AuditFault, AuditFaultReason, AuditVerified
+from fl_protocol.packing import pack
 from fl_protocol.pki.keys import generate_private_key
 from fl_protocol.signing.keys import EcdsaSigner, verify_signature
-from fl_protocol.packing import pack
 from site_agent.audit.export import export_log
 from site_agent.audit.store import AuditLog, AuditLogDamagedError, audit_head, read_log, verify_site_log
 from site_agent.db.tx import SiteDb, open_site_db

@@ -11,10 +11,10 @@ import pytest
 from cryptography import x509
 
 from fl_protocol.ids import Sha256Hex, SiteId
+from fl_protocol.packing import pack
 from fl_protocol.pki.csr import read_csr
 from fl_protocol.pki.keys import generate_private_key, spki_from_private_key
 from fl_protocol.signing.keys import verify_signature
-from fl_protocol.packing import pack
 from site_agent.enrolment.code import EnrolmentCode, code_from_text
 from site_agent.enrolment.enrol import EnrolmentOrder, enrol_site, fingerprint_from_text
 from site_agent.enrolment.errors import (

@@ -179,7 +179,12 @@ def test_evaluate_job_sends_the_evaluation_alone_and_trains_nothing(
     state = trained_state(tiny_model)
     make_job(tmp_path / "train", model_folder=tiny_model, records=records, state=state, round_index=1)
     make_job(
-        tmp_path / "evaluate", model_folder=tiny_model, records=records, state=state, round_index=3, kind=JobKind.EVALUATE
+        tmp_path / "evaluate",
+        model_folder=tiny_model,
+        records=records,
+        state=state,
+        round_index=3,
+        kind=JobKind.EVALUATE,
     )
     done(tmp_path / "train", shelf)
     result = done(tmp_path / "evaluate", shelf)
@@ -423,6 +428,15 @@ def test_error_of_a_library_tells_its_type_and_never_its_text(
     assert failure.code == code
     assert failure.facts == ({} if code == "out-of-memory" else {"type": type(error).__name__})
     assert SECRET not in caplog.text
+
+
+def test_job_whose_folder_was_taken_away_ends_no_trainer(
+    tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_job(tmp_path / "job", model_folder=tiny_model, records=records)
+    monkeypatch.setattr(recipe, "train", lambda *_arguments, **_options: shutil.rmtree(tmp_path / "job"))
+    assert isinstance(close_job(tmp_path / "job", shelf=shelf), JobFailure)
+    assert not (tmp_path / "job").exists()
 
 
 def test_trainer_that_is_stopped_leaves_the_job_open(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,30 @@ def test_serve_ends_when_a_job_is_stopped_and_leaves_it_open(tmp_path: Path) -> 
     serve(tmp_path, close, should_stop=lambda: False)
     assert open_jobs(tmp_path) == [folder]
     assert not (tmp_path / "ready.json").exists()
+
+
+def test_serve_goes_on_when_the_agent_deletes_a_folder_under_its_job(tmp_path: Path) -> None:
+    folders = [open_job(tmp_path, name, at) for at, name in enumerate("ab")]
+    seen: list[Path] = []
+
+    def close(job_dir: Path, _should_stop: Callable[[], bool]) -> None:
+        seen.append(job_dir)
+        if job_dir == folders[0]:
+            shutil.rmtree(job_dir)
+        (job_dir / RESULT_FILE).write_text("{}")
+
+    serve(tmp_path, close, should_stop=lambda: len(seen) == 2)
+    assert seen == folders
+
+
+def test_serve_ends_on_a_file_that_is_missing_in_a_folder_that_is_there(tmp_path: Path) -> None:
+    open_job(tmp_path, "a", 1)
+
+    def close(job_dir: Path, _should_stop: Callable[[], bool]) -> None:
+        (job_dir / "not-there").read_bytes()
+
+    with pytest.raises(FileNotFoundError):
+        serve(tmp_path, close, should_stop=lambda: False)
 
 
 def test_stop_signal_is_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
