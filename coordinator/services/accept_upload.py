@@ -35,8 +35,8 @@ from coordinator.services.round_access import (
 from fl_protocol.audit.events import AuditFact, AuditKind, text_from_instant
 from fl_protocol.codec.chunks import ChunkTreeBuilder
 from fl_protocol.ids import SiteId
-from fl_protocol.secagg.coordinator_role import check_m5
 from fl_protocol.packing import pack, u64
+from fl_protocol.secagg.coordinator_role import check_m5
 from fl_protocol.signing.signed import SignedBody, sign_body
 from fl_protocol.spec.context import ExchangeContext
 

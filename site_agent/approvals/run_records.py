@@ -22,6 +22,7 @@ from site_agent.db.models import ApprovalRow, RunLedgerRow, SiteSwitchRow
 from site_agent.db.tx import SiteDb
 
 PENDING = "pending"
+_IN_HAND = frozenset({PENDING, Decision.APPROVED.value, "active", "paused"})
 _PAUSED_SWITCH = "paused"
 
 
@@ -134,6 +135,11 @@ def list_runs(session: Session, *, state: str | None = None) -> tuple[RunRecord,
     return tuple(record_from_row(row) for row in session.scalars(query))
 
 
+def has_run_in_hand(session: Session) -> bool:
+    """Whether a run waits for this site's word, or is under way with it."""
+    return session.scalar(select(RunLedgerRow.run_id).where(RunLedgerRow.state.in_(_IN_HAND)).limit(1)) is not None
+
+
 def unsent_statements(session: Session) -> tuple[UnsentStatement, ...]:
     """What the daemon has to send, oldest first."""
     query = select(ApprovalRow).where(ApprovalRow.sent_at.is_(None)).order_by(ApprovalRow.approval_id)
@@ -159,7 +165,7 @@ def mark_statement_sent(db: SiteDb, *, approval_id: int, now: datetime) -> None:
 
 
 def is_paused(session: Session) -> bool:
-    """Whether the steward lets this site join no new round."""
+    """Whether the steward lets this site join no new round, mask nothing and reveal nothing."""
     row = session.get(SiteSwitchRow, _PAUSED_SWITCH)
     return row is not None and row.is_on
 

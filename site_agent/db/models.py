@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, String, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Written to SQLite's ``user_version``; rises with each change of the tables."""
 
 
@@ -92,6 +92,8 @@ class JoinedRoundRow(SiteTable):
     state: Mapped[str] = mapped_column(String)
     m9_sent: Mapped[bool] = mapped_column(default=False)
     u3_digest: Mapped[str | None] = mapped_column(String)
+    m9_exchange: Mapped[bytes | None] = mapped_column(LargeBinary)
+    h_survivors: Mapped[str | None] = mapped_column(String)
     joined_at: Mapped[str] = mapped_column(String)
     updated_at: Mapped[str] = mapped_column(String)
 
@@ -117,6 +119,29 @@ class OneShotFlagRow(SiteTable):
     kind: Mapped[str] = mapped_column(String, primary_key=True)
     context: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
     payload_sha256: Mapped[str | None] = mapped_column(String)
+    at: Mapped[str] = mapped_column(String)
+
+
+class MaskedCohortRow(SiteTable):
+    """Among whom, and under which threshold, a payload that carries an evaluation was masked in one exchange."""
+
+    __tablename__ = "masked_cohorts"
+
+    evaluation_sha256: Mapped[str] = mapped_column(String, primary_key=True)
+    context: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    sites_json: Mapped[str] = mapped_column(String)
+    threshold: Mapped[int] = mapped_column()
+    at: Mapped[str] = mapped_column(String)
+
+
+class RevealedEvaluationRow(SiteTable):
+    """An evaluation that was in a sum which this site helped to unmask. Invariant: the survivors never change."""
+
+    __tablename__ = "revealed_evaluations"
+
+    evaluation_sha256: Mapped[str] = mapped_column(String, primary_key=True)
+    context: Mapped[bytes] = mapped_column(LargeBinary)
+    sites_json: Mapped[str] = mapped_column(String)
     at: Mapped[str] = mapped_column(String)
 
 

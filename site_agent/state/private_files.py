@@ -14,9 +14,19 @@ _PRIVATE_FOLDER = 0o700
 
 
 def make_private_folder(path: Path) -> None:
-    """Make the folder and its parents, mode 0700, and bring the newest entry to the disk."""
-    path.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
-    sync_folder(path.parent)
+    """Make the folder and the parents that are missing, each of mode 0700, and bring every new entry to the disk."""
+    missing: list[Path] = []
+    folder = path
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    # One by one: ``parents=True`` would give the parents the mode that the umask leaves.
+    for folder in reversed(missing):
+        folder.mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
+        sync_folder(folder.parent)
+    if not missing:
+        # Another call may have made it and lost the power before its entry was on the disk.
+        sync_folder(path.parent)
 
 
 def write_private_file(path: Path, parts: Iterable[BytesLike]) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from fl_protocol.clock import Clock
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.ids import RunId
+from fl_protocol.tensors.safetensors_io import bytes_from_tensors
 from site_agent.db.instants import instant_text
 from site_agent.db.models import PublicStateRow
 from site_agent.db.tx import SiteDb
@@ -34,6 +35,14 @@ class StoredState:
     sha256: str
     result_sha256: str | None
     path: Path
+
+
+def adapter_digest(state: PublicState) -> str:
+    """The name of a state's adapter alone.
+
+    Two states of different versions, or of different runs, may hold the same adapter, and evaluate the same.
+    """
+    return hashlib.sha256(bytes_from_tensors(state.adapter)).hexdigest()
 
 
 class PublicStateStore:

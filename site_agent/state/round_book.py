@@ -6,13 +6,14 @@ action. Invariants, across restarts:
 - a (run, round, attempt) is joined with one M0 only, and attempts only rise;
 - a flag (step, exchange) is set once; M9 sets one by the payload's digest too, and a payload whose flag is set is never
   masked again;
+- an evaluation is revealed among one set of survivors only, whichever rounds and runs carry it;
 - a reveal stays unresolved until the result of that very exchange, or of one with the same survivors, is settled.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -29,7 +30,9 @@ from site_agent.db.models import JoinedRoundRow, OneShotFlagRow
 from site_agent.db.tx import SiteDb
 from site_agent.errors import OneShotSpentError, RoundRefusedError
 from site_agent.session.events import Step, round_of
-from site_agent.session.machine import TERMINAL
+from site_agent.session.machine import TERMINAL, SessionPhase
+from site_agent.state import payload_memory
+from site_agent.state.payload_memory import Evaluation, MaskedCohort, RevealedExchange
 
 SUPERSEDED = "superseded"
 """A reveal whose round ended without a result, resolved by a later round with the same survivors."""
@@ -37,7 +40,8 @@ SUPERSEDED = "superseded"
 _ACTOR = "agent"
 _PAYLOAD_FLAG = "M9/payload"
 _OVER = frozenset(phase.value for phase in TERMINAL) | {SUPERSEDED}
-_SETTLED = "settled"
+_SETTLED = SessionPhase.SETTLED.value
+_TRAINING = SessionPhase.TRAINING.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +104,8 @@ class RoundBook:
         """Record that this site takes part; joining again with the same M0 does nothing.
 
         Raises:
-            RoundRefusedError: joined with another M0, or a later attempt was joined already, or the round is over.
+            RoundRefusedError: joined with another M0, or a later attempt was joined already, or this site is past
+                training in it: only training that was cut short is assigned again.
         """
 
         def write(session: Session) -> None:
@@ -108,8 +113,8 @@ class RoundBook:
             if row is not None:
                 if row.manifest_digest != manifest_sha256:
                     raise _refused("manifest-changed", "this attempt was joined with another manifest", round_context)
-                if row.state in _OVER:
-                    raise _refused("round-over", "this site is done with this attempt", round_context)
+                if row.state != _TRAINING or row.m9_sent:
+                    raise _refused("round-over", "this site is past training in this attempt", round_context)
                 return
             _check_rises(session, round_context)
             now = instant_text(self._clock.now())
@@ -121,7 +126,7 @@ class RoundBook:
                     manifest_digest=manifest_sha256,
                     public_state_sha256=public_state_sha256,
                     payload_sha256=None,
-                    state="training",
+                    state=_TRAINING,
                     m9_sent=False,
                     u3_digest=None,
                     joined_at=now,
@@ -171,23 +176,57 @@ class RoundBook:
 
         self._db.run_tx("ensure-advertised", write)
 
-    def claim_mask(self, context: ExchangeContext, payload_digests: Sequence[str]) -> None:
-        """Check that none of these digests of the payload was revealed, and record that it is masked.
+    def claim_mask(self, cohort: MaskedCohort, *, payload_sha256: str, evaluation: Evaluation) -> None:
+        """Check that the payload was not revealed, and record that it is masked, and among whom.
+
+        Args:
+            cohort: the exchange, its U1, and the threshold under which this site dealt.
+            payload_sha256: of the encoded vector.
+            evaluation: what the payload carries.
 
         Raises:
             OneShotSpentError: the payload was unmasked in a sum before.
         """
+        context = cohort.context
 
         def write(session: Session) -> None:
-            for digest in payload_digests:
-                if session.get(OneShotFlagRow, (_PAYLOAD_FLAG, bytes.fromhex(digest))) is not None:
+            for digest in payload_memory.payload_names(payload_sha256, evaluation):
+                if _is_spent(session, digest):
                     message = "this payload was in a sum that was unmasked; it is never masked again"
                     raise OneShotSpentError(message, payload_sha256=digest)
-            session.get_one(JoinedRoundRow, _key(round_of(context))).payload_sha256 = payload_digests[0]
+            session.get_one(JoinedRoundRow, _key(round_of(context))).payload_sha256 = payload_sha256
+            payload_memory.remember_cohort(session, evaluation, cohort, at=instant_text(self._clock.now()))
             # Safety: the digest of a payload that others could guess stays out of the log, which is exported.
             self._audit.append(session, AuditKind.PAYLOAD_MASKED, _ACTOR, **_exchange_facts(context))
 
         self._db.run_tx("claim-mask", write)
+
+    def is_spent(self, evaluation: Evaluation) -> bool:
+        """Whether a payload that was this evaluation and nothing else was revealed."""
+        return self._db.run_read("read-payload-flag", lambda session: _is_spent(session, evaluation.sha256))
+
+    def cohorts_of(self, evaluation: Evaluation, *, besides: ExchangeContext) -> tuple[MaskedCohort, ...]:
+        """Among whom the evaluation was masked, in every exchange but one."""
+        return self._db.run_read(
+            "masked-cohorts", lambda session: payload_memory.cohorts_of(session, evaluation, besides=besides)
+        )
+
+    def survivors_of(self, evaluation: Evaluation) -> frozenset[SiteId] | None:
+        """Among whom the evaluation was revealed; None where it never was."""
+        return self._db.run_read("revealed-survivors", lambda session: payload_memory.survivors_of(session, evaluation))
+
+    def revealed_in(self, round_context: RoundContext) -> RevealedExchange | None:
+        """The exchange of this attempt in which shares were revealed; None where none were."""
+
+        def read(session: Session) -> RevealedExchange | None:
+            row = session.get(JoinedRoundRow, _key(round_context))
+            if row is None or row.m9_exchange is None or row.h_survivors is None:
+                return None
+            return RevealedExchange(
+                context=ExchangeContext.decode(row.m9_exchange), h_survivors=bytes.fromhex(row.h_survivors)
+            )
+
+        return self._db.run_read("revealed-exchange", read)
 
     def is_taken(self, step: Step, context: ExchangeContext) -> bool:
         """Whether the flag of that step is set."""
@@ -223,36 +262,54 @@ class RoundBook:
         self._db.run_tx("ensure-confirmed", write)
 
     def ensure_revealed(
-        self, context: ExchangeContext, *, survivors: Collection[SiteId], other_digests: Sequence[str] = ()
+        self, revealed: RevealedExchange, *, survivors: Collection[SiteId], evaluation: Evaluation
     ) -> None:
-        """Set the flags of M9, by exchange and by payload, before it leaves. Its bytes are in the journal.
+        """Set the flags of M9, by exchange, payload and evaluation, before it leaves. Its bytes are in the journal.
 
         Args:
-            context: the exchange.
+            revealed: the exchange, and ``hU3`` as M9 states it.
             survivors: U3.
-            other_digests: names of the payload beside the digest of its vector (a deterministic payload has one).
+            evaluation: what the payload carries.
+
+        Raises:
+            OneShotSpentError: the round's attempt, the payload, or its evaluation among others, was revealed before.
         """
+        context = revealed.context
 
         def write(session: Session) -> None:
             if session.get(OneShotFlagRow, (Step.REVEAL.value, context.encode())) is not None:
                 return
             row = session.get_one(JoinedRoundRow, _key(round_of(context)))
+            if row.m9_sent or row.payload_sha256 is None:
+                message = "shares are revealed once in an attempt at a round, of what was masked there"
+                raise OneShotSpentError(message, step=Step.REVEAL.value)
             self._claim(session, Step.REVEAL.value, context.encode(), row.payload_sha256)
-            for digest in (row.payload_sha256, *other_digests):
-                if digest is not None:
-                    self._claim(session, _PAYLOAD_FLAG, bytes.fromhex(digest), digest)
+            for digest in payload_memory.payload_names(row.payload_sha256, evaluation):
+                self._claim(session, _PAYLOAD_FLAG, bytes.fromhex(digest), digest)
+            at = instant_text(self._clock.now())
+            payload_memory.remember_survivors(session, evaluation, context, survivors, at=at)
             row.m9_sent = True
             row.u3_digest = survivors_digest(survivors)
+            row.m9_exchange = context.encode()
+            row.h_survivors = revealed.h_survivors.hex()
             self._audit.append(session, AuditKind.SHARES_REVEALED, _ACTOR, **_exchange_facts(context))
 
         self._db.run_tx("ensure-revealed", write)
 
-    def record_settled(self, round_context: RoundContext, *, result_sha256: str, public_state_sha256: str) -> None:
-        """Record that a round's result is folded; reveals that it resolves are resolved with it."""
+    def record_settled(self, context: ExchangeContext, *, result_sha256: str, public_state_sha256: str) -> None:
+        """Record that the result of an exchange is folded; reveals that it resolves are resolved with it.
+
+        Raises:
+            RoundRefusedError: this site revealed shares in another exchange of that round.
+        """
+        round_context = round_of(context)
 
         def write(session: Session) -> None:
             row = session.get(JoinedRoundRow, _key(round_context))
             if row is not None:
+                if row.m9_sent and row.m9_exchange != context.encode():
+                    message = "the result is not that of the exchange in which this site revealed shares"
+                    raise _refused("result-unverified", message, round_context)
                 row.state = _SETTLED
                 row.updated_at = instant_text(self._clock.now())
                 _resolve_like(session, row)
@@ -260,7 +317,7 @@ class RoundBook:
                 session,
                 AuditKind.RESULT_VERIFIED,
                 _ACTOR,
-                **_facts(round_context),
+                **_exchange_facts(context),
                 result_sha256=result_sha256,
                 public_state_sha256=public_state_sha256,
             )
@@ -272,6 +329,10 @@ class RoundBook:
             raise OneShotSpentError("this step was taken before", step=kind)
         at = instant_text(self._clock.now())
         session.add(OneShotFlagRow(kind=kind, context=context, payload_sha256=payload_sha256, at=at))
+
+
+def _is_spent(session: Session, digest: str) -> bool:
+    return session.get(OneShotFlagRow, (_PAYLOAD_FLAG, bytes.fromhex(digest))) is not None
 
 
 def _resolve_like(session: Session, settled: JoinedRoundRow) -> None:

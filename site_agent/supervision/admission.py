@@ -9,7 +9,9 @@
     and names the result that led to it;
  7. no reveal is unresolved: after M9, a round from the same state needs the same survivors, and a round from another
     state needs the result of that very exchange (decision 2);
- 8. this attempt was never joined with another manifest, and attempts only rise. Joining is recorded.
+ 8. the evaluation that its payload carries, of this adapter on this dataset, was not revealed among sites that cannot
+    be its survivors, in whichever round or run; an evaluation alone is never revealed twice (decision 1);
+ 9. this attempt was never joined with another manifest, and attempts only rise. Joining is recorded.
 
 A refusal tells the coordinator the rule's name and nothing else.
 """
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from fl_protocol.ids import RunId
@@ -29,9 +31,11 @@ from fl_protocol.spec.payload_layout import PayloadLayout
 from fl_protocol.spec.round_spec import RoundKind, RoundManifest
 from fl_protocol.spec.secagg_params import SecAggParams
 from site_agent.datasets.registry import RegisteredDataset
-from site_agent.errors import RoundRefusedError
-from site_agent.state.public_state import StoredState
+from site_agent.errors import PublicStateError, RoundRefusedError
+from site_agent.state.payload_memory import Evaluation, evaluation_name
+from site_agent.state.public_state import StoredState, adapter_digest
 from site_agent.supervision.approved_runs import ApprovedRun, read_approved_run
+from site_agent.supervision.judgement import Permission
 from site_agent.supervision.seams import SiteSeams
 from site_agent.supervision.settlement import Settler, read_manifest
 
@@ -42,6 +46,7 @@ class AdmittedRound:
 
     Attributes:
         required_survivors: digest of the only survivor set that this site may sign; None when any will do.
+        evaluation: what the payload carries beside training, by name.
     """
 
     round: RoundContext
@@ -54,6 +59,20 @@ class AdmittedRound:
     dataset: RegisteredDataset
     base_model_dir: Path
     required_survivors: str | None
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Described:
+    """A round that passed the checks which need no public state."""
+
+    round: RoundContext
+    signed: SignedBody
+    manifest: RoundManifest
+    run: ApprovedRun
+    layout: PayloadLayout
+    permission: Permission
+    base_model_dir: Path
 
 
 class Admission:
@@ -74,8 +93,8 @@ class Admission:
         found = await asyncio.to_thread(self._describe, round_context, signed)
         state = await self._settler.catch_up(found.run, found.manifest)
         # Only now: a result that was folded just before may have resolved a reveal.
-        required = await asyncio.to_thread(self._required_survivors, found.manifest)
-        admitted = replace(found, required_survivors=required)
+        admitted = await asyncio.to_thread(self._complete, found, state)
+        await asyncio.to_thread(self._check_evaluation, admitted)
         await asyncio.to_thread(
             self._seams.book.join,
             round_context,
@@ -89,11 +108,22 @@ class Admission:
         return self._seams.db.run_read("approved-run", lambda session: read_approved_run(session, run_id))
 
     def recall(self, round_context: RoundContext, signed: SignedBody) -> AdmittedRound:
-        """A round that was joined before a restart, checked again but for the chain. Raises RoundRefusedError."""
-        return self._describe(round_context, signed, is_restart=True)
+        """A round that was joined before a restart, checked again but for the chain and its own evaluation.
 
-    def _describe(self, round_context: RoundContext, signed: SignedBody, *, is_restart: bool = False) -> AdmittedRound:
-        """Checks 1 to 5, and 7 after a restart. Blocks on the disk."""
+        Raises:
+            RoundRefusedError: a check says no now.
+            PublicStateError: the state that the round starts from is gone.
+        """
+        found = self._describe(round_context, signed, is_restart=True)
+        version = found.manifest.public_state_version
+        state = self._seams.states.find(round_context.run_id, version)
+        if state is None or state.sha256 != found.manifest.public_state_sha256:
+            message = "the public state that the round starts from is not here"
+            raise PublicStateError(message, run_id=round_context.run_id, version=version)
+        return self._complete(found, state)
+
+    def _describe(self, round_context: RoundContext, signed: SignedBody, *, is_restart: bool = False) -> _Described:
+        """Checks 1 to 5. Blocks on the disk."""
         seams = self._seams
         manifest = read_manifest(signed, coordinator_spki=seams.coordinator_spki)
         named = RoundContext(
@@ -110,18 +140,46 @@ class Admission:
         base_model_dir = seams.jobs.base_models.get(run.spec.base_model.name)
         if base_model_dir is None or not base_model_dir.is_dir():
             raise _refused("base-model-missing", "site.yaml names no folder for the base model", manifest)
-        return AdmittedRound(
+        return _Described(
             round=round_context,
             signed=signed,
             manifest=manifest,
             run=run,
             layout=layout,
-            params=permission.params,
-            peers=PeerVerifier(approved=run.spec.cohort.pins),
-            dataset=permission.dataset,
+            permission=permission,
             base_model_dir=base_model_dir,
-            required_survivors=self._required_survivors(manifest) if is_restart else None,
         )
+
+    def _complete(self, found: _Described, state: StoredState) -> AdmittedRound:
+        """Check 7, and the name of what the round evaluates. Blocks on the disk."""
+        dataset = found.permission.dataset
+        name = evaluation_name(
+            adapter_sha256=adapter_digest(self._seams.states.load(state)), dataset_sha256=dataset.sha256
+        )
+        return AdmittedRound(
+            round=found.round,
+            signed=found.signed,
+            manifest=found.manifest,
+            run=found.run,
+            layout=found.layout,
+            params=found.permission.params,
+            peers=PeerVerifier(approved=found.run.spec.cohort.pins),
+            dataset=dataset,
+            base_model_dir=found.base_model_dir,
+            required_survivors=self._required_survivors(found.manifest),
+            evaluation=Evaluation(sha256=name, is_alone=found.manifest.kind is RoundKind.EVALUATE),
+        )
+
+    def _check_evaluation(self, admitted: AdmittedRound) -> None:
+        """Check 8. Before masking it is asked again of the sites that are there; here it saves hours of training."""
+        book, manifest = self._seams.book, admitted.manifest
+        if admitted.evaluation.is_alone and book.is_spent(admitted.evaluation):
+            message = "this evaluation was in a sum that was unmasked; it is never masked again"
+            raise _refused("evaluation-revealed", message, manifest)
+        evaluated_among = book.survivors_of(admitted.evaluation)
+        if evaluated_among is not None and not evaluated_among.issubset(admitted.run.spec.cohort.names):
+            message = "the evaluation of this adapter on this dataset is in a sum over sites that are not in this run"
+            raise _refused("evaluation-revealed", message, manifest)
 
     def _required_survivors(self, manifest: RoundManifest) -> str | None:
         unresolved = [joined for joined in self._seams.book.joined(manifest.run_id) if joined.is_unresolved]

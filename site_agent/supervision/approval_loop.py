@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
+from sqlalchemy.orm import Session
 
 from fl_protocol.errors import WardroundError
 from fl_protocol.ids import sha256_hex_from_text
@@ -15,6 +16,7 @@ from site_agent.approvals.ledger import site_ledger_for
 from site_agent.approvals.run_records import (
     PENDING,
     RunInHand,
+    has_run_in_hand,
     list_runs,
     mark_statement_sent,
     record_pending_run,
@@ -31,10 +33,17 @@ from site_agent.supervision.seams import SiteSeams
 log = structlog.get_logger(__name__)
 
 _LOOK_EVERY_S = 1.0
+"""A look at this site's own database: it costs no network, and the steward who has decided waits for nothing longer."""
+_ASK_SOON_S = 1.0
+"""The coordinator is asked this often while no run is in hand, so that a first run is seen at once by who waits for it,
+and while a statement is unsent."""
+_ASK_SELDOM_S = 3.0
+"""Otherwise: a run waits for the steward or is under way, another may be seen a little later, and a call a second for
+every site and every hour of training is a cost for nothing."""
 
 
 class ApprovalLoop:
-    """One look a second. The steward decides in another process; the database is what both see."""
+    """One look a second, not always at the coordinator. The steward decides in another process, over the database."""
 
     def __init__(
         self, seams: SiteSeams, *, policy_path: Path, identity: SiteIdentity, peers: Mapping[str, str]
@@ -46,11 +55,12 @@ class ApprovalLoop:
         self._peers = peers
         self._judged: dict[str, object] = {}
         self._seen: set[str] = set()
+        self._looks_to_wait = 0
 
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            for name, turn in (("see", self._see_pending), ("judge", self._judge), ("send", self._send_decided)):
+            for name, turn in (("see", self._see_in_turn), ("judge", self._judge), ("send", self._send_decided)):
                 try:
                     await turn()
                 except LinkError as error:
@@ -58,6 +68,15 @@ class ApprovalLoop:
                 except WardroundError as error:
                     log.warning("approvals_failed", turn=name, code=error.code, cause=str(error))
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _see_in_turn(self) -> None:
+        """Ask the coordinator for runs, when it is time to."""
+        if self._looks_to_wait > 0:
+            self._looks_to_wait -= 1
+            return
+        await self._see_pending()
+        wait_s = await asyncio.to_thread(self._seams.db.run_read, "approvals-wait", _wait_before_asking_s)
+        self._looks_to_wait = round(wait_s / _LOOK_EVERY_S) - 1
 
     async def _see_pending(self) -> None:
         for summary in await self._seams.client.list_pending():
@@ -132,3 +151,9 @@ class ApprovalLoop:
             await asyncio.to_thread(
                 mark_statement_sent, seams.db, approval_id=unsent.approval_id, now=seams.clock.now()
             )
+
+
+def _wait_before_asking_s(session: Session) -> float:
+    if unsent_statements(session) or not has_run_in_hand(session):
+        return _ASK_SOON_S
+    return _ASK_SELDOM_S

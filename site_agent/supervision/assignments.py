@@ -97,7 +97,8 @@ class AssignmentLoop:
         if not isinstance(error, IllegalTransitionError | RoundRefusedError | StateError):
             return
         # Once, not once a repetition: a coordinator must not be able to fill this site's log.
-        refused = (type(instruction), _round_of(instruction), error.code)
+        code = error.reason if isinstance(error, RoundRefusedError) else error.code
+        refused = (type(instruction), _round_of(instruction), code)
         if refused != self._refused:
             self._refused = refused
             await asyncio.to_thread(
@@ -105,7 +106,7 @@ class AssignmentLoop:
                 AuditKind.CALL_REFUSED,
                 _round_of(instruction),
                 instruction=type(instruction).__name__,
-                code=error.code,
+                code=code,
             )
 
     def _worker(self, run_id: RunId) -> RoundWorker:

@@ -9,23 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from sqlalchemy.orm import Session
+
 from fl_protocol.audit.events import AuditKind
-from fl_protocol.secagg.messages import AuditHeads
+from fl_protocol.ids import SiteId
+from fl_protocol.secagg.messages import AuditHeads, Reveal
 from fl_protocol.secagg.reasons import SecAggRefusedError
 from fl_protocol.secagg.site_role import SitePhase, SiteRole
+from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import ExchangeContext
+from site_agent.approvals.run_records import is_paused
 from site_agent.audit.store import audit_head
 from site_agent.errors import JournalDamagedError, OneShotSpentError, RoundRefusedError
 from site_agent.link.uploader import Upload
 from site_agent.session.events import Step, round_of
 from site_agent.state.journal import ExchangeRecord
-from site_agent.state.round_book import survivors_digest
+from site_agent.state.payload_memory import MaskedCohort, RevealedExchange
 from site_agent.supervision.admission import AdmittedRound
+from site_agent.supervision.approved_runs import read_approved_run
 from site_agent.supervision.job_desk import JobDesk, payload_digest
 from site_agent.supervision.seams import SiteSeams
+from site_agent.supervision.survivors_rules import EarlierSums, check_sites
+
+_NEEDS_THE_STEWARD = frozenset({Step.MASK, Step.REVEAL})
+"""What gives something away that cannot be taken back: the masked payload, and the shares that unmask a sum."""
 
 
 class ExchangeDesk:
@@ -45,7 +55,8 @@ class ExchangeDesk:
         Raises:
             SecAggRefusedError: the role refuses what it was given; after a bad dealer ``has_complaint`` is true.
             OneShotSpentError: the step, or the payload, was spent before.
-            RoundRefusedError: the survivors are not among those that this site may sign.
+            RoundRefusedError: the sites are not among those that this site may be summed with; or the steward has
+                withdrawn the run or paused the site since.
             JobError, ProtocolError: the payload is lost or cannot be encoded.
             SiteDatabaseError: it could not be recorded, so it does not happen.
         """
@@ -69,9 +80,17 @@ class ExchangeDesk:
         return record is not None and record.is_complaint
 
     async def send(self, step: Step, context: ExchangeContext) -> None:
-        """Set the step's flag, and send its journalled bytes; for the masked input, until there is a receipt."""
+        """Set the step's flag, and send its journalled bytes; for the masked input, until there is a receipt.
+
+        Raises:
+            RoundRefusedError: the steward has withdrawn the run or paused the site, and the payload or the shares have
+                not left yet.
+            OneShotSpentError: a flag stands against it.
+            JournalDamagedError: the journal does not hold the step's statement.
+            LinkError: the network or the coordinator failed.
+        """
         record = await asyncio.to_thread(self._recorded, context, step)
-        await asyncio.to_thread(self._ensure_flag, step, context)
+        await asyncio.to_thread(self._ensure_flag, step, record)
         if step is Step.MASK:
             await self._upload(context, record.message)
         else:
@@ -90,6 +109,8 @@ class ExchangeDesk:
 
     def _take(self, step: Step, context: ExchangeContext, message: bytes, input_sha256: str) -> None:
         role = self._open(context) if step is Step.ADVERTISE else self._role_for(context)
+        if step in _NEEDS_THE_STEWARD:
+            self._check_steward(context)
         match step:
             case Step.ADVERTISE:
                 statement = role.advertise()
@@ -100,15 +121,21 @@ class ExchangeDesk:
             case Step.CONFIRM:
                 self._refuse_taken(step, context)
                 statement = role.confirm(message)
-                self._check_survivors(role, context)
+                # M7 is made by now, but it is neither in the journal nor gone.
+                self._check_sites(role.survivors, role, context)
             case Step.REVEAL:
                 self._refuse_taken(step, context)
+                # Asked again: another run may have revealed the same evaluation since M7.
+                self._check_sites(role.survivors, role, context)
                 statement = role.reveal(message)
         self._record(role, context, statement, step=step, input_sha256=input_sha256)
 
     def _open(self, context: ExchangeContext) -> SiteRole:
         seams, admitted = self._seams, self._admitted
         self._refuse_taken(Step.ADVERTISE, context)
+        if seams.book.revealed_in(round_of(context)) is not None:
+            message = "shares were revealed in this attempt at the round; no other exchange of it is entered"
+            raise OneShotSpentError(message, exchange_attempt=context.exchange_attempt)
         if seams.journal.read(context) is not None:
             raise OneShotSpentError("this exchange was entered before", exchange_attempt=context.exchange_attempt)
         own_log = seams.db.run_read("audit-head", audit_head)
@@ -141,39 +168,52 @@ class ExchangeDesk:
         return self._role
 
     def _mask(self, role: SiteRole, context: ExchangeContext, m4: bytes) -> bytes:
-        seams = self._seams
+        seams, evaluation = self._seams, self._admitted.evaluation
+        earlier = seams.book.cohorts_of(evaluation, besides=context)
         try:
-            role.accept_shares(m4)
+            role.accept_shares(m4, earlier_cohorts=[cohort.sites for cohort in earlier])
         except SecAggRefusedError:
             if role.phase is SitePhase.COMPLAINED and role.last_message is not None:
                 self._record_complaint(role, context, role.last_message)
             raise
+        self._check_sites(role.sharers, role, context)
         vector = self._desk.encode(self._admitted)
-        digests = (payload_digest(vector), *self._desk.deterministic_name(self._admitted))
-        seams.book.claim_mask(context, digests)
-        self._desk.remember_cohort(self._admitted, role.cohort)
+        cohort = MaskedCohort(
+            context=context,
+            sites=frozenset(role.cohort),
+            threshold=self._admitted.params.threshold(len(role.cohort)),
+        )
+        # Safety: before the first word is masked. What is masked may leave, and what left may be summed.
+        seams.book.claim_mask(cohort, payload_sha256=payload_digest(vector), evaluation=evaluation)
         n_threads = seams.jobs.threads or 1
         with ThreadPoolExecutor(max_workers=n_threads, thread_name_prefix="mask") as pool:
             upload = role.mask(vector, n_ranges=n_threads, run_all=_in_pool(pool))
         seams.journal.write_spool(context, upload.vector.buffers())
         return upload.header
 
-    def _check_survivors(self, role: SiteRole, context: ExchangeContext) -> None:
-        """The two rules about survivors that reach over one exchange; M7 is made by now, but has not left."""
-        admitted = self._admitted
-        survivors = frozenset(role.survivors)
-        if admitted.required_survivors not in (None, survivors_digest(survivors)):
-            message = "the survivors are not those of the sum that this site revealed shares for"
-            raise RoundRefusedError(message, reason="unresolved-reveal", run_id=context.run_id)
-        # Safety: an earlier exchange of this payload may have been unmasked by others, without this site's M7 and M9:
-        # a threshold t of its cohort of n is enough. Those who did so refuse this one. So more than the n - t that may
-        # be left (and the c that may lie) have to be here, or two sums over different survivors could both be had.
-        for cohort in self._desk.earlier_cohorts(admitted)[:-1]:
-            n = len(cohort)
-            spare = n - admitted.params.threshold(n) + admitted.params.assumed_colluders
-            if len(survivors & cohort) <= spare:
-                message = "too few of those among whom this payload was masked before"
-                raise RoundRefusedError(message, reason="survivors-split", run_id=context.run_id)
+    def _check_sites(self, sites: Collection[SiteId], role: SiteRole, context: ExchangeContext) -> None:
+        """The rules about sites that reach over one exchange, asked of what the book remembers now."""
+        admitted, book = self._admitted, self._seams.book
+        earlier = EarlierSums(
+            required_survivors=admitted.required_survivors,
+            evaluated_among=book.survivors_of(admitted.evaluation),
+            cohorts=book.cohorts_of(admitted.evaluation, besides=context),
+        )
+        check_sites(sites, earlier, n_cohort=len(role.cohort), params=admitted.params, run_id=context.run_id)
+
+    def _check_steward(self, context: ExchangeContext) -> None:
+        """Read again what the steward may have changed since the round was joined.
+
+        Raises:
+            RoundRefusedError: ``run-not-approved``, ``site-paused``.
+        """
+
+        def read(session: Session) -> None:
+            read_approved_run(session, context.run_id)
+            if is_paused(session):
+                raise RoundRefusedError("the steward paused this site", reason="site-paused", run_id=context.run_id)
+
+        self._seams.db.run_read("steward-word", read)
 
     def _record(
         self, role: SiteRole, context: ExchangeContext, statement: bytes, *, step: Step, input_sha256: str
@@ -207,21 +247,27 @@ class ExchangeDesk:
             message = "this step was taken before, and its statement is gone; it is not taken again"
             raise OneShotSpentError(message, step=step.value, exchange_attempt=context.exchange_attempt)
 
-    def _ensure_flag(self, step: Step, context: ExchangeContext) -> None:
-        book = self._seams.book
+    def _ensure_flag(self, step: Step, record: ExchangeRecord) -> None:
+        book, context = self._seams.book, record.context
         match step:
             case Step.ADVERTISE:
                 book.ensure_advertised(context)
             case Step.CONFIRM:
                 book.ensure_confirmed(context, survivors=self._role_for(context).survivors)
+            case Step.MASK:
+                # A second M5 could only repeat the first, but a crash may lie between making it and sending it.
+                self._check_steward(context)
             case Step.REVEAL:
+                if not book.is_taken(step, context):
+                    self._check_steward(context)
+                said = Reveal.decode(SignedBody.decode(record.message).body)
                 book.ensure_revealed(
-                    context,
+                    RevealedExchange(context=context, h_survivors=said.h_survivors),
                     survivors=self._role_for(context).survivors,
-                    other_digests=self._desk.deterministic_name(self._admitted),
+                    evaluation=self._admitted.evaluation,
                 )
-            case Step.SHARE | Step.MASK:
-                # A second M3 or M5 could only repeat the first: the journal holds its bytes, and the role is past it.
+            case Step.SHARE:
+                # A second M3 could only repeat the first: the journal holds its bytes, and the role is past it.
                 pass
 
     async def _upload(self, context: ExchangeContext, header: bytes) -> None:

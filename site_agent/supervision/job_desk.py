@@ -6,15 +6,13 @@ It is the only place on the disk where the plain update lies.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from fl_protocol.codec.fixed_point import encode_payload
 from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.ids import SiteId
-from fl_protocol.packing import tagged_digest
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import RoundContext
 from fl_protocol.spec.round_spec import RoundKind
@@ -43,7 +41,6 @@ from site_agent.supervision.admission import AdmittedRound
 from site_agent.supervision.seams import JobOptions
 
 MANIFEST_FILE = "manifest.bin"
-COHORTS_FILE = "cohorts.json"
 
 _LEAVING = ".leaving"
 """Where a job folder goes to be deleted: outside every run's spool."""
@@ -72,7 +69,7 @@ class JobDesk:
         folder = self.folder(admitted.round)
         self._delete_folder(folder)
         make_private_folder(folder)
-        (folder / SITE_FOLDER).mkdir()
+        make_private_folder(folder / SITE_FOLDER)
         write_private_file(folder / MANIFEST_FILE, [admitted.signed.encode()])
         write_file(folder / LAYOUT_FILE, admitted.run.layout_json)
         write_file(folder / GLOBAL_FILE, state.path.read_bytes())
@@ -128,35 +125,6 @@ class JobDesk:
         kind = admitted.manifest.kind
         values = run.algorithm.weigh(raw, n_records=result.records, spec=run.spec, kind=kind)
         return encode_payload(values, admitted.layout)
-
-    def deterministic_name(self, admitted: AdmittedRound) -> tuple[str, ...]:
-        """A name of a payload that training's randomness does not change: what is evaluated, on which data.
-
-        The digest of the vector's bytes is not enough there: another thread count may change the last bit of a sum.
-        """
-        if admitted.manifest.kind is not RoundKind.EVALUATE:
-            return ()
-        digest = tagged_digest(
-            "evaluation",
-            bytes.fromhex(admitted.manifest.run_spec_sha256),
-            bytes.fromhex(admitted.manifest.public_state_sha256),
-            bytes.fromhex(admitted.dataset.sha256),
-        )
-        return (digest.hex(),)
-
-    def remember_cohort(self, admitted: AdmittedRound, cohort: Iterable[SiteId]) -> None:
-        """Note among whom this payload is masked, before it leaves."""
-        known = [sorted(sites) for sites in self.earlier_cohorts(admitted)]
-        cohorts = [*known, sorted(cohort)]
-        write_private_file(self.folder(admitted.round) / COHORTS_FILE, [json.dumps(cohorts).encode()])
-
-    def earlier_cohorts(self, admitted: AdmittedRound) -> tuple[frozenset[SiteId], ...]:
-        """Among whom this payload was masked so far, the oldest first."""
-        try:
-            cohorts = json.loads((self.folder(admitted.round) / COHORTS_FILE).read_bytes())
-        except FileNotFoundError:
-            return ()
-        return tuple(frozenset(SiteId(site) for site in sites) for sites in cohorts)
 
     def delete(self, round_context: RoundContext) -> None:
         """Delete the folder, and with it the plain update."""

@@ -235,9 +235,7 @@ class RoundWorker:
             case do.TakeStep():
                 return await self._take_step(command)
             case do.SendStep():
-                await self._desk().send(command.step, command.context)
-                if command.step is Step.MASK:
-                    return on.UploadReceipted(context=command.context)
+                return await self._send_step(command)
             case do.CloseExchange():
                 if self._unsent and isinstance(self._unsent[-1], do.SendComplaint):
                     return None  # the complaint is still to be sent; the next exchange, or the end, closes this one
@@ -282,6 +280,16 @@ class RoundWorker:
             log.warning("step_impossible", run_id=self._run_id, step=command.step.value, code=error.code)
             return on.StepRefused(context=command.context, reason=error.code)
         return on.StepTaken(step=command.step, context=command.context, input_sha256=command.input_sha256)
+
+    async def _send_step(self, command: do.SendStep) -> SessionEvent | None:
+        try:
+            await self._desk().send(command.step, command.context)
+        except RoundRefusedError as error:
+            if command.step is Step.REVEAL:
+                # M9 was made and stays here. What the sum became may still be settled, should others complete it.
+                raise
+            return on.StepRefused(context=command.context, reason=error.reason)
+        return on.UploadReceipted(context=command.context) if command.step is Step.MASK else None
 
     async def _settle(self, context: ExchangeContext) -> SessionEvent:
         admitted, published = self._admitted, self._published

@@ -19,6 +19,7 @@ from fl_protocol.spec.round_spec import NO_DIGEST, RoundKind, RoundManifest
 from site_agent.errors import RoundRefusedError
 from site_agent.link.instructions import PublishedResult
 from site_agent.session.events import round_of
+from site_agent.state.payload_memory import RevealedExchange
 from site_agent.state.public_state import StoredState
 from site_agent.supervision.approved_runs import ApprovedRun
 from site_agent.supervision.seams import SiteSeams
@@ -30,8 +31,16 @@ _FINISHABLE = frozenset({SitePhase.CONFIRMED, SitePhase.REVEALED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedStatement:
+    """M10 that the coordinator signed for this exchange. ``n_sites`` is known to a site that signed the survivors."""
+
+    result: ExchangeResult
+    n_sites: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedSum:
-    """A sum whose digest the coordinator signed. ``n_sites`` is known to a site that signed the survivors."""
+    """A sum whose digest the coordinator signed; ``n_sites`` as in the statement."""
 
     vector: RingVector
     result_sha256: str
@@ -92,6 +101,10 @@ class Settler:
         """
         seams = self._seams
         manifest = self._read_manifest(run, signed, published)
+        # Safety: before anything is folded. The coordinator's signature alone makes a result of this round; only the
+        # exchange in which shares were revealed, for the survivors that were signed there, shows what became of them.
+        revealed = await asyncio.to_thread(seams.book.revealed_in, round_of(published.exchange))
+        statement = self._verify(manifest, published, role=role, revealed=revealed)
         result_sha256 = hashlib.sha256(published.message).hexdigest()
         base = await asyncio.to_thread(seams.states.find, run.run_id, manifest.public_state_version)
         if base is None or base.sha256 != manifest.public_state_sha256:
@@ -102,12 +115,12 @@ class Settler:
             known = await asyncio.to_thread(seams.states.find, run.run_id, base.version + 1)
             if known is not None and known.result_sha256 != result_sha256:
                 raise _refused("result-changed", "this site folded another result of this round", manifest)
-            after = known or await self._fold(run, manifest, published, base=base, role=role)
+            after = known or await self._fold(run, manifest, published, base=base, statement=statement)
         else:
-            await self._fold(run, manifest, published, base=base, role=role)
+            await self._fold(run, manifest, published, base=base, statement=statement)
         await asyncio.to_thread(
             seams.book.record_settled,
-            round_of(published.exchange),
+            published.exchange,
             result_sha256=result_sha256,
             public_state_sha256=after.sha256,
         )
@@ -142,9 +155,9 @@ class Settler:
         published: PublishedResult,
         *,
         base: StoredState,
-        role: SiteRole | None,
+        statement: VerifiedStatement,
     ) -> StoredState:
-        verified = await self._fetch_sum(run, manifest, published, role=role)
+        verified = await self._fetch_sum(run, manifest, published, statement=statement)
         try:
             state = await asyncio.to_thread(self._fold_in_thread, run, manifest, verified, base=base)
         except ProtocolError as error:
@@ -163,10 +176,15 @@ class Settler:
         )
         return folded.state
 
-    async def _fetch_sum(
-        self, run: ApprovedRun, manifest: RoundManifest, published: PublishedResult, *, role: SiteRole | None
-    ) -> VerifiedSum:
-        layout = run.payload_layout(manifest.kind)
+    def _verify(
+        self,
+        manifest: RoundManifest,
+        published: PublishedResult,
+        *,
+        role: SiteRole | None,
+        revealed: RevealedExchange | None,
+    ) -> VerifiedStatement:
+        """M10, checked against the role where there is one, and against the reveal where there was one."""
         n_sites: int | None = None
         try:
             if role is not None and role.phase in _FINISHABLE:
@@ -176,11 +194,22 @@ class Settler:
                 result = self._read_result(manifest, published)
         except ProtocolError as error:
             raise _refused("result-unverified", "M10 does not verify", manifest) from error
+        found = RevealedExchange(context=published.exchange, h_survivors=result.h_survivors)
+        if revealed is not None and revealed != found:
+            message = "the result is not that of the exchange in which this site revealed shares"
+            raise _refused("result-unverified", message, manifest)
+        return VerifiedStatement(result=result, n_sites=n_sites)
+
+    async def _fetch_sum(
+        self, run: ApprovedRun, manifest: RoundManifest, published: PublishedResult, *, statement: VerifiedStatement
+    ) -> VerifiedSum:
+        layout, result = run.payload_layout(manifest.kind), statement.result
         if result.result_sha256.hex() != published.sum_blob_sha256 or published.sum_bytes != layout.n_bytes:
             raise _refused("result-unverified", "the sum is not the one that M10 names", manifest)
         data = await self._seams.downloader.download(run.run_id, published.sum_blob_sha256, max_bytes=layout.n_bytes)
         vector = await asyncio.to_thread(RingVector.from_bytes, data, n32=layout.n_ring32, n64=layout.n_ring64)
-        return VerifiedSum(vector=vector, result_sha256=hashlib.sha256(published.message).hexdigest(), n_sites=n_sites)
+        result_sha256 = hashlib.sha256(published.message).hexdigest()
+        return VerifiedSum(vector=vector, result_sha256=result_sha256, n_sites=statement.n_sites)
 
     def _read_result(self, manifest: RoundManifest, published: PublishedResult) -> ExchangeResult:
         """M10 as a site reads it that has no role in the exchange: it cannot know the survivors."""

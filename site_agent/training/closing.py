@@ -50,7 +50,11 @@ def close_job(
         # A failed job may leave an adapter half trained, or memory that the next one needs.
         shelf.clear()
         (job_dir / PAYLOAD_FILE).unlink(missing_ok=True)
-    write_result(job_dir, outcome)
+    if job_dir.is_dir():
+        write_result(job_dir, outcome)
+    else:
+        # The agent gave the job up and took its folder away: there is nobody to tell.
+        _log.warning("job folder is gone: job=%s", job_dir.name)
     if isinstance(outcome, JobFailure):
         release_memory()
         _log.error("job failed: job=%s code=%s", job_dir.name, outcome.code)

@@ -37,6 +37,9 @@ def generate(
         AdapterUnreadableError: a folder holds no adapter for this base.
     """
     compute = choose_compute(DeviceChoice.AUTO)
+    if compute.device.type == "cpu":
+        # One token at a time is bound by memory: threads that wait for each other at every layer only slow it down.
+        torch.set_num_threads(1)
     tokenizer = load_tokenizer(base_model)
     base = load_base(base_model, compute)
     input_ids = torch.tensor([tokenizer.encode(render_prompt(tokenizer, prompt), add_special_tokens=False)])

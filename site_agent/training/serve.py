@@ -39,7 +39,13 @@ def serve(spool: Path, close_job: JobCloser, *, should_stop: Callable[[], bool])
             if not waiting:
                 time.sleep(_LOOK_EVERY_S)
                 continue
-            close_job(waiting[0], should_stop)
+            try:
+                close_job(waiting[0], should_stop)
+            except FileNotFoundError:
+                # Deleted by the agent under the job, perhaps at its last line: nobody waits for it any more.
+                if waiting[0].exists():
+                    raise
+                _log.info("job folder is gone: job=%s", waiting[0].name)
     except TrainerStopped:
         _log.info("stopped with a job open")
     finally:

@@ -22,7 +22,7 @@ from wardround.evidence.audit_export import verify_export
 from wardround.evidence.release_folder import unpack_release, verify_release_folder
 
 MEANING = "Reviewed in a demonstration on this machine; for trying out only."
-NEW_TOKENS = 64
+NEW_TOKENS = 40
 _RELEASE_TIMEOUT_S = 60.0
 _SETTLE_TIMEOUT_S = 20.0
 _GENERATE_TIMEOUT_S = 180.0

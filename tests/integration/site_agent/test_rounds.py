@@ -148,7 +148,8 @@ async def test_second_survivor_set_after_the_journal_was_rolled_back_is_refused(
     coordinator, alpha = federation.coordinator, federation.sites["alpha"]
     coordinator.holds_back = asked.RelaySurvivors
     await federation.run(lambda: len(coordinator.uploads) == 4)
-    coordinator.holds_back = None
+    # Nothing is under way when the sites are stopped: a thread that takes a step would write into the journal below.
+    coordinator.holds_back = asked.RelayConfirmations
     backup = alpha.folder / "backup"
     shutil.copytree(alpha.folder / "journal", backup)
     await federation.run(lambda: len(coordinator.messages(Step.CONFIRM)) == 4)
@@ -283,7 +284,8 @@ async def test_steward_stops_an_exchange_under_way(
         if coordinator.holds_back is not None and len(coordinator.messages(last_said)) == 3:
             alpha.db.run_tx("steward", say_no)
             coordinator.holds_back = None
-        return bool(coordinator.declined)
+        # The word to the coordinator goes before the end of the round is recorded.
+        return bool(coordinator.declined) and ("participation.state", reason) in audited(alpha)
 
     await federation.run(is_declined)
     assert coordinator.declined[0] == ("alpha", DeclineKind.REFUSED, reason)
@@ -292,7 +294,6 @@ async def test_steward_stops_an_exchange_under_way(
     assert "alpha" not in coordinator.messages(Step.REVEAL)
     if held_back is asked.RelayShares:
         assert "alpha" not in coordinator.uploads
-    assert ("participation.state", reason) in audited(alpha)
 
 
 def audited(site: Any) -> list[tuple[str, object]]:
