@@ -60,7 +60,7 @@ docs-check: setup ## fail if docs/ and the code disagree
 	@$(BIN)/python deploy/scripts/generate_docs.py --check
 
 proto: setup ## regenerate the committed stubs from protos/
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python deploy/scripts/generate_protos.py
+	@$(BIN)/python deploy/scripts/generate_protos.py
 
 bench: setup ## measure the secure sum
 	@$(BIN)/python -m benchmarks secagg

@@ -6,6 +6,7 @@ The stubs are committed so that nobody needs a compiler to install Wardround; CI
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from importlib import resources
@@ -19,6 +20,8 @@ PACKAGE = Path("fl_protocol/wire/v1")
 
 def generate_stubs(into: Path) -> dict[str, bytes]:
     """Run the compiler; return the generated files by name."""
+    # protoc looks for its plugins on PATH: those beside this interpreter.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     sources = sorted(str(path.relative_to(ROOT / "protos")) for path in (ROOT / "protos" / PACKAGE).glob("*.proto"))
     well_known = resources.files("grpc_tools") / "_proto"
     code = protoc.main(
