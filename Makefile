@@ -41,7 +41,7 @@ test: setup ## run the tests (no root, no network)
 	@$(BIN)/python -m pytest -q tests --ignore=tests/system
 
 test-system: setup model ## run the tests on the real language model: the demo, from nothing to a release
-	@$(BIN)/python -m pytest -q tests/system
+	@$(BIN)/python -m pytest -q tests/system tests/integration/training/test_real_model.py
 
 lint: setup ## style, import contracts, module sizes, generated stubs
 	@$(BIN)/ruff check .
