@@ -5,7 +5,7 @@
 The federated arm clips and weights as the protocol does and takes the mean in plain numpy; the local arm trains each
 site alone for as many steps, with the same schedule and draws. Both arms are evaluated on the held-out records of all
 sites, a local adapter on its own site's; with --everywhere each local adapter on all sites' as well. Three seeds take
-about a quarter of an hour, so this is a command and not a test.
+half an hour on one core, so this is a command and not a test.
 """
 
 from __future__ import annotations
