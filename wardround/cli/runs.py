@@ -10,7 +10,7 @@ from rich.text import Text
 
 from wardround.cli.shell import Shell, cell, shell_of
 from wardround.cli.watching import watch_until_end
-from wardround.client.run_upload import create_run, read_initial_adapter, read_spec_file
+from wardround.client.run_upload import check_spec, create_run, read_initial_adapter, read_spec_file
 from wardround.documents import Document, documents_of, text_of
 
 runs_app = typer.Typer(no_args_is_help=True, help="Runs: create, list, show, watch, start, pause, resume, cancel.")
@@ -53,6 +53,8 @@ def create(
     """Create a run in the state DRAFT; every fault of the file is listed before anything is sent."""
     shell = shell_of(context)
     document = read_spec_file(file)
+    # Before the adapter is asked for: a wrong specification cannot have one.
+    check_spec(document)
     initial = read_initial_adapter(adapter)
     with shell.connect() as client:
         run = create_run(client, document, initial)

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from rich.console import Console
 
+from fl_protocol.testing.run_specs import run_spec_document
 from wardround.__main__ import run_command
 from wardround.cli.shell import Shell
 from wardround.client.connection import Connection
@@ -144,8 +145,15 @@ def test_runs_create_lists_every_fault_and_sends_nothing(tmp_path: Path, write_a
         assert f"  {path}: " in typed.err
 
 
+def test_runs_create_lists_the_faults_before_it_asks_for_an_adapter(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("kind: Run\nrounds: 0\n")
+    typed = Typed(["runs", "create", "-f", str(tmp_path / "run.yaml"), "--adapter", str(tmp_path)], {})
+    assert typed.exit_code == 2
+    assert "  rounds: " in typed.err
+
+
 def test_runs_create_without_adapter_says_how_to_make_one(tmp_path: Path) -> None:
-    (tmp_path / "run.yaml").write_text("kind: Run\n")
+    (tmp_path / "run.yaml").write_text(json.dumps(run_spec_document()))
     typed = Typed(["runs", "create", "-f", str(tmp_path / "run.yaml"), "--adapter", str(tmp_path)], {})
     assert typed.exit_code == 4
     assert "init-adapter" in typed.err
