@@ -6,6 +6,7 @@ A study lead runs this before ``runs create``; every site's trainer recomputes b
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def read_run_spec(path: Path) -> RunSpec:
         RunSpecFaultsError: with every fault.
     """
     try:
-        document: object = yaml.safe_load(path.read_bytes())
+        document = _load(path.read_bytes())
     except OSError as error:
         raise RunSpecFaultsError([Fault(path="(document)", message=f"cannot be read: {error.strerror}")]) from error
     except yaml.YAMLError as error:
@@ -65,3 +66,12 @@ def read_run_spec(path: Path) -> RunSpec:
     if not isinstance(document, Mapping):
         raise RunSpecFaultsError([Fault(path="(document)", message="is not a mapping")])
     return parse_run_spec(document)
+
+
+def _load(content: bytes) -> object:
+    """JSON first: YAML 1.1 reads ``5e-05``, as JSON writers put it, as a word."""
+    try:
+        loaded: object = json.loads(content)
+    except ValueError:
+        loaded = yaml.safe_load(content)
+    return loaded

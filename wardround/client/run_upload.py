@@ -5,6 +5,7 @@ Checks the specification and both digests here first, so that every fault is sho
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def read_spec_file(path: Path) -> dict[str, object]:
         UsageInvalidError: it holds something else.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = _load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise NotFoundError(f"there is no file {path}") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -75,6 +76,15 @@ def read_spec_file(path: Path) -> dict[str, object]:
     if not isinstance(document, dict):
         raise UsageInvalidError(f"{path} holds no mapping", advice="A run begins with 'apiVersion: wardround/v1'.")
     return document
+
+
+def _load(text: str) -> object:
+    """JSON first: YAML 1.1 reads ``5e-05``, as JSON writers put it, as a word."""
+    try:
+        loaded: object = json.loads(text)
+    except ValueError:
+        loaded = yaml.safe_load(text)
+    return loaded
 
 
 def with_adapter(document: Mapping[str, object], adapter: InitialAdapter) -> dict[str, object]:
