@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ def site_rows(n_parameters: int, site_counts: list[int]) -> list[Row]:
                 within=total <= limit if limit else None,
             )
         )
-        bare = best_of(trials, lambda n=n_sites: bare_loop_cpu_s(4 * n_parameters, n))  # type: ignore[misc]
+        bare = best_of(trials, partial(bare_loop_cpu_s, 4 * n_parameters, n_sites))
         ratio = bare / min(mask_s)
         rows.append(
             Row(
