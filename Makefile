@@ -38,9 +38,10 @@ demo: setup model ## run a real federation on this machine: coordinator, three s
 	@$(BIN)/wardround demo --models-dir .wardround/models
 
 test: setup ## run the tests (no root, no network)
-	@$(BIN)/python -m pytest -q tests --ignore=tests/system
+	@$(BIN)/python -m pytest -q tests --ignore=tests/system -m "not system"
 
-test-system: setup model ## run the tests on the real language model: the demo, from nothing to a release
+test-system: setup model ## run what needs real servers, network namespaces or the real language model; some of it as root
+	@$(BIN)/python -m pytest -q tests -m system
 	@$(BIN)/python -m pytest -q tests/system tests/integration/training/test_real_model.py
 
 lint: setup ## style, import contracts, module sizes, generated stubs

@@ -293,7 +293,12 @@ def test_interrupted_demo_leaves_no_process(prepared: Prepared, tmp_path: Path, 
     work = tmp_path / "work"
     words = ["demo", "--study", str(prepared.study), "--models-dir", str(prepared.models_dir), "--work-dir", str(work)]
     demo = subprocess.Popen(
-        [sys.executable, "-m", "wardround", *words], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [sys.executable, "-m", "wardround", *words],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        # A shell ignores SIGINT for what it starts in the background, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         deadline = time.monotonic() + 90
