@@ -292,14 +292,15 @@ def test_demo_whose_sites_cannot_enrol_says_which_process_failed_and_keeps_its_f
 def test_interrupted_demo_leaves_no_process(prepared: Prepared, tmp_path: Path, number: signal.Signals) -> None:
     work = tmp_path / "work"
     words = ["demo", "--study", str(prepared.study), "--models-dir", str(prepared.models_dir), "--work-dir", str(work)]
+    # A shell ignores SIGINT for what it starts in the background, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     demo = subprocess.Popen(
         [sys.executable, "-m", "wardround", *words],
         env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        # A shell ignores SIGINT for what it starts in the background, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    signal.signal(signal.SIGINT, before)
     try:
         deadline = time.monotonic() + 90
         while not (work / "coordinator" / "serve.json").exists():

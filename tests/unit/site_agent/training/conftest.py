@@ -25,4 +25,4 @@ def records(tmp_path: Path) -> Path:
 def float32_on_this_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What these tests expect was computed in float32; what a processor does with bfloat16 has a test of its own."""
     if "bfloat16" not in request.keywords:
-        monkeypatch.setattr(device, "cpu_flags", lambda: frozenset())
+        monkeypatch.setattr(device, "cpu_flags", frozenset)
