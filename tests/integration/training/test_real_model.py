@@ -39,7 +39,7 @@ def digest_of(state: dict[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(state):
         if ".lora_" not in name:
-            digest.update(state[name].numpy().tobytes())
+            digest.update(state[name].reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
