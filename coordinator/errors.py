@@ -10,6 +10,7 @@
         ├── ConflictError                    other content for a step that was taken already
         ├── InvalidMessageError              the message cannot be what it claims to be
         ├── DatabaseBusyError                db: the bounded retries of a transaction are used up
+        ├── DatabaseUnavailableError         db: the database does not answer
         ├── BlobError                        blobs
         │   ├── BlobNotFoundError
         │   ├── BlobDigestMismatchError
@@ -80,6 +81,12 @@ class DatabaseBusyError(CoordinatorError):
     """A transaction could not be serialised within its bounded retries."""
 
     code = "database-busy"
+
+
+class DatabaseUnavailableError(CoordinatorError):
+    """The database does not answer, or not to us. Where a commit was under way, ``is_outcome_known`` says so."""
+
+    code = "database-unavailable"
 
 
 class BlobError(CoordinatorError):

@@ -26,8 +26,9 @@ from coordinator.ca.authority import (
     create_root,
 )
 from coordinator.ca.key_files import load_certificate, load_key, read_file, read_private_file, write_new_file
+from coordinator.db.engines import engine_from_url
 from coordinator.db.migrate import migrate
-from coordinator.db.tx import Database, engine_from_url
+from coordinator.db.tx import Database
 from coordinator.services.checkpoint_audit import checkpoint_audit
 from coordinator.services.resources import Addresses, Resources
 from coordinator.services.users_and_tokens import Role, add_user, create_token

@@ -22,8 +22,9 @@ def append_audit(
 ) -> int:
     """Append one event; call it after every other write of the transaction.
 
-    Two transactions that append at once cannot both commit: the second to write the tip waits (SQLite) or is run again
-    (PostgreSQL), and the rows' key is the sequence number.
+    Several processes write one log. Two transactions that append at once cannot both commit: SQLite lets one write at a
+    time; on PostgreSQL the tip's row is locked, the second waits for the first and is then run again, alone (see
+    ``tx``). The rows' key is the sequence number, so that a fork of the chain could not even be stored.
 
     Args:
         session: of the transaction that makes the event true.
@@ -35,7 +36,7 @@ def append_audit(
     Returns:
         The event's sequence number.
     """
-    held = session.get(AuditTip, _ONLY_ROW)
+    held = session.get(AuditTip, _ONLY_ROW, with_for_update=True)
     tip = LogTip() if held is None else LogTip.decode(held.encoded)
     event = AuditEvent(kind=kind, at=now, actor=actor, facts=facts)
     following, row = append_event(tip, event)

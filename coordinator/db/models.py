@@ -395,6 +395,17 @@ class Lease(Base):
     expires_at: Mapped[datetime]
 
 
+class CommitMarker(Base):
+    """One a transaction that wrote, on PostgreSQL: says after a broken COMMIT that it was committed."""
+
+    __tablename__ = "commit_markers"
+
+    marker: Mapped[str] = mapped_column(String(32), primary_key=True)
+    at: Mapped[datetime]
+
+    __table_args__ = (Index("ix_commit_markers_at", "at"),)
+
+
 class Release(Base):
     """An adapter on its way out, with its signed manifest."""
 
@@ -469,6 +480,7 @@ __all__ = [
     "AuditTip",
     "Base",
     "Certificate",
+    "CommitMarker",
     "EnrolmentCode",
     "Event",
     "Exchange",

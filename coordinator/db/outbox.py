@@ -55,8 +55,11 @@ def has_open_effects(session: Session, run_id: str) -> bool:
 
 
 def take_open_effect(session: Session, effect_id: int, *, now: datetime) -> bool:
-    """Mark an effect done; False when it was done before, and then nothing may follow from it again."""
-    entry = session.get(OutboxEntry, effect_id)
+    """Mark an effect done; False when it was done before, and then nothing may follow from it again.
+
+    Two drivers that performed the same effect meet here: the row is locked, and the second finds it done.
+    """
+    entry = session.get(OutboxEntry, effect_id, with_for_update=True)
     if entry is None or entry.done_at is not None:
         return False
     entry.done_at = now

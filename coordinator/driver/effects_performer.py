@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.db.models import OutboxEntry
 from coordinator.db.outbox import due_effects, note_effect_failure, take_open_effect
+from coordinator.errors import DatabaseBusyError, DatabaseUnavailableError
 from coordinator.rounds.events import EffectGaveUp
 from coordinator.services.aggregate_round import aggregate_round
 from coordinator.services.context import EngineContext
@@ -21,6 +22,7 @@ from coordinator.services.fold_round import fold_round
 from fl_protocol.ids import RunId
 
 CreateRelease = Callable[[RunId], Awaitable[None]]
+MayCount = Callable[[Session, RunId], bool]
 
 _log = structlog.get_logger("coordinator.driver")
 
@@ -59,8 +61,19 @@ class DueEffect:
 class EffectsPerformer:
     """Performs one effect at a time; safe to run again after any crash."""
 
-    def __init__(self, ctx: EngineContext, *, create_release: CreateRelease, rules: RetryRules) -> None:
+    def __init__(
+        self, ctx: EngineContext, *, create_release: CreateRelease, rules: RetryRules, may_count: MayCount
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            ctx: the engine.
+            create_release: performs CREATE_RELEASE.
+            rules: for failures.
+            may_count: whether this driver still holds the run's lease; another's failures are not its own.
+        """
         self._ctx = ctx
+        self._may_count = may_count
         self._create_release = create_release
         self._rules = rules
 
@@ -75,6 +88,9 @@ class EffectsPerformer:
         """Try an effect once; whether it succeeded. Its completion is written by the service that performs it."""
         try:
             await self._perform(effect)
+        except (DatabaseUnavailableError, DatabaseBusyError):
+            # Nothing is wrong with the effect, and nobody could be told: it stays due.
+            raise
         except Exception as error:  # noqa: BLE001 # the driver's boundary: logged, counted, tried again
             _log.exception("effect_failed", run_id=effect.run_id, effect=effect.kind.value, attempt=effect.attempts + 1)
             await self._note_failure(effect, error)
@@ -106,6 +122,8 @@ class EffectsPerformer:
         )
 
     def _count(self, session: Session, effect: DueEffect, *, error: Exception, now: datetime) -> None:
+        if not self._may_count(session, effect.run_id):
+            return
         pause = self._rules.pause(effect.attempts + 1)
         attempts = note_effect_failure(
             session, effect.effect_id, error=f"{type(error).__name__}: {error}", now=now, pause=pause

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from coordinator.db.runs import runs_to_drive
 from coordinator.driver.effects_performer import CreateRelease, DueEffect, EffectsPerformer, RetryRules
 from coordinator.driver.leases import claim_lease, holds_lease, release_lease
+from coordinator.errors import DatabaseBusyError, DatabaseUnavailableError
 from coordinator.services.advance_run import advance_run
 from coordinator.services.context import EngineContext
 from fl_protocol.ids import RunId
@@ -47,7 +48,9 @@ class RoundDriver:
         self._ctx = ctx
         self._settings = settings or DriverSettings()
         self._holder = holder or f"driver-{secrets.token_hex(8)}"
-        self._performer = EffectsPerformer(ctx, create_release=create_release, rules=self._settings.retries)
+        self._performer = EffectsPerformer(
+            ctx, create_release=create_release, rules=self._settings.retries, may_count=self._holds
+        )
         self._busy: dict[RunId, asyncio.Task[None]] = {}
         self._held: set[RunId] = set()
         self.last_turn_at: datetime | None = None
@@ -69,7 +72,7 @@ class RoundDriver:
         """
         if await self._advance(run_id):
             return True
-        effects = await self._performer.due(run_id)
+        effects = await self._due_effects(run_id)
         if effects:
             await self._performer.perform(effects[0])
         return bool(effects)
@@ -78,6 +81,9 @@ class RoundDriver:
         """Look at every run once; a run that fails is logged, and the others go on."""
         try:
             run_ids = await self._ctx.db.read_async("runs-to-drive", runs_to_drive)
+        except (DatabaseUnavailableError, DatabaseBusyError) as error:
+            _log.warning("driver_waits_for_database", code=error.code, error=error.facts.get("error"))
+            return
         except Exception:  # noqa: BLE001 # the driver's boundary: logged, and tried again at the next turn
             _log.exception("driver_cannot_read_runs")
             return
@@ -86,6 +92,9 @@ class RoundDriver:
                 while await self._advance(run_id):
                     pass
                 await self._start_effects(run_id)
+            except (DatabaseUnavailableError, DatabaseBusyError) as error:
+                _log.warning("driver_waits_for_database", code=error.code, error=error.facts.get("error"))
+                return
             except Exception:  # noqa: BLE001 # the driver's boundary: one run's failure is not another's
                 _log.exception("run_turn_failed", run_id=run_id)
         self.last_turn_at = self._ctx.now()
@@ -108,23 +117,33 @@ class RoundDriver:
         return True, advance_run(self._ctx, session, run_id, now=now)
 
     async def _start_effects(self, run_id: RunId) -> None:
-        """Perform what is due beside the loop, one run's effects in order, so that time goes on for the other runs."""
+        """Perform what is due beside the loop, one run's effects in order, so that time goes on for the other runs.
+
+        The loop renews the run's lease meanwhile. Where that fails for so long that another driver takes over, both
+        perform the effect: it gives the same bytes, and the outbox admits one completion.
+        """
         if run_id in self._busy:
             return
-        now = self._ctx.now()
-        is_held = await self._ctx.db.read_async(
-            "holds-lease", lambda session: holds_lease(session, run_id, holder=self._holder, now=now)
-        )
-        effects = await self._performer.due(run_id) if is_held else ()
+        effects = await self._due_effects(run_id)
         if effects:
             task = asyncio.create_task(self._perform(effects), name=f"effects-{run_id}")
             self._busy[run_id] = task
             task.add_done_callback(lambda _: self._busy.pop(run_id, None))
 
+    async def _due_effects(self, run_id: RunId) -> tuple[DueEffect, ...]:
+        """What is due of a run whose lease is held."""
+        is_held = await self._ctx.db.read_async("holds-lease", lambda session: self._holds(session, run_id))
+        return await self._performer.due(run_id) if is_held else ()
+
+    def _holds(self, session: Session, run_id: RunId) -> bool:
+        return holds_lease(session, run_id, holder=self._holder, now=self._ctx.now())
+
     async def _perform(self, effects: tuple[DueEffect, ...]) -> None:
         try:
             for effect in effects:
                 await self._performer.perform(effect)
+        except (DatabaseUnavailableError, DatabaseBusyError) as error:
+            _log.warning("effects_wait_for_database", run_id=effects[0].run_id, code=error.code)
         except Exception:  # noqa: BLE001 # the driver's boundary: the effect is still due, and is tried again
             _log.exception("effects_interrupted", run_id=effects[0].run_id)
         self._ctx.wakeups.wake_driver()
@@ -140,4 +159,8 @@ class RoundDriver:
             for run_id in held:
                 release_lease(session, run_id, holder=self._holder)
 
-        await self._ctx.db.run_tx_async("release-leases", give_back)
+        try:
+            await self._ctx.db.run_tx_async("release-leases", give_back)
+        except (DatabaseUnavailableError, DatabaseBusyError) as error:
+            # They run out by themselves.
+            _log.warning("leases_not_given_back", code=error.code, leases=len(held))

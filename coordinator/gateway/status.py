@@ -13,6 +13,7 @@ from coordinator.errors import (
     BlobStoreFullError,
     ConflictError,
     DatabaseBusyError,
+    DatabaseUnavailableError,
     InvalidMessageError,
     NotFoundError,
     NotInCohortError,
@@ -41,6 +42,7 @@ _CODES: tuple[tuple[type[WardroundError], grpc.StatusCode], ...] = (
     (VectorLengthError, grpc.StatusCode.INVALID_ARGUMENT),
     (BlobStoreFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (DatabaseBusyError, grpc.StatusCode.UNAVAILABLE),
+    (DatabaseUnavailableError, grpc.StatusCode.UNAVAILABLE),
     (NotReadyError, grpc.StatusCode.UNAVAILABLE),
     (ProtocolError, grpc.StatusCode.INVALID_ARGUMENT),
 )

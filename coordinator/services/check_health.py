@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import structlog
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from coordinator.errors import DatabaseBusyError, DatabaseUnavailableError
 from coordinator.services.resources import Resources
 
 _log = structlog.get_logger("coordinator.services")
@@ -27,7 +27,8 @@ def _is_database_well(resources: Resources) -> bool:
         return bool(session.scalar(text("SELECT 1")) == 1)
 
     try:
-        return resources.db.read("check_health", ask)
-    except SQLAlchemyError as error:
-        _log.warning("database_unreachable", error=type(error).__name__)
+        # A probe is asked again soon; its answer must not wait for the database to come back.
+        return resources.db.read("check_health", ask, patience_s=0.0)
+    except (DatabaseBusyError, DatabaseUnavailableError) as error:
+        _log.warning("database_unreachable", error=error.facts.get("error"))
         return False

@@ -1,7 +1,9 @@
 """The coordinator's side of an exchange, put together from stored messages.
 
 Frozen sets never change, so what was parsed and verified once for an exchange is kept for its later messages. Nothing
-here is state: after a restart it is computed again from the database.
+here is state: after a restart, and in another process, it is computed again from the database. Every entry is named by
+the sets that it was made from: a transaction that froze a set and was then rolled back leaves an entry that nobody
+finds, because the set that is committed may be another one.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ class RoleCache:
         sites = _frozen(exchange.u1)
         context = context_of(exchange)
         return self._once(
-            ("keyed", context),
+            ("keyed", context, tuple(sites)),
             lambda: freeze_cohort(
                 self.opened(session, exchange), messages_of(session, context, kind=MessageKind.M1, sites=sites)
             ),
@@ -88,7 +90,7 @@ class RoleCache:
         sites = _frozen(exchange.u2)
         context = context_of(exchange)
         return self._once(
-            ("shared", context),
+            ("shared", context, _sets(exchange, "u1", "u2")),
             lambda: freeze_sharers(
                 self.keyed(session, exchange), messages_of(session, context, kind=MessageKind.M3, sites=sites)
             ),
@@ -99,7 +101,7 @@ class RoleCache:
         sites = _frozen(exchange.u3)
         context = context_of(exchange)
         return self._once(
-            ("surviving", context),
+            ("surviving", context, _sets(exchange, "u1", "u2", "u3")),
             lambda: freeze_survivors(
                 self.shared(session, exchange), messages_of(session, context, kind=MessageKind.M5, sites=sites)
             ),
@@ -107,7 +109,8 @@ class RoleCache:
 
     def relay(self, name: str, exchange: Exchange, make: Callable[[], bytes]) -> bytes:
         """A message for sites that is the same each time it is asked for."""
-        return self._once(("relay", name, context_of(exchange)), make)
+        frozen = _sets(exchange, "u1", "u2", "u3", "u4")
+        return self._once(("relay", name, context_of(exchange), frozen), make)
 
     def _open(self, session: Session, exchange: Exchange) -> ExchangeOpen:
         round_row = session.get(Round, (exchange.run_id, exchange.round_index, exchange.round_attempt))
@@ -135,6 +138,11 @@ class RoleCache:
             while len(self._held) > _MAX_ENTRIES:
                 self._held.popitem(last=False)
         return made
+
+
+def _sets(exchange: Exchange, *names: str) -> tuple[tuple[str, ...] | None, ...]:
+    sets: list[list[str] | None] = [getattr(exchange, name) for name in names]
+    return tuple(None if sites is None else tuple(sites) for sites in sets)
 
 
 def _frozen(sites: list[str] | None) -> list[str]:

@@ -1,12 +1,14 @@
-"""Wake those of this process who wait: the driver for events, the sites' long polls for instructions.
+"""Wake those who wait: the driver for events, the sites' long polls for instructions.
 
-A wake-up carries nothing and may be lost with the process: the truth is in the database, and whoever waits also looks
-again from time to time.
+A wake-up carries nothing and may be lost: the truth is in the database, and whoever waits also looks again from time to
+time. Bells ring in this process; what rings in one process is told to the others where the database can tell them.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from enum import StrEnum
 
 
 class Bell:
@@ -38,17 +40,36 @@ class Bell:
         return True
 
 
+class Waiting(StrEnum):
+    """Who is woken; what processes tell each other."""
+
+    DRIVER = "driver"
+    SITES = "sites"
+
+
+def _alone(waiting: Waiting) -> None:
+    del waiting
+
+
 class Wakeups:
     """The two bells of a process."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tell_others: Callable[[Waiting], None] = _alone) -> None:
+        """Take how other processes are told; without it there are none, or they look by themselves."""
         self.driver = Bell()
         self.sites = Bell()
+        self._tell_others = tell_others
 
     def wake_driver(self) -> None:
         """Something for the driver was committed."""
         self.driver.ring()
+        self._tell_others(Waiting.DRIVER)
 
     def wake_sites(self) -> None:
         """What sites should do may have changed."""
         self.sites.ring()
+        self._tell_others(Waiting.SITES)
+
+    def hear(self, waiting: Waiting) -> None:
+        """Another process committed something; it is not told on."""
+        (self.driver if waiting is Waiting.DRIVER else self.sites).ring()

@@ -282,17 +282,30 @@ class LabSite:
         return RoundRef(run_id=context.run_id, round_index=context.round_index, round_attempt=context.round_attempt)
 
 
+def _file_database(path: Path) -> Database:
+    database = Database.from_path(path)
+    # No power is cut here, and the migrations have tests of their own.
+    event.listen(database.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
+    Base.metadata.create_all(database.engine)
+    return database
+
+
 class EngineLab:
     """One coordinator, its sites, one run that all of them have approved and that is ACTIVE's next."""
 
-    def __init__(self, folder: Path, names: Sequence[str], *, quorum: int = 3, rounds: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        *,
+        quorum: int = 3,
+        rounds: int = 1,
+        database: Database | None = None,
+    ) -> None:
         self.names = tuple(names)
         self.spec = run_spec(names, quorum=quorum, rounds=rounds)
         self.clock = SetClock()
-        self.db = Database.from_path(folder / "coordinator.db")
-        # No power is cut here, and the migrations have tests of their own.
-        event.listen(self.db.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
-        Base.metadata.create_all(self.db.engine)
+        self.db = database or _file_database(folder / "coordinator.db")
         self.ctx = EngineContext(
             db=self.db,
             blobs=FilesystemBlobStore(folder / "blobs"),

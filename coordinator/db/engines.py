@@ -1,0 +1,113 @@
+"""Engines whose connections behave as ``tx`` promises, for SQLite and for PostgreSQL (pg8000)."""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event
+from sqlalchemy.engine import ExceptionContext, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from coordinator.db.faults import Fault, LinkLostError, fault_of
+
+_BUSY_TIMEOUT_MS = 5_000
+_CONNECT_TIMEOUT_S = 5.0
+_ANSWER_TIMEOUT_S = 60.0
+_POOL_WAIT_S = 20.0
+_POSTGRESQL_PORT = 5432
+# A machine that vanished is noticed within half a minute, not after the kernel's two hours.
+_KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 25_000))
+
+
+def engine_from_url(url: str, *, pool_size: int = 16, answer_timeout_s: float | None = _ANSWER_TIMEOUT_S) -> Engine:
+    """An engine whose connections behave as ``tx`` promises.
+
+    Args:
+        url: an SQLAlchemy address, such as ``sqlite:////var/lib/wardround/coordinator.db`` or
+            ``postgresql+pg8000://wardround@db.example/wardround``.
+        pool_size: PostgreSQL: the most connections that this process opens.
+        answer_timeout_s: PostgreSQL: how long a statement may take before its connection is given up; None for
+            migrations, whose statements may be long.
+    """
+    if make_url(url).get_backend_name() == "sqlite":
+        return _sqlite_engine(url)
+    engine = create_engine(
+        url,
+        isolation_level="SERIALIZABLE",
+        pool_pre_ping=True,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=_POOL_WAIT_S,
+    )
+
+    def open_socket(
+        dialect: Dialect, record: ConnectionPoolEntry, arguments: list[object], named: dict[str, object]
+    ) -> None:
+        del record, arguments
+        if "unix_sock" in named or dialect.driver != "pg8000":
+            return
+        host, port = named.get("host", "localhost"), named.get("port", _POSTGRESQL_PORT)
+        try:
+            named["sock"] = _connected_socket(str(host), int(str(port)), answer_timeout_s=answer_timeout_s)
+        except OSError as error:
+            raise dialect.loaded_dbapi.InterfaceError(f"no connection to {host}:{port}: {error}") from error
+
+    event.listen(engine, "do_connect", open_socket)
+    event.listen(engine, "handle_error", _name_lost_links, retval=True)
+    return engine
+
+
+def _sqlite_engine(url: str) -> Engine:
+    # More connections than threads: nobody waits for one while it holds the write lock.
+    engine = create_engine(url, connect_args={"check_same_thread": False}, pool_size=8, max_overflow=120)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _connected_socket(host: str, port: int, *, answer_timeout_s: float | None) -> socket.socket:
+    connected = socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S)
+    connected.settimeout(answer_timeout_s)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for name, value in _KEEPALIVE:
+        option = getattr(socket, name, None)
+        if option is not None:
+            connected.setsockopt(socket.IPPROTO_TCP, option, value)
+    return connected
+
+
+def _name_lost_links(context: ExceptionContext) -> BaseException | None:
+    """Let the pool forget a connection that broke, and give the socket's bare error a name.
+
+    pg8000 passes some errors of its socket on as they are, and tells a shutdown of the server as any other error.
+    """
+    error = context.original_exception
+    if isinstance(error, OSError):
+        context.is_disconnect = True
+        lost = LinkLostError(str(error) or type(error).__name__)
+        lost.__cause__ = error
+        return lost
+    if context.sqlalchemy_exception is not None and fault_of(context.sqlalchemy_exception) is Fault.LOST:
+        context.is_disconnect = True
+    return None
+
+
+def _prepare_sqlite(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+    del entry
+    assert isinstance(connection, sqlite3.Connection)
+    # The driver would otherwise begin a deferred transaction by itself, later than we say.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    deferred = connection.get_execution_options().get("wardround_read_only", False)
+    connection.exec_driver_sql("BEGIN" if deferred else "BEGIN IMMEDIATE")
