@@ -25,6 +25,7 @@ from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction
 from coordinator.db.commit_markers import leave_marker, new_marker
 from coordinator.db.engines import engine_from_url
 from coordinator.db.faults import Fault, fault_of, said_by
+from coordinator.db.group_commit import GroupCommit
 from coordinator.errors import DatabaseBusyError, DatabaseUnavailableError
 
 T = TypeVar("T")
@@ -101,6 +102,7 @@ class Database:
         self._reader = engine.execution_options(wardround_read_only=True)
         self._patience_s = patience_s
         self._is_server = engine.dialect.name != "sqlite"
+        self._file_writer = None if self._is_server else GroupCommit(engine)
 
     @classmethod
     def from_path(cls, path: Path) -> Database:
@@ -201,6 +203,8 @@ class Database:
         self._engine.dispose()
 
     def _try(self, fn: Callable[[Session], T], *, marker: str, is_alone: bool, kept: list[T]) -> T:
+        if self._file_writer is not None:
+            return self._file_writer.run(fn)
         with _WritingSession(self._engine, expire_on_commit=False) as session:
             if self._is_server:
                 # LOCK TABLE takes no snapshot: whoever waits here sees, when it goes on, what the others committed.
