@@ -57,26 +57,29 @@ class InstantTrainer:
     """A runner that writes a prepared payload, another one for each job: what a round costs beside training."""
 
     def __init__(self, n_parameters: int) -> None:
-        """Prepare the update once."""
-        self._update = np.random.default_rng(7).normal(0, 1e-4, n_parameters).astype(np.float32)
-
-    def _payload(self, job: JobSpec) -> bytes:
+        """Prepare both payloads once."""
         evaluated: dict[str, np.ndarray] = {
             "eval_loss_sum": np.array([12.5]),
             "eval_tokens": np.array([40], np.int64),
             "eval_records": np.array([4], np.int64),
         }
-        if job.kind is JobKind.EVALUATE:
-            return bytes_from_tensors(evaluated)
-        # A site never masks one payload for two sums.
-        update = self._update.copy()
-        update[0] = np.float32((job.seed % 9973) / 9973)
+        update = np.random.default_rng(7).normal(0, 1e-4, n_parameters).astype(np.float32)
         trained = {
             "adapter_update": update,
             "train_loss_sum": np.array([100.0]),
             "train_tokens": np.array([300], np.int64),
         }
-        return bytes_from_tensors(evaluated | trained)
+        self._evaluated = bytes_from_tensors(evaluated)
+        self._trained = bytes_from_tensors(evaluated | trained)
+        self._place = self._trained.rindex(update.tobytes())
+
+    def _payload(self, job: JobSpec) -> tuple[bytes | memoryview, ...]:
+        if job.kind is JobKind.EVALUATE:
+            return (self._evaluated,)
+        # A site never masks one payload for two sums: the first weight is another one in each job.
+        first = np.float32((job.seed % 9973) / 9973).tobytes()
+        whole = memoryview(self._trained)
+        return whole[: self._place], first, whole[self._place + len(first) :]
 
     async def run_training_job(self, job_dir: Path, job: JobSpec, *, on_progress: ProgressListener) -> JobResult:
         """Close the job at once."""
@@ -95,7 +98,8 @@ class InstantTrainer:
 
         def write() -> None:
             write_job(job_dir, job)
-            (job_dir / PAYLOAD_FILE).write_bytes(self._payload(job))
+            with (job_dir / PAYLOAD_FILE).open("wb") as stream:
+                stream.writelines(self._payload(job))
             write_result(job_dir, result)
 
         await asyncio.to_thread(write)

@@ -58,7 +58,7 @@ def fold_round(ctx: EngineContext, ref: RoundRef, *, effect_id: int) -> None:
         # The sums were judged; what an algorithm refuses in them it will refuse again.
         _log.error("fold_refused", run_id=ref.run_id, round_index=ref.round_index, code=error.code, error=str(error))
     else:
-        blob = ctx.blobs.put_bytes(folded.state.to_bytes())
+        blob = ctx.blobs.put(folded.state.iter_bytes())
     now = ctx.now()
     ctx.db.run_tx(
         "complete-fold",

@@ -37,6 +37,7 @@ MAX_MEAN_LOSS = 64.0
 LOSS_RESOLUTION = 2.0**-16
 """Nats: the smallest step of a summed loss."""
 
+_CHUNK = 1 << 16
 _INT64 = np.dtype(np.int64)
 _FLOAT64 = np.dtype(np.float64)
 _EVAL: dict[str, np.dtype[Any]] = {"eval_loss_sum": _FLOAT64, "eval_tokens": _INT64, "eval_records": _INT64}
@@ -130,7 +131,7 @@ class FedAvgLora:
         # Each counted site has at least one record.
         if weight < (1 if n_sites is None else n_sites):
             raise ImplausibleSumError("the weights add up to less than one record a site", segment="weight")
-        mean = np.multiply(sums["adapter_update"], spec.privacy.weight_cap / weight).astype(np.float32)
+        mean = _scaled(sums["adapter_update"], spec.privacy.weight_cap / weight)
         norm = l2_norm(mean)
         # Each site's update has norm <= C, so their weighted mean has; the margin is for quantisation and rounding.
         steps = counted * quantisation_step(segments, "adapter_update") * spec.privacy.weight_cap / weight
@@ -149,6 +150,16 @@ class FedAvgLora:
         return FoldResult(
             state=PublicState(version=state.version + 1, adapter=step.adapter, server=step.server), report=report
         )
+
+
+def _scaled(total: NDArray[Any], factor: float) -> NDArray[np.float32]:
+    """``float32(total * factor)``, the product in float64; in chunks, so that no second wide vector is made."""
+    scaled = np.empty(total.shape, dtype=np.float32)
+    wide = np.empty(min(_CHUNK, total.size), dtype=np.float64)
+    for start in range(0, total.size, _CHUNK):
+        part = total[start : start + _CHUNK]
+        scaled[start : start + _CHUNK] = np.multiply(part, factor, out=wide[: part.size])
+    return scaled
 
 
 def _count(name: str, bound: int) -> Segment:

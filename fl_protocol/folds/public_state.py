@@ -6,7 +6,7 @@ Its bytes are its identity: the digest in M0 is the SHA-256 of the safetensors b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 
 from fl_protocol.errors import ProtocolError
 from fl_protocol.ids import Sha256Hex
-from fl_protocol.tensors.safetensors_io import bytes_from_tensors, metadata_from_bytes, tensors_from_bytes
+from fl_protocol.tensors.safetensors_io import (
+    is_canonical,
+    iter_safetensors,
+    metadata_from_bytes,
+    tensors_from_bytes,
+)
 
 SERVER_PREFIX = "server."
 _FORMAT = "wardround-public-state/1"
@@ -59,9 +64,11 @@ class PublicState:
 
     def to_bytes(self) -> bytes:
         """Deterministic safetensors bytes; the server's tensors carry the prefix ``server.``."""
-        tensors: dict[str, NDArray[Any]] = dict(self.adapter)
-        tensors.update({SERVER_PREFIX + name: array for name, array in self.server.items()})
-        return bytes_from_tensors(tensors, {"format": _FORMAT, "version": str(self.version)})
+        return b"".join(self.iter_bytes())
+
+    def iter_bytes(self) -> Iterator[bytes | memoryview]:
+        """The same bytes in pieces; the tensors' are views, valid while the state is."""
+        return iter_safetensors(self._tensors(), self._metadata())
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview) -> PublicState:
@@ -84,10 +91,19 @@ class PublicState:
                 adapter[name] = array
         state = cls(version=int(version), adapter=adapter, server=server)
         # One state has one byte form; otherwise two digests could name the same adapter.
-        if state.to_bytes() != bytes(data):
+        if not is_canonical(data, state._tensors(), state._metadata()):
             raise PublicStateInvalidError("the bytes are not the canonical form of the state that they hold")
         return state
 
     def digest(self) -> Sha256Hex:
         """SHA-256 of ``to_bytes()``."""
-        return Sha256Hex(hashlib.sha256(self.to_bytes()).hexdigest())
+        digest = hashlib.sha256()
+        for piece in self.iter_bytes():
+            digest.update(piece)
+        return Sha256Hex(digest.hexdigest())
+
+    def _tensors(self) -> dict[str, NDArray[Any]]:
+        return {**self.adapter, **{SERVER_PREFIX + name: array for name, array in self.server.items()}}
+
+    def _metadata(self) -> dict[str, str]:
+        return {"format": _FORMAT, "version": str(self.version)}

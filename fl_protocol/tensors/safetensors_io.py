@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ def dtype_name(dtype: np.dtype[Any]) -> str:
 
 def little_endian_bytes(array: NDArray[Any]) -> bytes:
     """An array's elements in C order, little-endian."""
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
+    return bytes(_little_endian_view(array))
 
 
 def bytes_from_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -64,30 +64,42 @@ def bytes_from_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[st
     Raises:
         SafetensorsInvalidError: a dtype or a name cannot be written.
     """
-    if _METADATA in tensors:
-        raise SafetensorsInvalidError("a tensor may not be called __metadata__")
-    header: dict[str, object] = {}
-    if metadata:
-        header[_METADATA] = {key: metadata[key] for key in sorted(metadata)}
-    parts: list[bytes] = []
-    offset = 0
-    for name in sorted(tensors, key=lambda key: (-tensors[key].dtype.itemsize, key)):
-        array = tensors[name]
-        data = little_endian_bytes(array)
-        header[name] = {
-            "dtype": dtype_name(array.dtype),
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + len(data)],
-        }
-        parts.append(data)
-        offset += len(data)
-    rendered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    rendered += b" " * (-len(rendered) % 8)
-    return b"".join([_HEADER_LENGTH.pack(len(rendered)), rendered, *parts])
+    return b"".join(iter_safetensors(tensors, metadata))
 
 
-def tensors_from_bytes(data: bytes | bytearray | memoryview) -> dict[str, NDArray[Any]]:
+def iter_safetensors(
+    tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None
+) -> Iterator[bytes | memoryview]:
+    """The same bytes in pieces, of which the tensors' are views: nothing large is copied.
+
+    Raises:
+        SafetensorsInvalidError: a dtype or a name cannot be written; before the first piece.
+    """
+    order = _order(tensors)
+    yield _rendered_header(tensors, metadata, order)
+    for name in order:
+        yield _little_endian_view(tensors[name])
+
+
+def is_canonical(
+    data: bytes | bytearray | memoryview, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
+) -> bool:
+    """Whether ``data``, which holds exactly these tensors, is what ``bytes_from_tensors`` writes for them.
+
+    The header fixes every tensor's place, and reading has shown that the places follow each other without a gap: the
+    bytes are the canonical ones if and only if the header is.
+    """
+    rendered = _rendered_header(tensors, metadata, _order(tensors))
+    return memoryview(data).cast("B")[: len(rendered)] == rendered
+
+
+def tensors_from_bytes(data: bytes | bytearray | memoryview, *, is_shared: bool = False) -> dict[str, NDArray[Any]]:
     """Read safetensors bytes; each array is a copy in native order, in the order of the header.
+
+    Args:
+        data: the file.
+        is_shared: let the arrays share ``data``'s memory, read-only where ``data`` is ``bytes``; in native order only
+            where this machine's is little-endian.
 
     Raises:
         SafetensorsInvalidError: the bytes are malformed, have gaps or overlaps, or hold a dtype that numpy lacks.
@@ -102,7 +114,7 @@ def tensors_from_bytes(data: bytes | bytearray | memoryview) -> dict[str, NDArra
         if stop > len(body) or stop - start != math.prod(shape) * dtype.itemsize:
             raise SafetensorsInvalidError("a tensor's place does not fit its shape", tensor=name[:80])
         array = np.frombuffer(body[start:stop], dtype=dtype).reshape(shape)
-        tensors[name] = array.astype(dtype.newbyteorder("="), copy=True)
+        tensors[name] = array.astype(dtype.newbyteorder("="), copy=not is_shared)
         spans.append((start, stop))
     position = 0
     for start, stop in sorted(spans):
@@ -125,6 +137,40 @@ def metadata_from_bytes(data: bytes | bytearray | memoryview) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise SafetensorsInvalidError("metadata is a mapping of texts")
     return metadata
+
+
+def _order(tensors: Mapping[str, NDArray[Any]]) -> list[str]:
+    return sorted(tensors, key=lambda key: (-tensors[key].dtype.itemsize, key))
+
+
+def _rendered_header(
+    tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None, order: Sequence[str]
+) -> bytes:
+    """The header's length and the header, padded."""
+    if _METADATA in tensors:
+        raise SafetensorsInvalidError("a tensor may not be called __metadata__")
+    header: dict[str, object] = {}
+    if metadata:
+        header[_METADATA] = {key: metadata[key] for key in sorted(metadata)}
+    offset = 0
+    for name in order:
+        array = tensors[name]
+        header[name] = {
+            "dtype": dtype_name(array.dtype),
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + array.nbytes],
+        }
+        offset += array.nbytes
+    rendered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    rendered += b" " * (-len(rendered) % 8)
+    return _HEADER_LENGTH.pack(len(rendered)) + rendered
+
+
+def _little_endian_view(array: NDArray[Any]) -> memoryview:
+    """The elements in C order, little-endian; a view where they lie so already."""
+    plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    # memoryview.cast refuses a shape that contains a zero.
+    return memoryview(plain.reshape(-1).view(np.uint8).data) if plain.size else memoryview(b"")
 
 
 def _header_and_body(data: bytes | bytearray | memoryview) -> tuple[dict[str, object], memoryview]:

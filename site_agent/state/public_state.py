@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from fl_protocol.clock import Clock
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.ids import RunId
-from fl_protocol.tensors.safetensors_io import bytes_from_tensors
+from fl_protocol.tensors.safetensors_io import iter_safetensors
 from site_agent.db.instants import instant_text
 from site_agent.db.models import PublicStateRow
 from site_agent.db.tx import SiteDb
@@ -42,17 +42,39 @@ def adapter_digest(state: PublicState) -> str:
 
     Two states of different versions, or of different runs, may hold the same adapter, and evaluate the same.
     """
-    return hashlib.sha256(bytes_from_tensors(state.adapter)).hexdigest()
+    digest = hashlib.sha256()
+    for piece in iter_safetensors(state.adapter):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def read_verified(stored: StoredState) -> bytes:
+    """The bytes of a state's file.
+
+    Raises:
+        PublicStateError: the file is missing, or its bytes have another digest.
+    """
+    try:
+        data = stored.path.read_bytes()
+    except OSError as error:
+        raise _damaged("the file of a public state is missing", stored) from error
+    if hashlib.sha256(data).hexdigest() != stored.sha256:
+        raise _damaged("the file of a public state was altered", stored)
+    return data
 
 
 class PublicStateStore:
-    """The states of all runs. All methods block on the disk: call them in a thread."""
+    """The states of all runs. All methods block on the disk: call them in a thread.
+
+    The state that was loaded or saved last stays in memory, since a round asks for it several times.
+    """
 
     def __init__(self, root: Path, db: SiteDb, clock: Clock) -> None:
         """Keep the files under ``root``, one folder a run."""
         self._root = root
         self._db = db
         self._clock = clock
+        self._held: tuple[str, PublicState] | None = None
 
     def newest(self, run_id: RunId) -> StoredState | None:
         """The state with the highest version; None before the first."""
@@ -80,13 +102,12 @@ class PublicStateStore:
         Raises:
             PublicStateError: the file is missing, or its bytes have another digest.
         """
-        try:
-            data = stored.path.read_bytes()
-        except OSError as error:
-            raise _damaged("the file of a public state is missing", stored) from error
-        if hashlib.sha256(data).hexdigest() != stored.sha256:
-            raise _damaged("the file of a public state was altered", stored)
-        return PublicState.from_bytes(data)
+        held = self._held
+        if held is not None and held[0] == stored.sha256:
+            return held[1]
+        state = PublicState.from_bytes(read_verified(stored))
+        self._held = (stored.sha256, state)
+        return state
 
     def save(self, run_id: RunId, state: PublicState, *, result_sha256: str | None) -> StoredState:
         """Keep a state; saving the same one again does nothing.
@@ -94,12 +115,11 @@ class PublicStateStore:
         Raises:
             PublicStateError: this site has another state of that version.
         """
-        data = state.to_bytes()
         folder = self._root / run_id
         stored = StoredState(
             run_id=run_id,
             version=state.version,
-            sha256=hashlib.sha256(data).hexdigest(),
+            sha256=state.digest(),
             result_sha256=result_sha256,
             path=folder / f"v{state.version}.safetensors",
         )
@@ -109,7 +129,8 @@ class PublicStateStore:
                 raise _damaged("this site computed another public state of this version before", stored)
             return known
         make_private_folder(folder)
-        write_private_file(stored.path, [data])
+        write_private_file(stored.path, state.iter_bytes())
+        self._held = (stored.sha256, state)
 
         def write(session: Session) -> None:
             session.add(

@@ -36,7 +36,7 @@ from site_agent.jobs.job_dir import (
     write_file,
 )
 from site_agent.state.private_files import make_private_folder, write_private_file
-from site_agent.state.public_state import StoredState
+from site_agent.state.public_state import StoredState, read_verified
 from site_agent.supervision.admission import AdmittedRound
 from site_agent.supervision.seams import JobOptions
 
@@ -72,7 +72,7 @@ class JobDesk:
         make_private_folder(folder / SITE_FOLDER)
         write_private_file(folder / MANIFEST_FILE, [admitted.signed.encode()])
         write_file(folder / LAYOUT_FILE, admitted.run.layout_json)
-        write_file(folder / GLOBAL_FILE, state.path.read_bytes())
+        write_file(folder / GLOBAL_FILE, read_verified(state))
         spec, round_context = admitted.run.spec, admitted.round
         return JobSpec(
             job_id=folder.name,
@@ -120,7 +120,7 @@ class JobDesk:
         if result is None or not (folder / PAYLOAD_FILE).exists():
             raise JobFailedError("the payload is not in the job folder", failure_code="payload-lost")
         _check_data(result, admitted)
-        raw = tensors_from_bytes((folder / PAYLOAD_FILE).read_bytes())
+        raw = tensors_from_bytes((folder / PAYLOAD_FILE).read_bytes(), is_shared=True)
         run = admitted.run
         kind = admitted.manifest.kind
         values = run.algorithm.weigh(raw, n_records=result.records, spec=run.spec, kind=kind)

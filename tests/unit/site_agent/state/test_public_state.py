@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from fl_protocol.folds.public_state import PublicState
 from fl_protocol.testing.federation import RUN_ID
 from site_agent.db.tx import open_site_db
 from site_agent.errors import PublicStateError
-from site_agent.state.public_state import PublicStateStore
+from site_agent.state.public_state import PublicStateStore, read_verified
 
 
 def state(version: int, *, value: float = 1.0) -> PublicState:
@@ -50,14 +51,23 @@ def test_other_state_of_a_known_version_is_refused(store: PublicStateStore) -> N
 
 def test_state_altered_on_the_disk_is_not_read(store: PublicStateStore) -> None:
     stored = store.save(RUN_ID, state(0), result_sha256=None)
+    # Another state is the one in memory now, as after a restart.
+    store.save(RUN_ID, state(1), result_sha256=None)
     data = bytearray(stored.path.read_bytes())
     data[-1] ^= 1
     stored.path.write_bytes(data)
     with pytest.raises(PublicStateError):
         store.load(stored)
+    with pytest.raises(PublicStateError):
+        read_verified(stored)
     stored.path.unlink()
     with pytest.raises(PublicStateError):
         store.load(stored)
+
+
+def test_state_in_memory_is_the_one_that_was_saved(store: PublicStateStore) -> None:
+    stored = store.save(RUN_ID, state(0, value=3.0), result_sha256=None)
+    assert store.load(stored).digest() == stored.sha256 == hashlib.sha256(stored.path.read_bytes()).hexdigest()
 
 
 def test_old_versions_lose_their_bytes_and_keep_their_row(store: PublicStateStore) -> None:
