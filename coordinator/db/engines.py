@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sqlite3
+from types import ModuleType
 
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event
 from sqlalchemy.engine import ExceptionContext, make_url
@@ -42,19 +43,15 @@ def engine_from_url(url: str, *, pool_size: int = 16, answer_timeout_s: float | 
         pool_timeout=_POOL_WAIT_S,
     )
 
-    def open_socket(
+    def connect(
         dialect: Dialect, record: ConnectionPoolEntry, arguments: list[object], named: dict[str, object]
-    ) -> None:
+    ) -> DBAPIConnection | None:
         del record, arguments
         if "unix_sock" in named or dialect.driver != "pg8000":
-            return
-        host, port = named.get("host", "localhost"), named.get("port", _POSTGRESQL_PORT)
-        try:
-            named["sock"] = _connected_socket(str(host), int(str(port)), answer_timeout_s=answer_timeout_s)
-        except OSError as error:
-            raise dialect.loaded_dbapi.InterfaceError(f"no connection to {host}:{port}: {error}") from error
+            return None
+        return _connect(dialect.loaded_dbapi, named, answer_timeout_s=answer_timeout_s)
 
-    event.listen(engine, "do_connect", open_socket)
+    event.listen(engine, "do_connect", connect)
     event.listen(engine, "handle_error", _name_lost_links, retval=True)
     return engine
 
@@ -67,16 +64,29 @@ def _sqlite_engine(url: str) -> Engine:
     return engine
 
 
-def _connected_socket(host: str, port: int, *, answer_timeout_s: float | None) -> socket.socket:
-    connected = socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S)
-    connected.settimeout(answer_timeout_s)
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for name, value in _KEEPALIVE:
-        option = getattr(socket, name, None)
-        if option is not None:
-            connected.setsockopt(socket.IPPROTO_TCP, option, value)
-    return connected
+def _connect(driver: ModuleType, named: dict[str, object], *, answer_timeout_s: float | None) -> DBAPIConnection:
+    """pg8000's connection over a socket that notices when the other end is gone."""
+    host, port = str(named.get("host", "localhost")), int(str(named.get("port", _POSTGRESQL_PORT)))
+    try:
+        connected = socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S)
+    except OSError as error:
+        raise driver.InterfaceError(f"no connection to {host}:{port}: {error}") from error
+    try:
+        connected.settimeout(answer_timeout_s)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE:
+            option = getattr(socket, name, None)
+            if option is not None:
+                connected.setsockopt(socket.IPPROTO_TCP, option, value)
+        made: DBAPIConnection = driver.Connection(**named, sock=connected)
+    except OSError as error:
+        connected.close()
+        raise driver.InterfaceError(f"no answer from {host}:{port}: {error}") from error
+    except BaseException:
+        connected.close()
+        raise
+    return made
 
 
 def _name_lost_links(context: ExceptionContext) -> BaseException | None:

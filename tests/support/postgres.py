@@ -5,8 +5,8 @@
     server.restart()                   # connections break, nothing committed is lost
     server.dispose()                   # in the end, always
 
-Durability is switched off but for the order of things: what a killed *server* keeps is PostgreSQL's own business, what a
-killed *connection* does to us is ours.
+Durability is switched off but for the order of things: what a killed *server* keeps is PostgreSQL's own business, what
+a killed *connection* does to us is ours.
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ class PostgresServer:
         secret = "" if self.password is None else f":{self.password}"
         return f"postgresql+pg8000://{USER}{secret}@127.0.0.1:{self.port}/{database}"
 
-    def create_database(self, name: str | None = None) -> str:
-        """Make an empty database; returns its name."""
+    def create_database(self, name: str | None = None, *, template: str = "template0") -> str:
+        """Make a database, empty or a copy of ``template`` (to which nobody may be connected); returns its name."""
         made = name or f"db_{secrets.token_hex(6)}"
-        self.execute(f'CREATE DATABASE "{made}"', database="postgres")
+        self.execute(f'CREATE DATABASE "{made}" TEMPLATE "{template}"', database="postgres")
         return made
 
     def execute(self, statement: str, *, database: str = DATABASE) -> list[list[object]]:
