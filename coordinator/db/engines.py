@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
 import sqlite3
-from types import ModuleType
 
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event
 from sqlalchemy.engine import ExceptionContext, make_url
@@ -14,12 +12,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from coordinator.db.faults import Fault, LinkLostError, fault_of
 
 _BUSY_TIMEOUT_MS = 5_000
-_CONNECT_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 60.0
 _POOL_WAIT_S = 20.0
-_POSTGRESQL_PORT = 5432
-# A machine that vanished is noticed within half a minute, not after the kernel's two hours.
-_KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 25_000))
 
 
 def engine_from_url(url: str, *, pool_size: int = 16, answer_timeout_s: float | None = _ANSWER_TIMEOUT_S) -> Engine:
@@ -49,7 +43,10 @@ def engine_from_url(url: str, *, pool_size: int = 16, answer_timeout_s: float | 
         del record, arguments
         if "unix_sock" in named or dialect.driver != "pg8000":
             return None
-        return _connect(dialect.loaded_dbapi, named, answer_timeout_s=answer_timeout_s)
+        # Loaded here: whoever keeps SQLite needs no pg8000.
+        from coordinator.db.links import open_link
+
+        return open_link(named, answer_timeout_s=answer_timeout_s)
 
     event.listen(engine, "do_connect", connect)
     event.listen(engine, "handle_error", _name_lost_links, retval=True)
@@ -62,31 +59,6 @@ def _sqlite_engine(url: str) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
-
-
-def _connect(driver: ModuleType, named: dict[str, object], *, answer_timeout_s: float | None) -> DBAPIConnection:
-    """pg8000's connection over a socket that notices when the other end is gone."""
-    host, port = str(named.get("host", "localhost")), int(str(named.get("port", _POSTGRESQL_PORT)))
-    try:
-        connected = socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S)
-    except OSError as error:
-        raise driver.InterfaceError(f"no connection to {host}:{port}: {error}") from error
-    try:
-        connected.settimeout(answer_timeout_s)
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _KEEPALIVE:
-            option = getattr(socket, name, None)
-            if option is not None:
-                connected.setsockopt(socket.IPPROTO_TCP, option, value)
-        made: DBAPIConnection = driver.Connection(**named, sock=connected)
-    except OSError as error:
-        connected.close()
-        raise driver.InterfaceError(f"no answer from {host}:{port}: {error}") from error
-    except BaseException:
-        connected.close()
-        raise
-    return made
 
 
 def _name_lost_links(context: ExceptionContext) -> BaseException | None:
