@@ -130,6 +130,7 @@ class Run(_Answer):
     name: str
     state: str
     reason: str | None
+    waits_for: str
     waiting_for: str
     run_spec_sha256: str
     run_spec: dict[str, object]

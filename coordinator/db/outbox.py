@@ -54,6 +54,20 @@ def has_open_effects(session: Session, run_id: str) -> bool:
     return session.scalars(query).first() is not None
 
 
+def end_effects(session: Session, run_id: str, *, round_place: list[int], now: datetime) -> None:
+    """Ask no more for the effects of a round that has ended: one that is at work finds its row taken."""
+    query = select(OutboxEntry).where(OutboxEntry.run_id == run_id, OutboxEntry.done_at.is_(None))
+    for entry in session.scalars(query):
+        if entry.payload.get("round") == round_place:
+            entry.done_at = now
+
+
+def first_open_effect(session: Session, run_id: str) -> OutboxEntry | None:
+    """The effect of the run that is to be done first."""
+    query = select(OutboxEntry).where(OutboxEntry.run_id == run_id, OutboxEntry.done_at.is_(None))
+    return session.scalars(query.order_by(OutboxEntry.id).limit(1)).first()
+
+
 def take_open_effect(session: Session, effect_id: int, *, now: datetime) -> bool:
     """Mark an effect done; False when it was done before, and then nothing may follow from it again.
 

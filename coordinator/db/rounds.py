@@ -30,6 +30,16 @@ def latest_round(session: Session, run_id: str) -> Round | None:
     return session.scalars(query).one_or_none()
 
 
+def ended_attempts(session: Session, run_id: str, round_index: int) -> Sequence[Round]:
+    """The attempts at that round that were ABORTED, in order."""
+    query = (
+        select(Round)
+        .where(Round.run_id == run_id, Round.round_index == round_index, Round.state == "ABORTED")
+        .order_by(Round.round_attempt)
+    )
+    return session.scalars(query).all()
+
+
 def committed_round(session: Session, run_id: str, round_index: int) -> Round | None:
     """The attempt at that round that was committed."""
     query = select(Round).where(Round.run_id == run_id, Round.round_index == round_index, Round.state == "COMMITTED")

@@ -32,6 +32,12 @@ def runs_to_drive(session: Session) -> Sequence[RunId]:
     return [RunId(run_id) for run_id in session.scalars(query)]
 
 
+def approval_decisions(session: Session, run_id: str) -> dict[SiteId, str]:
+    """What each site that said something said last."""
+    query = select(Approval.site_id, Approval.decision).where(Approval.run_id == run_id)
+    return {SiteId(site_id): decision for site_id, decision in session.execute(query)}
+
+
 def approved_sites(session: Session, run_id: str) -> frozenset[SiteId]:
     """Sites whose standing word on the run is yes."""
     query = select(Approval.site_id).where(

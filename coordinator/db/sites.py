@@ -18,3 +18,9 @@ def active_sites(session: Session, names: Iterable[SiteId]) -> dict[SiteId, str]
         Site.site_id.in_(list(names)), Site.state == SiteState.ENROLLED.value
     )
     return {SiteId(site_id): key for site_id, key in session.execute(query) if key is not None}
+
+
+def sites_by_name(session: Session, names: Iterable[SiteId]) -> dict[SiteId, Site]:
+    """The rows of those of ``names`` that exist, whatever their state."""
+    query = select(Site).where(Site.site_id.in_(list(names)))
+    return {SiteId(row.site_id): row for row in session.scalars(query)}

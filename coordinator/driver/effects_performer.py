@@ -1,4 +1,8 @@
-"""Performs what the outbox asks for, again and again until it is done or has failed too often; never silently."""
+"""Performs what the outbox asks for, again and again until it is done; never silently.
+
+A full disk, a storage or a database that is away costs time: such an effect is tried for as long as it takes, and
+``runs show`` says so. Only what the bytes themselves forbid is given up, for they will be the same next time.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,14 @@ from sqlalchemy.orm import Session
 
 from coordinator.db.models import OutboxEntry
 from coordinator.db.outbox import due_effects, note_effect_failure, take_open_effect
-from coordinator.errors import DatabaseBusyError, DatabaseUnavailableError
+from coordinator.errors import AggregationError, DatabaseBusyError, DatabaseUnavailableError
 from coordinator.rounds.events import EffectGaveUp
 from coordinator.services.aggregate_round import aggregate_round
 from coordinator.services.context import EngineContext
 from coordinator.services.effect_kinds import EffectKind, context_from_payload, ref_from_payload
 from coordinator.services.event_rows import store_event
 from coordinator.services.fold_round import fold_round
+from fl_protocol.errors import ProtocolError, WardroundError
 from fl_protocol.ids import RunId
 
 CreateRelease = Callable[[RunId], Awaitable[None]]
@@ -32,7 +37,7 @@ class RetryRules:
     """How often, and how long apart, an effect is tried.
 
     Attributes:
-        max_attempts: of an effect of a round; a release is tried for ever, at the longest pause.
+        max_attempts: of an effect of a round that its own inputs forbid; others are tried for ever.
         first_pause: doubled after each failure.
         longest_pause: where the doubling ends.
     """
@@ -125,10 +130,10 @@ class EffectsPerformer:
         if not self._may_count(session, effect.run_id):
             return
         pause = self._rules.pause(effect.attempts + 1)
-        attempts = note_effect_failure(
-            session, effect.effect_id, error=f"{type(error).__name__}: {error}", now=now, pause=pause
-        )
-        if attempts < self._rules.max_attempts or effect.kind is EffectKind.CREATE_RELEASE:
+        code = error.code if isinstance(error, WardroundError) else type(error).__name__
+        attempts = note_effect_failure(session, effect.effect_id, error=f"{code}: {error}", now=now, pause=pause)
+        is_forbidden = isinstance(error, ProtocolError | AggregationError)
+        if attempts < self._rules.max_attempts or not is_forbidden or effect.kind is EffectKind.CREATE_RELEASE:
             return
         if take_open_effect(session, effect.effect_id, now=now):
             about = (

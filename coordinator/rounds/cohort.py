@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 
 from coordinator.rounds.participation_machine import ParticipationState
 from fl_protocol.ids import SiteId
+
+PRESENCE_WINDOW = timedelta(seconds=120)
+"""A site is present that was heard of within this time.
+
+A site that has nothing to do asks at least every 25 s, after a failure every 30 s, and that it asked is noted at most
+every 30 s; so this forgives one question that was lost.
+"""
+
+
+def is_present(last_seen_at: datetime | None, *, now: datetime) -> bool:
+    """Whether a site was heard of lately."""
+    return last_seen_at is not None and now - last_seen_at < PRESENCE_WINDOW
 
 
 def invited_sites(

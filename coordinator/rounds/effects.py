@@ -17,6 +17,13 @@ class DropSites:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReturnSites:
+    """These sites were given up for their silence, and are there again with their payloads."""
+
+    sites: tuple[SiteId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenExchange:
     """Begin an attempt at the round's exchange among these sites."""
 
@@ -46,4 +53,4 @@ class EndExchange:
 
 
 ExchangeEffect = DropSites | ComputeSum
-RoundEffect = DropSites | OpenExchange | FoldRound | CommitRound | EndExchange
+RoundEffect = DropSites | ReturnSites | OpenExchange | FoldRound | CommitRound | EndExchange

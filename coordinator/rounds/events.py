@@ -42,6 +42,7 @@ class AbortReason(StrEnum):
 
     QUORUM_NOT_REACHED = "quorum-not-reached"
     EXCHANGE_ATTEMPTS_EXHAUSTED = "exchange-attempts-exhausted"
+    DEALER_BLAMED = "dealer-blamed"
     TOO_FEW_CONFIRMED = "too-few-confirmed"
     TOO_FEW_REVEALED = "too-few-revealed"
     UNMASKING_REFUSED = "unmasking-refused"
@@ -49,6 +50,21 @@ class AbortReason(StrEnum):
     FOLD_REFUSED = "fold-refused"
     EFFECT_FAILED = "effect-failed"
     RUN_CANCELLED = "run-cancelled"
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether another attempt would probably end the same way: it counts towards the run's failure.
+
+        The others say that sites or storage were away; such an attempt cost time, and the run waits for them.
+        """
+        return self in {
+            AbortReason.DEALER_BLAMED,
+            AbortReason.TOO_FEW_REVEALED,
+            AbortReason.UNMASKING_REFUSED,
+            AbortReason.IMPLAUSIBLE_SUM,
+            AbortReason.FOLD_REFUSED,
+            AbortReason.EFFECT_FAILED,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,11 @@
 when every expected message is in, or when its deadline passes without progress and enough are in. The sites that were
 in are then frozen (U1 to U5) and never change. In REVEALING, U5 is frozen while the sum is being computed.
 
+Time alone ends the first three phases without a sum, and no more than that: whoever uploaded counts its payload as
+summed (decision 0012), so that a fresh exchange needs most of the same sites again. CONFIRMING with too few voices
+fails only where those that are there may begin afresh; REVEALING waits until a threshold has revealed, or never can
+(decision 0015).
+
 Safety: nothing here protects a site; each site checks every set against its own rules. This machine keeps the
 coordinator from asking for what honest sites would refuse.
 """
@@ -12,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -38,6 +43,9 @@ from coordinator.rounds.events import (
 from coordinator.rounds.participation_machine import DropReason
 from coordinator.rounds.quorum import RoundRules
 from fl_protocol.ids import SiteId
+
+REVEAL_GRACE = timedelta(seconds=10)
+"""How long the others have to reveal once a threshold did: more shares only help where one of them is false."""
 
 
 class ExchangeState(StrEnum):
@@ -71,6 +79,7 @@ class ExchangeStatus:
         invited: the candidates when it opened.
         arrived: whose message of the present phase is stored.
         gone: of whom nothing more is expected in this round.
+        away: who may not act now and may be allowed to again: suspended sites whose update is in the sum.
         phase_deadline_at: when the phase ends unless there is progress.
         dealt_quorum: once U2 is frozen, how many the dealers' own thresholds demand; a site may ask for more than we.
         reason: why it FAILED.
@@ -81,6 +90,7 @@ class ExchangeStatus:
     arrived: frozenset[SiteId]
     gone: frozenset[SiteId]
     phase_deadline_at: datetime
+    away: frozenset[SiteId] = frozenset()
     dealt_quorum: int = 0
     u1: Sites | None = None
     u2: Sites | None = None
@@ -103,10 +113,17 @@ class ExchangeStatus:
 
     @property
     def awaited(self) -> Sites:
-        """Who was asked, has not answered and may still do so."""
+        """Who was asked, has not answered and may do so now."""
         if self.u5 is not None:
             return ()
-        return tuple(site for site in self.expected if site not in self.arrived and site not in self.gone)
+        return tuple(site for site in self.expected if site not in self.arrived | self.gone | self.away)
+
+    @property
+    def missing(self) -> Sites:
+        """Who was asked, has not answered, and could do so now or once it may act again."""
+        if self.u5 is not None:
+            return ()
+        return tuple(site for site in self.expected if site not in self.arrived | self.gone)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,9 +198,11 @@ def needed(status: ExchangeStatus, rules: RoundRules) -> int:
 def _arrive(status: ExchangeStatus, event: ExchangeEvent, *, rules: RoundRules, now: datetime) -> ExchangeStep:
     """A message is in: progress, and perhaps the phase's end."""
     assert isinstance(event, KeysAdvertised | SharesDealt | UploadCompleted | SurvivorsConfirmed | SharesRevealed)
-    arrived = status.arrived | {event.site_id}
+    arrived = replace(status, arrived=status.arrived | {event.site_id})
     deadline = max(status.phase_deadline_at, now + rules.phase_deadline)
-    return _settle(replace(status, arrived=arrived, phase_deadline_at=deadline), event, rules=rules, now=now)
+    if status.state is ExchangeState.REVEALING and len(_kept(arrived)) >= needed(arrived, rules):
+        deadline = min(deadline, now + REVEAL_GRACE)
+    return _settle(replace(arrived, phase_deadline_at=deadline), event, rules=rules, now=now)
 
 
 def _settle(status: ExchangeStatus, event: ExchangeEvent, *, rules: RoundRules, now: datetime) -> ExchangeStep:
@@ -196,7 +215,9 @@ def _settle(status: ExchangeStatus, event: ExchangeEvent, *, rules: RoundRules, 
     n_possible = sum(1 for site in status.expected if site in status.arrived or site not in status.gone)
     if not is_over and n_possible >= needed(status, rules):
         return ExchangeStep(status=status)
-    kept = tuple(sorted(site for site in status.expected if site in status.arrived and _counts(status, site)))
+    kept = _kept(status)
+    if len(kept) < needed(status, rules) <= n_possible and not _may_fail_by_time(status, rules):
+        return ExchangeStep(status=status)
     silent = tuple(sorted(status.awaited)) if is_over else ()
     drops: tuple[ExchangeEffect, ...] = ()
     if silent and phase.drop_reason is not None:
@@ -207,6 +228,27 @@ def _settle(status: ExchangeStatus, event: ExchangeEvent, *, rules: RoundRules, 
     if status.state is ExchangeState.REVEALING:
         return ExchangeStep(status=following, effects=(ComputeSum(),))
     return ExchangeStep(status=following, effects=drops)
+
+
+def _may_fail_by_time(status: ExchangeStatus, rules: RoundRules) -> bool:
+    """Whether a phase that is over with too few, but could still get enough, is better given up than waited for.
+
+    Safety: honest sites refuse a fresh exchange among so few of the cohort that the others could still unmask the
+    earlier sum without them. Where they would, waiting is all there is; and once shares were asked for, it always is.
+    """
+    match status.state:
+        case ExchangeState.REVEALING:
+            return False
+        case ExchangeState.CONFIRMING:
+            n = len(status.u1 or ())
+            n_here = len(_kept(status))
+            return n_here >= rules.min_ready and n_here > rules.params.max_left_over(n)
+        case _:
+            return True
+
+
+def _kept(status: ExchangeStatus) -> Sites:
+    return tuple(sorted(site for site in status.expected if site in status.arrived and _counts(status, site)))
 
 
 def _counts(status: ExchangeStatus, site: SiteId) -> bool:
@@ -333,13 +375,3 @@ def step_exchange(status: ExchangeStatus, event: ExchangeEvent, *, rules: RoundR
             event=type(event).__name__,
         )
     return apply(status, event, rules=rules, now=now)
-
-
-def waits_for(status: ExchangeStatus) -> str:
-    """One sentence: what the exchange waits for."""
-    if status.state.is_final:
-        return "The exchange has ended."
-    if status.u5 is not None:
-        return "The sum is being computed."
-    listed = ", ".join(status.awaited)
-    return f"The exchange is {status.state.value.lower()} and waits for {listed}."

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from coordinator.rounds.events import MessageKind
 from coordinator.rounds.exchange_machine import ExchangeState
-from coordinator.rounds.participation_machine import ParticipationState
+from coordinator.rounds.participation_machine import DropReason, ParticipationState
 from coordinator.rounds.round_machine import RoundState
 from fl_protocol.ids import RunId
 
@@ -98,6 +98,7 @@ class DueTraining:
 
 Due = DueAbandon | DueResult | DueExchange | DueTraining
 
+_SILENCES = frozenset(reason.value for reason in DropReason if reason.may_return)
 _TASKS = {
     ExchangeState.ADVERTISING: (ExchangeTask.ADVERTISE, MessageKind.M1),
     ExchangeState.SHARING: (ExchangeTask.SHARE, MessageKind.M3),
@@ -134,13 +135,19 @@ def _abandon(view: RoundView, is_held: bool) -> Due | None:  # noqa: FBT001 # ca
     if view.state is RoundState.ABORTED:
         return DueAbandon(ref=view.ref, reason=view.reason or "aborted")
     is_survivor = view.exchange is not None and view.exchange.is_survivor
-    if is_survivor:
+    if is_survivor or _may_return(view):
         return None
     if view.participation.is_gone:
         return DueAbandon(ref=view.ref, reason=view.participation_reason or view.participation.value.lower())
     if view.state is RoundState.COMMITTED:
         return DueAbandon(ref=view.ref, reason="not-counted")
     return None
+
+
+def _may_return(view: RoundView) -> bool:
+    """Whether the site's payload may be asked for again: it was silent in an exchange, which may yet fail."""
+    is_silent = view.participation is ParticipationState.DROPPED and view.participation_reason in _SILENCES
+    return is_silent and view.state is RoundState.EXCHANGING
 
 
 def _result(view: RoundView, is_held: bool) -> Due | None:  # noqa: FBT001 # as above

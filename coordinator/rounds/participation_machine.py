@@ -53,6 +53,7 @@ class ParticipationEvent(StrEnum):
     UPLOAD_COMPLETED = "upload-completed"
     WENT_SILENT = "went-silent"
     BLAMED = "blamed"
+    RETURNED = "returned"
     COUNTED = "counted"
 
 
@@ -64,6 +65,13 @@ class DropReason(StrEnum):
     NOT_SHARED = "silent-in-sharing"
     NOT_UPLOADED = "silent-in-collecting"
     SITE_NOT_ACTIVE = "site-not-active"
+    SITE_REVOKED = "site-revoked"
+    ENOUGH = "enough"
+
+    @property
+    def may_return(self) -> bool:
+        """Whether the site still has its payload, as far as we know, and may bring it to a fresh exchange."""
+        return self in {DropReason.NOT_ADVERTISED, DropReason.NOT_SHARED, DropReason.NOT_UPLOADED}
 
 
 class RejectReason(StrEnum):
@@ -112,6 +120,8 @@ TRANSITIONS: Mapping[tuple[ParticipationState, ParticipationEvent], Participatio
         # Its masked vector was in U3 before it left: the sum holds it, and the row says so.
         (_S.DECLINED, _E.COUNTED): _S.COUNTED,
         (_S.DROPPED, _E.COUNTED): _S.COUNTED,
+        # Silent in an exchange that failed, and there again for the next one.
+        (_S.DROPPED, _E.RETURNED): _S.READY,
         (_S.DECLINED, _E.REFUSED): _S.DECLINED,
         (_S.DECLINED, _E.FAILED): _S.DECLINED,
         (_S.DROPPED, _E.FAILED): _S.DROPPED,

@@ -15,14 +15,16 @@ class RoundRules:
     Attributes:
         quorum: participations needed to commit.
         params: the secure sum's own rules; every site applies its own besides.
-        round_deadline: from the opening of a round until all must be ready.
-        phase_deadline: without any progress, an exchange's phase ends after this.
+        round_deadline: from the opening of a round; before it nobody is given up in training.
+        phase_deadline: the idle deadline: how long a site may be without any progress before it is given up.
+        enough: as soon as so many are ready, training closes after ``ENOUGH_GRACE``; None to wait for all.
     """
 
     quorum: int
     params: SecAggParams
     round_deadline: timedelta
     phase_deadline: timedelta
+    enough: int | None = None
 
     @property
     def min_ready(self) -> int:

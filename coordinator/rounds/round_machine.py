@@ -2,20 +2,29 @@
 
 ``PLANNED -> TRAINING -> EXCHANGING(i) -> FOLDING -> COMMITTED``; any ``-> ABORTED(reason)``. Keys are exchanged after
 training, among the sites that are READY. An exchange that failed before shares were asked for is run again, at most
-three times in all; one that failed later ends the round.
+three times in all, among the sites that are there, with those that came back in the meantime; where those are too few,
+the round keeps its payloads and waits for them. One that failed later ends the round.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 
 from coordinator.errors import IllegalTransitionError
 from coordinator.rounds.cohort import exchange_candidates
-from coordinator.rounds.effects import CommitRound, DropSites, EndExchange, FoldRound, OpenExchange, RoundEffect
+from coordinator.rounds.effects import (
+    CommitRound,
+    DropSites,
+    EndExchange,
+    FoldRound,
+    OpenExchange,
+    ReturnSites,
+    RoundEffect,
+)
 from coordinator.rounds.events import (
     AbortReason,
     EffectGaveUp,
@@ -35,7 +44,8 @@ from coordinator.rounds.quorum import RoundRules
 from fl_protocol.ids import SiteId
 
 MAX_EXCHANGE_ATTEMPTS = 3
-MAX_ROUND_ATTEMPTS = 3
+ENOUGH_GRACE = timedelta(seconds=5)
+"""How long training stays open once enough are ready: one that is about to finish shall not have worked in vain."""
 
 
 class RoundState(StrEnum):
@@ -61,9 +71,14 @@ class RoundStatus:
     Attributes:
         state: where it stands.
         participations: every invited site's state.
-        deadline_at: when training is over.
+        deadline_at: before this nobody is given up in training.
         exchange_index: the exchange that is open or comes next; one a round in this version.
-        exchange_attempt: the attempt that is open or comes next.
+        exchange_attempt: the attempt that is open, has failed last, or comes first.
+        exchange_failed_at: when that attempt failed; None while it is open, and before there is one.
+        exchange_failure: why it failed.
+        changed_at: when each site last made progress: a new state, or a new step of its training.
+        silent: sites that were given up for their silence in an exchange, and whose payloads may still be there.
+        away: sites that were not heard of lately, nor since they were given up, or that may not act.
         reason: why it was ABORTED.
     """
 
@@ -72,6 +87,11 @@ class RoundStatus:
     deadline_at: datetime
     exchange_index: int = 0
     exchange_attempt: int = 0
+    exchange_failed_at: datetime | None = None
+    exchange_failure: ExchangeFailure | None = None
+    changed_at: Mapping[SiteId, datetime] = field(default_factory=dict)
+    silent: frozenset[SiteId] = frozenset()
+    away: frozenset[SiteId] = frozenset()
     reason: AbortReason | None = None
 
 
@@ -89,35 +109,78 @@ def _begin(status: RoundStatus, event: RoundEvent, *, rules: RoundRules, now: da
 
 
 def _watch_training(status: RoundStatus, event: RoundEvent, *, rules: RoundRules, now: datetime) -> RoundStep:
-    """Training ends when nobody is at work any more, or at the deadline, or when too few are left to ever be enough."""
+    """Training ends when nobody is at work any more, when enough are ready, or when too few can ever be.
+
+    A site that reports progress is late, not dead: past the round's deadline, those are given up that made none for as
+    long as the idle deadline.
+    """
     del event
-    at_work = tuple(sorted(site for site, state in status.participations.items() if state.is_at_work))
     ready = exchange_candidates(status.participations)
-    is_over = not at_work or now >= status.deadline_at
-    if not is_over and len(ready) + len(at_work) >= rules.min_ready:
-        return RoundStep(status=status)
+    at_work = tuple(sorted(site for site, state in status.participations.items() if state.is_at_work))
     effects: tuple[RoundEffect, ...] = ()
-    if at_work and is_over:
-        effects = (DropSites(sites=at_work, reason=DropReason.NOT_READY),)
-    if len(ready) < rules.min_ready:
+    if at_work and _is_enough(status, ready, rules=rules, now=now):
+        effects, at_work = (DropSites(sites=at_work, reason=DropReason.ENOUGH),), ()
+    elif silent := tuple(site for site in at_work if _is_silent(status, site, rules=rules, now=now)):
+        effects = (DropSites(sites=silent, reason=DropReason.NOT_READY),)
+        at_work = tuple(site for site in at_work if site not in silent)
+    if len(ready) + len(at_work) < rules.min_ready:
         return _abort(status, AbortReason.QUORUM_NOT_REACHED, effects)
+    if at_work:
+        return RoundStep(status=status, effects=effects)
     opened = OpenExchange(exchange_index=status.exchange_index, exchange_attempt=status.exchange_attempt, invited=ready)
     return RoundStep(status=replace(status, state=RoundState.EXCHANGING), effects=(*effects, opened))
 
 
+def _is_enough(status: RoundStatus, ready: tuple[SiteId, ...], *, rules: RoundRules, now: datetime) -> bool:
+    if rules.enough is None or len(ready) < rules.enough:
+        return False
+    since = sorted(status.changed_at[site] for site in ready if site in status.changed_at)
+    return len(since) < rules.enough or now >= since[rules.enough - 1] + ENOUGH_GRACE
+
+
+def _is_silent(status: RoundStatus, site: SiteId, *, rules: RoundRules, now: datetime) -> bool:
+    heard = status.changed_at.get(site)
+    return now >= status.deadline_at and (heard is None or now - heard >= rules.phase_deadline)
+
+
 def _repeat_exchange(status: RoundStatus, event: RoundEvent, *, rules: RoundRules, now: datetime) -> RoundStep:
-    del now
+    """Begin afresh among the sites that are there, if no share was asked for; else wait or end."""
     assert isinstance(event, ExchangeFailed)
     if not event.may_be_repeated:
         return _abort(status, _ABORT_REASONS[event.reason])
-    candidates = exchange_candidates(status.participations)
-    if len(candidates) < rules.min_ready:
-        return _abort(status, AbortReason.QUORUM_NOT_REACHED)
-    attempt = status.exchange_attempt + 1
-    if attempt >= MAX_EXCHANGE_ATTEMPTS:
-        return _abort(status, AbortReason.EXCHANGE_ATTEMPTS_EXHAUSTED)
-    opened = OpenExchange(exchange_index=status.exchange_index, exchange_attempt=attempt, invited=candidates)
-    return RoundStep(status=replace(status, exchange_attempt=attempt), effects=(opened,))
+    if status.exchange_attempt + 1 >= MAX_EXCHANGE_ATTEMPTS:
+        is_refusal = _ABORT_REASONS[event.reason].is_refusal
+        reason = _ABORT_REASONS[event.reason] if is_refusal else AbortReason.EXCHANGE_ATTEMPTS_EXHAUSTED
+        return _abort(status, reason)
+    failed = replace(status, exchange_failed_at=now, exchange_failure=event.reason)
+    return _begin_afresh(failed, rules=rules, now=now)
+
+
+def _watch_exchange(status: RoundStatus, event: RoundEvent, *, rules: RoundRules, now: datetime) -> RoundStep:
+    """Between two exchanges: begin afresh once enough sites are there. Who leaves an open one is its own business."""
+    del event
+    if status.exchange_failed_at is None:
+        return RoundStep(status=status)
+    return _begin_afresh(status, rules=rules, now=now)
+
+
+def _begin_afresh(status: RoundStatus, *, rules: RoundRules, now: datetime) -> RoundStep:
+    assert status.exchange_failed_at is not None, "the exchange before has failed"
+    assert status.exchange_failure is not None, "the exchange before has failed"
+    candidates = set(exchange_candidates(status.participations))
+    here = tuple(sorted((candidates | status.silent) - status.away))
+    if len(here) >= rules.min_ready:
+        attempt = status.exchange_attempt + 1
+        opened = OpenExchange(exchange_index=status.exchange_index, exchange_attempt=attempt, invited=here)
+        returned = tuple(site for site in here if site in status.silent)
+        effects: tuple[RoundEffect, ...] = (ReturnSites(sites=returned), opened) if returned else (opened,)
+        following = replace(status, exchange_attempt=attempt, exchange_failed_at=None, exchange_failure=None)
+        return RoundStep(status=following, effects=effects)
+    # Training took hours, perhaps: its payloads are kept as long again as it was given, for the missing to come back.
+    is_hopeless = len(candidates | status.silent) < rules.min_ready
+    if is_hopeless or now >= status.exchange_failed_at + rules.round_deadline:
+        return _abort(status, _ABORT_REASONS[status.exchange_failure])
+    return RoundStep(status=status)
 
 
 _ABORT_REASONS: Mapping[ExchangeFailure, AbortReason] = MappingProxyType(
@@ -127,7 +190,7 @@ _ABORT_REASONS: Mapping[ExchangeFailure, AbortReason] = MappingProxyType(
         ExchangeFailure.TOO_FEW_UPLOADED: AbortReason.QUORUM_NOT_REACHED,
         ExchangeFailure.TOO_FEW_CONFIRMED: AbortReason.TOO_FEW_CONFIRMED,
         ExchangeFailure.TOO_FEW_REVEALED: AbortReason.TOO_FEW_REVEALED,
-        ExchangeFailure.DEALER_BLAMED: AbortReason.QUORUM_NOT_REACHED,
+        ExchangeFailure.DEALER_BLAMED: AbortReason.DEALER_BLAMED,
         ExchangeFailure.UNMASKING_REFUSED: AbortReason.UNMASKING_REFUSED,
         ExchangeFailure.IMPLAUSIBLE_SUM: AbortReason.IMPLAUSIBLE_SUM,
         ExchangeFailure.EFFECT_FAILED: AbortReason.EFFECT_FAILED,
@@ -180,9 +243,8 @@ TRANSITIONS: Mapping[tuple[RoundState, type[RoundEvent]], _Apply] = MappingProxy
         (_S.TRAINING, SiteReported): _watch_training,
         (_S.TRAINING, TimePassed): _watch_training,
         (_S.TRAINING, RunCancelled): _cancel,
-        # Who leaves during an exchange is the exchange's business; its end comes back as an event.
-        (_S.EXCHANGING, SiteReported): _stay,
-        (_S.EXCHANGING, TimePassed): _stay,
+        (_S.EXCHANGING, SiteReported): _watch_exchange,
+        (_S.EXCHANGING, TimePassed): _watch_exchange,
         (_S.EXCHANGING, ExchangeSummed): _begin_fold,
         (_S.EXCHANGING, ExchangeFailed): _repeat_exchange,
         (_S.EXCHANGING, RunCancelled): _cancel,
@@ -211,19 +273,3 @@ def step_round(status: RoundStatus, event: RoundEvent, *, rules: RoundRules, now
             event=type(event).__name__,
         )
     return apply(status, event, rules=rules, now=now)
-
-
-def waits_for(status: RoundStatus) -> str:
-    """One sentence: what the round waits for."""
-    match status.state:
-        case RoundState.TRAINING:
-            at_work = ", ".join(sorted(site for site, state in status.participations.items() if state.is_at_work))
-            return f"Training waits for {at_work}, until {status.deadline_at.isoformat(timespec='seconds')}."
-        case RoundState.EXCHANGING:
-            return "The secure sum is under way."
-        case RoundState.FOLDING:
-            return "The new public state is being computed."
-        case RoundState.PLANNED:
-            return "The round is about to open."
-        case _:
-            return "The round has ended."

@@ -1,68 +1,123 @@
-"""What a run waits for, in one sentence for people."""
+"""What a run waits for, in one sentence for people: a picture of the rows, put into words by ``rounds.waiting``."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from sqlalchemy.orm import Session
 
 from coordinator.db.exchanges import latest_exchange
-from coordinator.db.models import Run
-from coordinator.db.rounds import open_round, participations_of
-from coordinator.db.runs import approved_sites
-from coordinator.db.sites import active_sites
-from coordinator.rounds import exchange_machine
-from coordinator.rounds.round_machine import RoundState, waits_for
+from coordinator.db.models import Participation, Run, Site
+from coordinator.db.outbox import first_open_effect
+from coordinator.db.rounds import latest_round, open_round, participations_of
+from coordinator.db.runs import approval_decisions
+from coordinator.db.sites import sites_by_name
+from coordinator.db.states import ApprovalDecision, SiteState
+from coordinator.rounds.participation_machine import ParticipationState
 from coordinator.rounds.run_machine import RunState
+from coordinator.rounds.waiting import (
+    EffectPicture,
+    RoundPicture,
+    RunPicture,
+    SitePicture,
+    SiteStanding,
+    StepPicture,
+    what_run_waits_for,
+)
+from coordinator.services.plan_round import following_attempt
 from coordinator.services.role_cache import RoleCache
 from coordinator.services.round_status import exchange_status, round_status
+from fl_protocol.ids import SiteId
 
 _ROLES = RoleCache()
 """Parsed RunSpecs, by digest; what it holds is derived from frozen bytes."""
 
+_SAID: Mapping[str | None, SiteStanding] = {
+    None: SiteStanding.SAID_NOTHING,
+    ApprovalDecision.REFUSED.value: SiteStanding.SAID_NO,
+    ApprovalDecision.WITHDRAWN.value: SiteStanding.WITHDREW,
+}
+_BARRED: Mapping[str, SiteStanding] = {
+    SiteState.INVITED.value: SiteStanding.NOT_ENROLLED,
+    SiteState.SUSPENDED.value: SiteStanding.SUSPENDED,
+    SiteState.REVOKED.value: SiteStanding.REVOKED,
+}
+
 
 def waiting_for(session: Session, run: Run, now: datetime) -> str:
     """What the run waits for, or that it has ended."""
-    del now
-    state = RunState(run.state)
-    match state:
-        case RunState.DRAFT:
-            return "Waits to be started."
-        case RunState.COMPLETED:
-            return "All rounds are committed."
-        case RunState.CANCELLED:
-            return "Was cancelled."
-        case RunState.FAILED:
-            return f"Failed: {run.reason}."
-        case _:
-            return _waiting(session, run, state)
+    return what_run_waits_for(paint_run(session, run, now))
 
 
-def _waiting(session: Session, run: Run, state: RunState) -> str:
-    row = open_round(session, run.run_id)
-    if row is not None:
-        participations = participations_of(session, row)
-        exchange = latest_exchange(session, row)
-        if row.state == RoundState.EXCHANGING.value and exchange is not None:
-            said = exchange_machine.waits_for(exchange_status(exchange, participations))
-        else:
-            said = waits_for(round_status(row, exchange, participations))
-        return f"Round {row.round_index}: {said}"
-    if state is RunState.PAUSED:
-        return "Is paused; resume it to open the next round."
-    return _waiting_for_sites(session, run, state)
-
-
-def _waiting_for_sites(session: Session, run: Run, state: RunState) -> str:
+def paint_run(session: Session, run: Run, now: datetime) -> RunPicture:
+    """The run as the sentence is made from it."""
     facts = _ROLES.run_facts(run)
-    roster = set(facts.spec.cohort.pins)
-    approved = approved_sites(session, run.run_id) & roster
-    active = approved & set(active_sites(session, roster))
-    missing = ", ".join(sorted(roster - approved)) or "none"
-    if state is RunState.AWAITING_SITES:
-        return f"{len(approved)} of {facts.rules.quorum} approvals needed; no word yet from: {missing}."
-    if len(active) < facts.rules.min_ready:
-        away = ", ".join(sorted(approved - active)) or "none"
-        present = f"{len(active)} of {facts.rules.min_ready} sites may take part"
-        return f"{present}; not approved: {missing}; not active: {away}."
-    return f"Round {run.next_round_index} is about to open."
+    pins = facts.spec.cohort.pins
+    sites = sites_by_name(session, pins)
+    decisions = approval_decisions(session, run.run_id)
+    return RunPicture(
+        state=RunState(run.state),
+        reason=run.reason,
+        round_index=run.next_round_index,
+        n_rounds=facts.spec.rounds,
+        rules=facts.rules,
+        sites={site: _site(sites.get(site), decisions.get(site), pin=pin) for site, pin in pins.items()},
+        round=_round(session, run, sites, now=now),
+        following=following_attempt(session, run),
+        said=_said_last(session, run),
+        now=now,
+    )
+
+
+def _site(row: Site | None, decision: str | None, *, pin: str) -> SitePicture:
+    last_seen_at = None if row is None else row.last_seen_at
+    if row is None:
+        standing = SiteStanding.NOT_ENROLLED
+    elif decision != ApprovalDecision.APPROVED.value:
+        standing = _SAID[decision]
+    elif row.state != SiteState.ENROLLED.value:
+        standing = _BARRED[row.state]
+    elif row.signing_key_sha256 != pin:
+        standing = SiteStanding.OTHER_KEY
+    else:
+        standing = SiteStanding.MAY_TAKE_PART
+    return SitePicture(standing=standing, last_seen_at=last_seen_at)
+
+
+def _round(session: Session, run: Run, sites: Mapping[SiteId, Site], *, now: datetime) -> RoundPicture | None:
+    row = open_round(session, run.run_id)
+    if row is None:
+        return None
+    participations = participations_of(session, row)
+    exchange = latest_exchange(session, row)
+    return RoundPicture(
+        status=round_status(row, exchange, participations, sites, now=now),
+        exchange=None if exchange is None else exchange_status(exchange, participations, sites),
+        steps={site: _step(part) for site, part in participations.items()},
+        effect=_effect(session, run),
+    )
+
+
+def _step(row: Participation) -> StepPicture:
+    return StepPicture(activity=row.activity, step=row.step, steps=row.steps)
+
+
+def _effect(session: Session, run: Run) -> EffectPicture | None:
+    entry = first_open_effect(session, run.run_id)
+    if entry is None:
+        return None
+    code = None if entry.last_error is None else entry.last_error.split(":", 1)[0]
+    return EffectPicture(n_failures=entry.attempts, error=code, next_try_at=entry.next_try_at)
+
+
+def _said_last(session: Session, run: Run) -> dict[SiteId, str]:
+    """What sites gave as reasons for leaving the attempt that ended last, if it was one at the round to come."""
+    last = latest_round(session, run.run_id)
+    if last is None or last.round_index != run.next_round_index:
+        return {}
+    return {
+        site: row.reason
+        for site, row in participations_of(session, last).items()
+        if ParticipationState(row.state).is_gone and row.reason is not None
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
@@ -12,9 +11,8 @@ from coordinator.db.states import SiteState
 from coordinator.errors import SiteNotActiveError
 from coordinator.services.refusals import CertificateUnknownError
 from coordinator.services.resources import Resources
+from coordinator.services.site_presence import is_note_due, note_seen
 from fl_protocol.ids import SiteId
-
-_SEEN_STEP = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +43,8 @@ def identify_site(resources: Resources, *, site_id: SiteId, certificate_sha256: 
             )
         if certificate.revoked_at is not None or certificate.not_after <= now:
             raise CertificateUnknownError("this certificate has ended; enrol again", site_id=site_id)
-        return site.last_seen_at is None or now - site.last_seen_at >= _SEEN_STEP
+        return is_note_due(site, now=now)
 
     if resources.db.read("identify_site", check):
-        resources.db.run_tx("note_site_seen", lambda session: _note_seen(session, site_id, now))
+        resources.db.run_tx("note_site_seen", lambda session: note_seen(session, site_id, now=now))
     return CallingSite(site_id=site_id, certificate_sha256=certificate_sha256)
-
-
-def _note_seen(session: Session, site_id: SiteId, now: datetime) -> None:
-    site = session.get(Site, site_id)
-    if site is not None:
-        site.last_seen_at = now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import assert_never
 
 from sqlalchemy.orm import Session
@@ -30,6 +31,7 @@ from coordinator.rounds.participation_machine import ParticipationState
 from coordinator.rounds.round_machine import RoundState
 from coordinator.services.context import EngineContext
 from coordinator.services.round_access import ref_of, require_active_site
+from coordinator.services.site_presence import is_note_due, note_seen
 from fl_protocol.ids import RunId, SiteId
 from fl_protocol.secagg.coordinator_role import make_m2, make_m4, make_m6, make_m8
 from fl_protocol.signing.signed import SignedBody
@@ -136,7 +138,12 @@ async def poll_instruction(
     started = ctx.now()
     while True:
         seen = ctx.wakeups.sites.count
-        found = await ctx.db.read_async("poll-instruction", lambda session: _look(ctx, session, site_id, holding))
+        seen_at = ctx.now()
+        found, is_due = await ctx.db.read_async(
+            "poll-instruction", lambda session: _look_and_note(ctx, session, site_id, holding)
+        )
+        if is_due:
+            await _note_seen(ctx, site_id, seen_at)
         if found is not None:
             await _count_relayed(ctx, site_id, found)
             return found
@@ -159,8 +166,21 @@ def published_result(exchange: Exchange) -> PublishedResult:
     )
 
 
+async def _note_seen(ctx: EngineContext, site_id: SiteId, now: datetime) -> None:
+    """A run may have waited for this site."""
+    await ctx.db.run_tx_async("note-site-seen", lambda session: note_seen(session, site_id, now=now))
+    ctx.wakeups.wake_driver()
+
+
+def _look_and_note(
+    ctx: EngineContext, session: Session, site_id: SiteId, holding: Sequence[RoundRef]
+) -> tuple[Instruction | None, bool]:
+    """What is due, and whether it is time to note that the site asked."""
+    is_due = is_note_due(require_active_site(session, site_id), now=ctx.now())
+    return _look(ctx, session, site_id, holding), is_due
+
+
 def _look(ctx: EngineContext, session: Session, site_id: SiteId, holding: Sequence[RoundRef]) -> Instruction | None:
-    require_active_site(session, site_id)
     rows: dict[RoundRef, tuple[Round, Participation]] = {
         ref_of(round_row): (round_row, row) for round_row, row in rounds_of_site(session, site_id)
     }

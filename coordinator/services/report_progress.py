@@ -1,4 +1,7 @@
-"""A site says how far its training is: a word and two counters, nothing that was computed from data."""
+"""A site says how far its training is: a word and two counters, nothing that was computed from data.
+
+A new word or step is progress, which puts the site's deadline off; the same again is not.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +62,10 @@ async def report_progress(
             raise LateError("training is over in this round", run_id=round.run_id, state=round_row.state)
         if row.state not in {ParticipationState.TRAINING.value, ParticipationState.READY.value}:
             raise WrongPhaseError("the site is not training in this round", site_id=site_id, state=row.state)
-        row.activity, row.step, row.steps = activity.value, step, steps
-        row.updated_at = now
+        if (row.activity, row.step, row.steps) != (activity.value, step, steps):
+            # Only what is new is progress, and only progress is written.
+            row.activity, row.step, row.steps = activity.value, step, steps
+            row.updated_at = now
 
     await ctx.db.run_tx_async("report-progress", write)
 

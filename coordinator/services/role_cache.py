@@ -163,5 +163,6 @@ def _facts_of(run: Run) -> RunFacts:
             params=SecAggParams(suite=secagg.suite, min_cohort=secagg.min_cohort),
             round_deadline=timedelta(seconds=cohort.round_deadline_s),
             phase_deadline=timedelta(seconds=cohort.phase_deadline_s),
+            enough=cohort.enough,
         ),
     )

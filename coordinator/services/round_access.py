@@ -116,11 +116,14 @@ def move_participation(
             step=event.value,
         ) from error
     is_changed = row.state != state.value
+    if not is_changed:
+        return False
     row.state = state.value
+    # A step that was said again is no progress: ``updated_at`` is what deadlines count from.
     row.updated_at = now
-    if is_changed and reason is not None:
+    if reason is not None or event is ParticipationEvent.RETURNED:
         row.reason = reason
-    return is_changed
+    return True
 
 
 def audit_participation(session: Session, row: Participation, *, actor: str, now: datetime) -> None:

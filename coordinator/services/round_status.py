@@ -7,11 +7,12 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from coordinator.db.models import Exchange, Participation, Round
-from coordinator.rounds.cohort import gone_sites
+from coordinator.db.models import Exchange, Participation, Round, Site
+from coordinator.db.states import SiteState
+from coordinator.rounds.cohort import gone_sites, is_present
 from coordinator.rounds.events import AbortReason, ExchangeFailure
 from coordinator.rounds.exchange_machine import ExchangeState, ExchangeStatus, Sites
-from coordinator.rounds.participation_machine import ParticipationState
+from coordinator.rounds.participation_machine import DropReason, ParticipationState
 from coordinator.rounds.round_machine import RoundState, RoundStatus
 from coordinator.services.role_cache import RoleCache
 from fl_protocol.ids import SiteId
@@ -24,20 +25,57 @@ def states_of(participations: Mapping[SiteId, Participation]) -> dict[SiteId, Pa
     return {site: ParticipationState(row.state) for site, row in participations.items()}
 
 
-def round_status(row: Round, exchange: Exchange | None, participations: Mapping[SiteId, Participation]) -> RoundStatus:
+def round_status(
+    row: Round,
+    exchange: Exchange | None,
+    participations: Mapping[SiteId, Participation],
+    sites: Mapping[SiteId, Site],
+    *,
+    now: datetime,
+) -> RoundStatus:
     """The round as its machine sees it."""
+    has_failed = exchange is not None and exchange.state == ExchangeState.FAILED.value
+    silent = frozenset(site for site, part in participations.items() if _may_return(part))
     return RoundStatus(
         state=RoundState(row.state),
         participations=states_of(participations),
         deadline_at=row.deadline_at,
         exchange_index=0 if exchange is None else exchange.exchange_index,
         exchange_attempt=0 if exchange is None else exchange.exchange_attempt,
+        exchange_failed_at=exchange.finished_at if exchange is not None and has_failed else None,
+        exchange_failure=ExchangeFailure(exchange.reason) if exchange is not None and has_failed else None,
+        changed_at={site: part.updated_at for site, part in participations.items()},
+        silent=silent,
+        away=frozenset(
+            site
+            for site, part in participations.items()
+            if not _is_here(sites.get(site), since=part.updated_at if site in silent else None, now=now)
+        ),
         reason=None if row.reason is None else AbortReason(row.reason),
     )
 
 
+def _may_return(row: Participation) -> bool:
+    return (
+        row.state == ParticipationState.DROPPED.value
+        and row.reason in set(DropReason)
+        and DropReason(row.reason).may_return
+    )
+
+
+def _is_here(site: Site | None, *, since: datetime | None, now: datetime) -> bool:
+    """Whether the site may act and was heard of lately; of one that was given up, whether since then."""
+    if site is None or site.state != SiteState.ENROLLED.value or not is_present(site.last_seen_at, now=now):
+        return False
+    return since is None or (site.last_seen_at is not None and site.last_seen_at > since)
+
+
 def exchange_status(
-    row: Exchange, participations: Mapping[SiteId, Participation], *, dealt_quorum: int = 0
+    row: Exchange,
+    participations: Mapping[SiteId, Participation],
+    sites: Mapping[SiteId, Site],
+    *,
+    dealt_quorum: int = 0,
 ) -> ExchangeStatus:
     """The exchange as its machine sees it; for stepping it, ``dealt_quorum`` is what the function of that name says."""
     return ExchangeStatus(
@@ -45,6 +83,7 @@ def exchange_status(
         invited=_sites(row.invited) or (),
         arrived=frozenset(_sites(row.arrived) or ()),
         gone=gone_sites(states_of(participations)),
+        away=frozenset(site for site, found in sites.items() if found.state == SiteState.SUSPENDED.value),
         phase_deadline_at=row.phase_deadline_at,
         dealt_quorum=dealt_quorum,
         u1=_sites(row.u1),

@@ -32,12 +32,16 @@ class ApprovalView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """A run. ``rounds_total`` counts the evaluation round that ends it."""
+    """A run. ``rounds_total`` counts the evaluation round that ends it.
+
+    ``waiting_for`` is ``waits_for`` under the name that clients of 0.1 read.
+    """
 
     run_id: str
     name: str
     state: str
     reason: str | None
+    waits_for: str
     waiting_for: str
     run_spec_sha256: str
     run_spec: Mapping[str, object]
@@ -102,12 +106,14 @@ def run_view(session: Session, run: Run, *, now: datetime) -> RunView:
         Round.run_id == run.run_id, Round.state == RoundState.COMMITTED.value
     )
     releases = select(Release.release_id).where(Release.run_id == run.run_id).order_by(Release.created_at)
+    sentence = waiting_for(session, run, now)
     return RunView(
         run_id=run.run_id,
         name=run.name,
         state=run.state,
         reason=run.reason,
-        waiting_for=waiting_for(session, run, now),
+        waits_for=sentence,
+        waiting_for=sentence,
         run_spec_sha256=run.run_spec_sha256,
         run_spec=json.loads(run.run_spec_json),
         rounds_total=spec.rounds + 1,

@@ -208,6 +208,10 @@ def _cross_faults(spec: RunSpec) -> Iterator[tuple[Fault, tuple[str, ...]]]:
         message = f"must lie between secure_aggregation.min_cohort ({min_cohort}) and the number of sites ({n_sites})"
         keys = ("cohort.quorum", "cohort.sites", "secure_aggregation.min_cohort")
         yield Fault(path="cohort.quorum", message=message), keys
+    enough = spec.cohort.enough
+    if enough is not None and not spec.cohort.quorum <= enough <= n_sites:
+        message = f"must lie between cohort.quorum ({spec.cohort.quorum}) and the number of sites ({n_sites})"
+        yield Fault(path="cohort.enough", message=message), ("cohort.enough", "cohort.quorum", "cohort.sites")
     if spec.local.max_tokens > MAX_TOKENS_PER_ROUND:
         message = f"steps x batch_size x accumulation x max_length must be at most {MAX_TOKENS_PER_ROUND} tokens"
         factors = ("local.steps", "local.batch_size", "local.accumulation", "local.max_length")

@@ -211,12 +211,16 @@ class CohortSite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CohortSpec:
-    """``cohort``: the roster, and how many of it a round needs and how long it waits."""
+    """``cohort``: the roster, and how many of it a round needs and how long it waits.
+
+    ``enough`` is not in the document of a spec that does not set it: its digest is what it was before there was one.
+    """
 
     sites: tuple[CohortSite, ...]
     quorum: int
     round_deadline_s: float
     phase_deadline_s: float
+    enough: int | None = None
 
     @property
     def names(self) -> tuple[SiteId, ...]:
@@ -236,12 +240,13 @@ class CohortSpec:
             else {"name": site.name, "signing_key_sha256": site.signing_key_sha256}
             for site in self.sites
         ]
-        return {
+        document: dict[str, object] = {
             "sites": sites,
             "quorum": self.quorum,
             "round_deadline_s": self.round_deadline_s,
             "phase_deadline_s": self.phase_deadline_s,
         }
+        return document if self.enough is None else {**document, "enough": self.enough}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

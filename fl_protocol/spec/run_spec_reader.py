@@ -128,14 +128,26 @@ def read_aggregation(top: Reader) -> AggregationSpec:
 
 
 def read_cohort(top: Reader) -> CohortSpec:
-    """``cohort: {sites, quorum, round_deadline_s=3600, phase_deadline_s=120}``."""
+    """``cohort: {sites, quorum, round_deadline_s=3600, phase_deadline_s=600, enough=null}``.
+
+    Deadlines are by progress, and ``phase_deadline_s`` is the one to know: a site that is waited for is given up once
+    it made none for so long. Progress is a message that arrived, bytes of an upload that were taken, a step of training
+    that was reported. In training nobody is given up before ``round_deadline_s`` has passed, and past it only who is
+    silent for ``phase_deadline_s``: slow is late, not dead. Once enough masked updates are in to be summed, time alone
+    ends nothing that the missing sites may still complete. ``enough``, at least the quorum, closes training as soon as
+    so many sites are ready.
+    """
     section = top.section("cohort")
     cohort = CohortSpec(
         sites=_read_sites(section),
         quorum=section.integer("quorum", low=SMALLEST_COHORT, high=MAX_SITES),
         round_deadline_s=section.number("round_deadline_s", above=0, high=_MONTH_S, default=3600.0),
-        phase_deadline_s=section.number("phase_deadline_s", above=0, high=_MONTH_S, default=120.0),
+        phase_deadline_s=section.number("phase_deadline_s", above=0, high=_MONTH_S, default=600.0),
+        enough=section.integer("enough", low=SMALLEST_COHORT, high=MAX_SITES) if section.has("enough") else None,
     )
+    if cohort.enough is None:
+        # Also marks the key as known where it is null.
+        section.skip("enough")
     section.finish()
     return cohort
 

@@ -24,14 +24,14 @@ _COLUMNS = (
     ("state", "state"),
     ("rounds done", "rounds_committed"),
     ("of", "rounds_total"),
-    ("waits for", "waiting_for"),
+    ("waits for", "waits_for"),
 )
 _FACTS = (
     ("run", "run_id"),
     ("name", "name"),
     ("state", "state"),
     ("reason", "reason"),
-    ("waits for", "waiting_for"),
+    ("waits for", "waits_for"),
     ("rounds done", "rounds_committed"),
     ("of", "rounds_total"),
     ("specification", "run_spec_sha256"),

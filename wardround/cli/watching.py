@@ -67,7 +67,7 @@ def round_sentence(document: Document) -> str:
 
 def _run_sentence(document: Document) -> str:
     sentence = f"run {cell(document.get('run_id'))}: {cell(document.get('state'))}"
-    for key in ("reason", "waiting_for"):
+    for key in ("reason", "waits_for"):
         if document.get(key):
             sentence += f"; {cell(document.get(key))}"
     return sentence

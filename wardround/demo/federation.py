@@ -225,7 +225,7 @@ class _Demo:
         return Picture(
             run_state=text_of(run, "state"),
             reason=None if run.get("reason") is None else str(run.get("reason")),
-            waiting_for=str(run.get("waiting_for") or ""),
+            waits_for=str(run.get("waits_for") or ""),
             sites=tuple(site_line(site.name, site.status_file) for site in federation.sites),
             rounds=rounds,
             seconds=time.monotonic() - self._began,
@@ -313,6 +313,6 @@ def _named_failure(workspace: Workspace, supervisor: Supervisor) -> Iterator[Non
 def _unapproved(federation: ReadyFederation, run: Document) -> DemoFailedError:
     approved = {str(approval.get("site_id")) for approval in documents_of(run, "approvals")}
     silent = next((site for site in federation.sites if site.name not in approved), None)
-    message = f"not every site approved the run within {_APPROVAL_TIMEOUT_S:.0f} s: {run.get('waiting_for')}"
+    message = f"not every site approved the run within {_APPROVAL_TIMEOUT_S:.0f} s: {run.get('waits_for')}"
     tail = () if silent is None else silent.log_tail()
     return DemoFailedError(message, advice="The site's log says which rule of its policy denied it.", log_tail=tail)

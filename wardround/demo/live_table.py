@@ -105,7 +105,7 @@ class PlainProgress:
     def show(self, picture: Picture) -> None:
         """What changed: the run's state, each round's, and of the sites what they train; no steps, no phases."""
         if not picture.has_ended:
-            self._say_once("run", f"run: {picture.run_state}", more=picture.waiting_for)
+            self._say_once("run", f"run: {picture.run_state}", more=picture.waits_for)
         for site in picture.sites:
             if site.activity or site.state in _TROUBLE:
                 self._say_once(f"site {site.name}", f"{site.name}: {_activity_of(site)}")
@@ -120,7 +120,7 @@ class PlainProgress:
 
 def render(picture: Picture) -> RenderableType:
     """The live table: sites, rounds, and what the run waits for."""
-    head = Text.assemble((picture.run_state, "bold"), f"  {picture.seconds:.0f} s", ("  " + picture.waiting_for, "dim"))
+    head = Text.assemble((picture.run_state, "bold"), f"  {picture.seconds:.0f} s", ("  " + picture.waits_for, "dim"))
     return Group(_sites_table(picture), Text(), rounds_table(picture.rounds), Text(), head)
 
 

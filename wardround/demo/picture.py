@@ -72,7 +72,7 @@ class Picture:
 
     run_state: str
     reason: str | None
-    waiting_for: str
+    waits_for: str
     sites: tuple[SiteLine, ...]
     rounds: tuple[RoundLine, ...]
     seconds: float

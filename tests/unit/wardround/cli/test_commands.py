@@ -19,7 +19,7 @@ RUN = {
     "run_id": "run-a",
     "name": "first",
     "state": "AWAITING_SITES",
-    "waiting_for": "2 of 3 approvals are missing: charite, ucsf.",
+    "waits_for": "2 of 3 approvals are missing: charite, ucsf.",
     "rounds_total": 3,
     "rounds_committed": 0,
     "approvals": [{"site_id": "st-mary", "decision": "approved", "at": "2026-01-02T03:04:05Z"}],

@@ -27,7 +27,7 @@ ROUND = {
 def picture(*, state: str = "ACTIVE", rounds: tuple[RoundLine, ...] = ()) -> Picture:
     site = SiteLine(name="st-mary", state="training", activity="evaluating", round_index=0, step=3, steps=5, loss=2.125)
     return Picture(
-        run_state=state, reason=None, waiting_for="waits for three sites", sites=(site,), rounds=rounds, seconds=1.0
+        run_state=state, reason=None, waits_for="waits for three sites", sites=(site,), rounds=rounds, seconds=1.0
     )
 
 
@@ -104,7 +104,7 @@ def test_terminal_progress_draws_the_table_while_it_watches_and_keeps_it() -> No
 def test_plain_progress_says_which_site_has_trouble() -> None:
     file = io.StringIO()
     site = SiteLine(name="ucsf", state="declined", round_index=0)
-    shown = Picture(run_state="ACTIVE", reason=None, waiting_for="", sites=(site,), rounds=(), seconds=1.0)
+    shown = Picture(run_state="ACTIVE", reason=None, waits_for="", sites=(site,), rounds=(), seconds=1.0)
     PlainProgress(Console(file=file, width=100)).show(shown)
     assert "ucsf: declined" in file.getvalue()
 

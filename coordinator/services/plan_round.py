@@ -1,0 +1,81 @@
+"""Between two rounds: does the run begin, go on, wait, or end? Seen in the rows, so that nobody has to send an event.
+
+A round opens among the sites that are present, once they are enough; the others join a later one. An attempt that
+ended because sites or storage were away is repeated after a pause that grows, for as long as it takes.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from coordinator.db.models import Run
+from coordinator.db.outbox import add_effect
+from coordinator.db.rounds import ended_attempts
+from coordinator.db.runs import approved_sites
+from coordinator.rounds.attempts import EndedAttempt, NextAttempt, next_attempt
+from coordinator.rounds.cohort import invited_sites, is_present
+from coordinator.rounds.events import AbortReason
+from coordinator.rounds.run_machine import RunEvent, RunFailure, RunState
+from coordinator.services.effect_kinds import EffectKind
+from coordinator.services.open_round import open_round
+from coordinator.services.turn import Turn
+from fl_protocol.ids import SiteId
+
+
+def plan_round(turn: Turn) -> None:
+    """Do what follows where no round is open."""
+    state = RunState(turn.run.state)
+    if state is RunState.AWAITING_SITES:
+        n_approved = len(approved_sites(turn.session, turn.run.run_id) & set(turn.pins))
+        if n_approved >= turn.rules.quorum:
+            turn.move_run(RunEvent.QUORUM_APPROVED)
+    elif state in {RunState.ACTIVE, RunState.PAUSED}:
+        _plan(turn, state)
+
+
+def following_attempt(session: Session, run: Run) -> NextAttempt:
+    """The attempt that comes next at the round that comes next."""
+    ended = [
+        EndedAttempt(
+            round_attempt=row.round_attempt,
+            reason=AbortReason(row.reason or AbortReason.RUN_CANCELLED),
+            finished_at=row.finished_at or row.opened_at,
+        )
+        for row in ended_attempts(session, run.run_id, run.next_round_index)
+    ]
+    return next_attempt(ended)
+
+
+def invitable_sites(turn: Turn) -> tuple[SiteId, ...]:
+    """Who would be invited to a round that opens now."""
+    return invited_sites(
+        turn.pins,
+        approved=approved_sites(turn.session, turn.run.run_id),
+        active=[site for site, row in turn.active_sites().items() if is_present(row.last_seen_at, now=turn.now)],
+    )
+
+
+def _plan(turn: Turn, state: RunState) -> None:
+    if turn.run.next_round_index > turn.ctx.roles.run_facts(turn.run).spec.rounds:
+        turn.move_run(RunEvent.ROUNDS_COMPLETED)
+        add_effect(turn.session, turn.run.run_id, kind=EffectKind.CREATE_RELEASE, payload={}, now=turn.now)
+        return
+    following = following_attempt(turn.session, turn.run)
+    if following.is_given_up:
+        last = None if following.last_reason is None else following.last_reason.value
+        turn.move_run(RunEvent.GAVE_UP, reason=f"{RunFailure.ATTEMPTS_EXHAUSTED.value}: {last}")
+        return
+    if state is RunState.PAUSED or (following.not_before is not None and turn.now < following.not_before):
+        return
+    invited = invitable_sites(turn)
+    if len(invited) < turn.rules.min_ready:
+        return
+    open_round(
+        turn.ctx,
+        turn.session,
+        turn.run,
+        round_attempt=following.round_attempt,
+        invited=invited,
+        trail=turn.trail,
+        now=turn.now,
+    )
