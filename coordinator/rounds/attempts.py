@@ -52,10 +52,16 @@ def pause_after(n_ended: int) -> timedelta:
     return min(FIRST_PAUSE * doublings, LONGEST_PAUSE)
 
 
-def next_attempt(ended: Sequence[EndedAttempt]) -> NextAttempt:
-    """What follows on these attempts at one round, given in order."""
+def next_attempt(ended: Sequence[EndedAttempt], *, lowest: int = 0) -> NextAttempt:
+    """What follows on these attempts at one round.
+
+    Args:
+        ended: the attempts that were ABORTED, in order.
+        lowest: the first number that may be used; attempts below it are no longer counted.
+    """
+    ended = [attempt for attempt in ended if attempt.round_attempt >= lowest]
     if not ended:
-        return NextAttempt(round_attempt=0, not_before=None, last_reason=None, is_given_up=False)
+        return NextAttempt(round_attempt=lowest, not_before=None, last_reason=None, is_given_up=False)
     last = ended[-1]
     n_refusals = sum(1 for attempt in ended if attempt.reason.is_refusal)
     return NextAttempt(

@@ -34,7 +34,7 @@ def round_status(
     now: datetime,
 ) -> RoundStatus:
     """The round as its machine sees it."""
-    has_failed = exchange is not None and exchange.state == ExchangeState.FAILED.value
+    failed = exchange if exchange is not None and exchange.state == ExchangeState.FAILED.value else None
     silent = frozenset(site for site, part in participations.items() if _may_return(part))
     return RoundStatus(
         state=RoundState(row.state),
@@ -42,8 +42,8 @@ def round_status(
         deadline_at=row.deadline_at,
         exchange_index=0 if exchange is None else exchange.exchange_index,
         exchange_attempt=0 if exchange is None else exchange.exchange_attempt,
-        exchange_failed_at=exchange.finished_at if exchange is not None and has_failed else None,
-        exchange_failure=ExchangeFailure(exchange.reason) if exchange is not None and has_failed else None,
+        exchange_failed_at=None if failed is None else failed.finished_at,
+        exchange_failure=None if failed is None or failed.reason is None else ExchangeFailure(failed.reason),
         changed_at={site: part.updated_at for site, part in participations.items()},
         silent=silent,
         away=frozenset(

@@ -247,13 +247,11 @@ class LabSite:
 
     async def take_result(self, result: PublishedResult) -> None:
         context = result.exchange
-        said = self.role(context).finish(result.m10)
-        stream = download_blob(
-            self.lab.ctx, site_id=self.site_id, run_id=context.run_id, sha256=result.sum_blob_sha256, offset=0
-        )
-        data = b"".join([part.data async for part in stream])
-        assert hashlib.sha256(data).digest() == said.result_sha256
-        self.fold(data, context, n_sites=len(self.role(context).survivors))
+        if self.role(context).phase in {SitePhase.CONFIRMED, SitePhase.REVEALED}:
+            said = self.role(context).finish(result.m10)
+            assert said.result_sha256.hex() == result.sum_blob_sha256
+            assert len(self.role(context).survivors) == self.lab.n_counted(context)
+        self.fold(await self.fetch_sum(result), context)
         body = pack(
             context.run_id.encode(),
             u32(context.round_index),
@@ -264,24 +262,24 @@ class LabSite:
         await acknowledge_result(self.lab.ctx, site_id=self.site_id, exchange=context, acknowledgement=signed)
         self.holding.discard(self.ref(context))
 
+    async def fetch_sum(self, result: PublishedResult) -> bytes:
+        stream = download_blob(
+            self.lab.ctx, site_id=self.site_id, run_id=RUN_ID, sha256=result.sum_blob_sha256, offset=0
+        )
+        data = b"".join([part.data async for part in stream])
+        assert hashlib.sha256(data).hexdigest() == result.sum_blob_sha256
+        return data
+
     async def catch_up(self, version: int) -> None:
         """Fetch and fold the results of rounds that this site was not in."""
         while self.state.version < version:
             found = await get_result(self.lab.ctx, site_id=self.site_id, run_id=RUN_ID, round_index=self.state.version)
-            result = found.result
-            stream = download_blob(
-                self.lab.ctx, site_id=self.site_id, run_id=RUN_ID, sha256=result.sum_blob_sha256, offset=0
-            )
-            data = b"".join([part.data async for part in stream])
-            context = result.exchange
+            context = found.result.exchange
             self.manifests[self.ref(context)] = found.manifest
-            n_sites = sum(
-                self.lab.participation(name, context.round_index, context.round_attempt).state == "COUNTED"
-                for name in self.lab.invited(context.round_index, context.round_attempt)
-            )
-            self.fold(data, context, n_sites=n_sites)
+            self.fold(await self.fetch_sum(found.result), context)
 
-    def fold(self, data: bytes, context: ExchangeContext, *, n_sites: int) -> None:
+    def fold(self, data: bytes, context: ExchangeContext) -> None:
+        n_sites = self.lab.n_counted(context)
         _, layout = self.payload(self.ref(context))
         kind = RoundManifest.decode(self.manifests[self.ref(context)].body).kind
         vector = RingVector.from_bytes(data, n32=layout.n_ring32, n64=layout.n_ring64)
@@ -501,6 +499,12 @@ class EngineLab:
     def participation(self, name: str, index: int = 0, attempt: int = 0) -> Participation:
         key = (RUN_ID, index, attempt, name)
         return self.db.read("part", lambda session: session.get(Participation, key))  # type: ignore[return-value]
+
+    def n_counted(self, context: ExchangeContext) -> int:
+        """How many sites the sum of an exchange holds."""
+        exchange = self.exchange(context.round_index, context.round_attempt, context.exchange_attempt)
+        assert exchange is not None
+        return len(exchange.u3 or ())
 
     def states(self, index: int = 0, attempt: int = 0) -> dict[str, str]:
         return {name: self.participation(name, index, attempt).state for name in self.names}
