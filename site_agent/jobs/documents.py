@@ -10,9 +10,10 @@ This module knows neither jobs nor torch; it knows bytes, renames and JSON.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar, cast
@@ -20,6 +21,8 @@ from typing import TypeVar, cast
 from fl_protocol.errors import WardroundError
 
 Member = TypeVar("Member", bound=StrEnum)
+
+_PRIVATE_FILE = 0o600
 
 
 class JobDirectoryError(WardroundError):
@@ -41,13 +44,27 @@ class JobFileInvalidError(JobDirectoryError):
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: beside it, to the disk, then by one rename, then the folder to the disk."""
+    """Write a file whole or not at all, mode 0600: beside it, to the disk, by one rename, then the folder to the disk.
+
+    Nothing stays beside it when the writing fails: on a full disk, that would be the rest of it.
+    """
+    write_file_parts(path, (content,))
+
+
+def write_file_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """As ``write_file``, of parts that need not be in memory at once."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with beside.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(path)
+    try:
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE_FILE), "wb") as stream:
+            for part in parts:
+                stream.write(part)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -146,6 +163,13 @@ class DocumentReader:
     def optional_integer(self, key: str) -> int | None:
         """The integer under ``key``, or None where it is null or absent."""
         return None if self._document.get(key) is None else self.integer(key)
+
+    def is_set(self, key: str) -> bool:
+        """Whether the truth value under ``key`` is true; an absent one is not."""
+        value = self._value(key, default=False)
+        if not isinstance(value, bool):
+            raise self._fault("true or false", key)
+        return value
 
     def number(self, key: str) -> float:
         """The number under ``key``."""

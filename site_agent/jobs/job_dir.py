@@ -3,13 +3,16 @@
 Both sides import this module, so it knows neither torch nor the network: it knows file names, documents and how a file
 appears whole or not at all. The agent fills a folder (``layout.json``, ``global.safetensors``, ``job.json`` last); the
 trainer answers in it (``progress.jsonl``, ``payload.safetensors``, ``result.json`` last). A reader that sees
-``job.json`` or ``result.json`` may therefore read every file that it speaks of.
+``job.json`` or ``result.json`` may therefore read every file that it speaks of. ``checkpoint/`` is the trainer's
+own: the agent never reads it, and only decides whether it stays.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -42,10 +45,12 @@ __all__ = [
     "ProgressLine",
     "ProgressState",
     "append_progress",
+    "mend_progress",
     "read_document",
     "read_job",
     "read_progress",
     "read_result",
+    "touch_progress",
     "write_document",
     "write_file",
     "write_job",
@@ -59,6 +64,8 @@ SITE_FOLDER = "site"
 PROGRESS_FILE = "progress.jsonl"
 PAYLOAD_FILE = "payload.safetensors"
 RESULT_FILE = "result.json"
+CHECKPOINT_FOLDER = "checkpoint"
+CHECKPOINT_FILE = "checkpoint.safetensors"
 
 READY_FILE = "ready.json"
 """In a spool folder: the warm trainer is up."""
@@ -100,10 +107,15 @@ class BaseModelFolder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataFile:
-    """A registered dataset on the trainer's own disk."""
+    """A registered dataset on the trainer's own disk.
+
+    Attributes:
+        sha256: of the file as it was registered; None where the trainer is to find it out.
+    """
 
     path: str
     format: str = "jsonl"
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +161,7 @@ class JobSpec:
             "round_attempt": self.round_attempt,
             "run_spec": None if self.run_spec is None else dict(self.run_spec),
             "base_model": None if base_model is None else {"path": base_model.path, "sha256": base_model.sha256},
-            "data": {"path": self.data.path, "format": self.data.format},
+            "data": {"path": self.data.path, "format": self.data.format, "sha256": self.data.sha256},
             "seed": self.seed,
             "threads": self.threads,
             "device": self.device.value,
@@ -179,7 +191,11 @@ class JobSpec:
             base_model=None
             if base_model is None
             else BaseModelFolder(path=base_model.text("path"), sha256=base_model.text("sha256")),
-            data=DataFile(path=data.text("path"), format=data.text("format", default="jsonl")),
+            data=DataFile(
+                path=data.text("path"),
+                format=data.text("format", default="jsonl"),
+                sha256=data.optional_text("sha256"),
+            ),
             seed=reader.integer("seed"),
             threads=reader.optional_integer("threads"),
             device=read_member(DeviceChoice, reader.text("device", default="auto"), field_name="device"),
@@ -267,7 +283,11 @@ class JobFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgressLine:
-    """One line of ``progress.jsonl``. Safety: ``loss`` is computed from data and stays at the site."""
+    """One line of ``progress.jsonl``. Safety: ``loss`` is computed from data and stays at the site.
+
+    Attributes:
+        is_resumed: the trainer that wrote it goes on from a checkpoint at ``step``.
+    """
 
     state: ProgressState
     step: int
@@ -275,6 +295,7 @@ class ProgressLine:
     at: str
     loss: float | None = None
     records_per_s: float | None = None
+    is_resumed: bool = False
 
     def to_document(self) -> dict[str, object]:
         """The document that the line holds."""
@@ -285,6 +306,7 @@ class ProgressLine:
             "loss": self.loss,
             "records_per_s": self.records_per_s,
             "at": self.at,
+            **({"is_resumed": True} if self.is_resumed else {}),
         }
 
 
@@ -350,6 +372,22 @@ def append_progress(job_dir: Path, line: ProgressLine) -> None:
         stream.write(text)
 
 
+def mend_progress(job_dir: Path) -> None:
+    """End the line that a trainer which died was writing, so that the next one begins its own."""
+    with contextlib.suppress(FileNotFoundError), (job_dir / PROGRESS_FILE).open("r+b") as stream:
+        if stream.seek(0, os.SEEK_END) == 0:
+            return
+        stream.seek(-1, os.SEEK_END)
+        if stream.read(1) != b"\n":
+            stream.write(b"\n")
+
+
+def touch_progress(job_dir: Path) -> None:
+    """Say that the trainer is alive within a step. Nothing happens where there is no line yet."""
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(job_dir / PROGRESS_FILE)
+
+
 def read_progress(job_dir: Path) -> tuple[ProgressLine, ...]:
     """Every whole line written so far; a line still being written, or damaged, is left out: progress is no evidence."""
     try:
@@ -370,6 +408,7 @@ def _progress_lines(texts: Iterable[str]) -> Iterable[ProgressLine]:
                 loss=reader.optional_number("loss"),
                 records_per_s=reader.optional_number("records_per_s"),
                 at=reader.text("at"),
+                is_resumed=reader.is_set("is_resumed"),
             )
         except (ValueError, JobFileInvalidError):
             continue

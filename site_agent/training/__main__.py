@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -49,10 +50,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("serve", help="watch a spool folder and do its jobs until it holds a file 'stop'")
     verb.add_argument("--spool", type=Path, required=True, metavar="DIR")
+    add_checkpoint_option(verb)
     verb.set_defaults(command=serve_command)
 
     verb = verbs.add_parser("run", help="do the one job of a folder")
     verb.add_argument("job_dir", type=Path, metavar="JOB_DIR")
+    add_checkpoint_option(verb)
     verb.set_defaults(command=run_command)
 
     verb = verbs.add_parser("init-adapter", help="make adapter v0 and its layout for a run")
@@ -85,6 +88,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_checkpoint_option(verb: argparse.ArgumentParser) -> None:
+    """How often a job's place is kept."""
+    verb.add_argument(
+        "--checkpoint-every-s",
+        type=seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="shortest time between two checkpoints of a job, the first after twice that (default: 30)",
+    )
+
+
+def seconds(text: str) -> float:
+    """A duration of zero or more."""
+    value = float(text)
+    if not (math.isfinite(value) and value >= 0):
+        message = f"not a duration: {text}"
+        raise argparse.ArgumentTypeError(message)
+    return value
+
+
 def serve_command(arguments: argparse.Namespace) -> int:
     """``serve``."""
     from site_agent.training.serve import StopSignal, serve
@@ -95,9 +118,10 @@ def serve_command(arguments: argparse.Namespace) -> int:
     from site_agent.training.model import ModelShelf
 
     shelf = ModelShelf()
+    every_s: float = arguments.checkpoint_every_s
 
     def close(job_dir: Path, should_stop: Callable[[], bool]) -> None:
-        close_job(job_dir, shelf=shelf, should_stop=should_stop)
+        close_job(job_dir, shelf=shelf, should_stop=should_stop, checkpoint_every_s=every_s)
 
     serve(arguments.spool, close, should_stop=stop_signal)
     return 0
@@ -109,7 +133,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     from site_agent.training.closing import close_job
     from site_agent.training.model import ModelShelf
 
-    outcome = close_job(arguments.job_dir, shelf=ModelShelf())
+    outcome = close_job(arguments.job_dir, shelf=ModelShelf(), checkpoint_every_s=arguments.checkpoint_every_s)
     if isinstance(outcome, JobFailure):
         print_error(outcome.to_document(), as_json=False)
         return 1

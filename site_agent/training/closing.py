@@ -7,6 +7,7 @@ places of its traceback are logged, since its text may quote a record.
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 import traceback
 from collections.abc import Callable
@@ -16,12 +17,20 @@ import torch
 
 from fl_protocol.errors import WardroundError
 from fl_protocol.spec.faults import RunSpecFaultsError
-from site_agent.jobs.job_dir import PAYLOAD_FILE, PROGRESS_FILE, JobFailure, JobResult, read_job, write_result
+from site_agent.jobs.job_dir import (
+    CHECKPOINT_FOLDER,
+    PAYLOAD_FILE,
+    JobFailure,
+    JobResult,
+    mend_progress,
+    read_job,
+    write_result,
+)
 from site_agent.training.device import release_memory
 from site_agent.training.errors import OutOfMemoryError, TrainerError, UnexpectedFailureError
 from site_agent.training.model import ModelShelf
 from site_agent.training.progress import ProgressReporter, never_stops
-from site_agent.training.recipe import perform_job
+from site_agent.training.recipe import CHECKPOINT_EVERY_S, perform_job
 
 _log = logging.getLogger(__name__)
 
@@ -29,22 +38,28 @@ _MEMORY_SENTENCES = ("out of memory", "can't allocate memory", "not enough memor
 
 
 def close_job(
-    job_dir: Path, *, shelf: ModelShelf, should_stop: Callable[[], bool] = never_stops
+    job_dir: Path,
+    *,
+    shelf: ModelShelf,
+    should_stop: Callable[[], bool] = never_stops,
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
 ) -> JobResult | JobFailure:
     """Do the job of a folder and write ``result.json``, whatever happens.
 
-    What an earlier trainer that died has left in the folder is removed first.
+    Of what an earlier trainer that died has left in the folder, the checkpoint is used, the progress is continued, and
+    the rest is made again. A job that is closed has no checkpoint.
 
     Raises:
         TrainerStopped: the trainer is to end; the job stays open.
     """
     started = time.monotonic()
-    for stale in (PAYLOAD_FILE, PROGRESS_FILE):
-        (job_dir / stale).unlink(missing_ok=True)
+    (job_dir / PAYLOAD_FILE).unlink(missing_ok=True)
+    mend_progress(job_dir)
+    progress = ProgressReporter(job_dir, should_stop=should_stop)
     outcome: JobResult | JobFailure
     try:
         job = read_job(job_dir)
-        outcome = perform_job(job_dir, job, shelf=shelf, progress=ProgressReporter(job_dir, should_stop=should_stop))
+        outcome = perform_job(job_dir, job, shelf=shelf, progress=progress, checkpoint_every_s=checkpoint_every_s)
     except Exception as error:  # noqa: BLE001 - the edge of the trainer: every failure becomes a typed result
         outcome = failure_from_error(error)
         # A failed job may leave an adapter half trained, or memory that the next one needs.
@@ -52,6 +67,7 @@ def close_job(
         (job_dir / PAYLOAD_FILE).unlink(missing_ok=True)
     if job_dir.is_dir():
         write_result(job_dir, outcome)
+        shutil.rmtree(job_dir / CHECKPOINT_FOLDER, ignore_errors=True)
     else:
         # The agent gave the job up and took its folder away: there is nobody to tell.
         _log.warning("job folder is gone: job=%s", job_dir.name)

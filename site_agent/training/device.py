@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import resource
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +86,21 @@ def peak_memory_bytes(compute: Compute) -> int:
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     host = resident if sys.platform == "darwin" else resident * 1024
     return host + (torch.cuda.max_memory_allocated() if compute.device.type == "cuda" else 0)
+
+
+def generator_states() -> dict[str, torch.Tensor]:
+    """The states of the generators that dropout draws from, uint8: the CPU's, and the GPU's where one is in use."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_generator_states(states: Mapping[str, torch.Tensor]) -> None:
+    """Let the generators go on from states that ``generator_states`` gave."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def release_memory() -> None:

@@ -16,6 +16,7 @@
         │   ├── DatasetEmptyError
         │   ├── DatasetMalformedError           at record k, in a field
         │   ├── DatasetFormatUnknownError
+        │   ├── DatasetChangedError             not the file that was registered
         │   ├── DatasetTooSmallError            fewer records or patients than the run demands
         │   └── NoUsableRecordsError            nothing to train on, or nothing held out to evaluate on
         ├── ChatTemplateError                   the model's tokenizer has none, or one that cannot be used
@@ -143,6 +144,13 @@ class DatasetFormatUnknownError(DatasetError):
 
     code = "dataset-format-unknown"
     advice = "This version reads the format jsonl."
+
+
+class DatasetChangedError(DatasetError):
+    """The dataset's file is not the one that was registered."""
+
+    code = "dataset-changed"
+    advice = "Register the file again: what the run was approved for is the file's digest, not its path."
 
 
 class DatasetTooSmallError(DatasetError):

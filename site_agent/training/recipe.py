@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,11 +38,17 @@ from site_agent.training.adapter_io import (
     verify_initial_adapter,
     verify_layout,
 )
+from site_agent.training.checkpoints import Checkpoint, CheckpointStore
 from site_agent.training.collate import Example
 from site_agent.training.completion_loss import CompletionLoss
 from site_agent.training.data import Dataset, Split, read_dataset, split_dataset
 from site_agent.training.device import Compute, choose_compute, peak_memory_bytes
-from site_agent.training.errors import DatasetTooSmallError, LossNotFiniteError, NoUsableRecordsError
+from site_agent.training.errors import (
+    DatasetChangedError,
+    DatasetTooSmallError,
+    LossNotFiniteError,
+    NoUsableRecordsError,
+)
 from site_agent.training.exchange.fedavg_lora import (
     NOT_EVALUATED,
     EvaluationSums,
@@ -50,17 +56,27 @@ from site_agent.training.exchange.fedavg_lora import (
     evaluation_segments,
     training_segments,
 )
-from site_agent.training.local.plain import PlainRule, TrainingSums, train_plain
+from site_agent.training.identity import identity_of_job, installed_versions
+from site_agent.training.local.plain import PlainRule, PlainState, PlainStep, TrainingSums, train_plain
 from site_agent.training.local.schedule import learning_rate_at
 from site_agent.training.model import AdaptedModel, ModelShelf
 from site_agent.training.progress import ProgressReporter
 from site_agent.training.tasks.instruction_tuning import ChatEncoder, FitCounts, encode_records, sample_examples
 
+CHECKPOINT_EVERY_S = 30.0
+"""The shortest time between two checkpoints; the first comes after twice that, so that a small round writes none."""
+
 _EVALUATION_BATCH = 8
-_VERSIONS = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "wardround")
 
 
-def perform_job(job_dir: Path, job: JobSpec, *, shelf: ModelShelf, progress: ProgressReporter) -> JobResult:
+def perform_job(
+    job_dir: Path,
+    job: JobSpec,
+    *,
+    shelf: ModelShelf,
+    progress: ProgressReporter,
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+) -> JobResult:
     """Do one job and write its payload; the caller closes it with the result, or with the error as a typed failure.
 
     Raises:
@@ -71,7 +87,7 @@ def perform_job(job_dir: Path, job: JobSpec, *, shelf: ModelShelf, progress: Pro
     """
     if job.kind is JobKind.INSPECT:
         return inspect_data(job)
-    return train_adapter(job_dir, job, shelf=shelf, progress=progress)
+    return train_adapter(job_dir, job, shelf=shelf, progress=progress, checkpoint_every_s=checkpoint_every_s)
 
 
 def inspect_data(job: JobSpec) -> JobResult:
@@ -91,8 +107,17 @@ def inspect_data(job: JobSpec) -> JobResult:
     )
 
 
-def train_adapter(job_dir: Path, job: JobSpec, *, shelf: ModelShelf, progress: ProgressReporter) -> JobResult:
+def train_adapter(
+    job_dir: Path,
+    job: JobSpec,
+    *,
+    shelf: ModelShelf,
+    progress: ProgressReporter,
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+) -> JobResult:
     """Evaluate the global adapter and, where the job says so, train it: the segments of one round.
+
+    Goes on from the job's checkpoint where an earlier trainer left one.
 
     Raises:
         As ``perform_job``.
@@ -103,18 +128,27 @@ def train_adapter(job_dir: Path, job: JobSpec, *, shelf: ModelShelf, progress: P
 
     # Load: what was approved, this site's records, the model, and the adapter that all sites start from.
     spec = parse_run_spec(job.run_spec or {})
-    dataset = read_dataset(Path(job.data.path), job.data.format)
+    dataset = read_registered_dataset(job)
     split = split_of_run(dataset, spec)
     model = take_model(job, spec, shelf=shelf, compute=compute)
     state = receive_state(job_dir, model, spec)
     encoder = ChatEncoder(model.tokenizer, max_length=spec.local.max_length)
+    belongs_to = identity_of_job(job, spec, compute=compute, state=state, dataset=dataset)
+    checkpoints = CheckpointStore(job_dir, belongs_to=belongs_to, every_s=checkpoint_every_s)
+    resumed = checkpoints.newest()
     progress.report(ProgressState.LOADING, step=1, steps=1)
 
     # Evaluate the adapter that was received, on records that are never trained on.
     evaluated, held_out_fits = NOT_EVALUATED, FitCounts()
     if job.kind is JobKind.EVALUATE or job.round_index % spec.evaluation.every == 0:
         held_out = list(encode_records(split.held_out, encoder, held_out_fits))
-        evaluated = evaluate(held_out, completion_loss=model.completion_loss, progress=progress)
+        evaluated = evaluate(
+            held_out,
+            completion_loss=model.completion_loss,
+            progress=progress,
+            keep=checkpoints.offer,
+            resumed=resumed,
+        )
     metrics = metrics_of_evaluation(evaluated, held_out_fits)
 
     # Train, and put into the payload what the secure sum is to add up.
@@ -124,7 +158,15 @@ def train_adapter(job_dir: Path, job: JobSpec, *, shelf: ModelShelf, progress: P
         fits = FitCounts()
         rule = plain_rule(spec, job.round_index)
         examples = sample_examples(split.training, encoder, n_examples=rule.n_examples, seed=job.seed, counts=fits)
-        trained = train(model, examples, rule=rule, seed=job.seed, progress=progress)
+        trained = train(
+            model,
+            examples,
+            rule=rule,
+            seed=job.seed,
+            progress=progress,
+            after_step=partial(checkpoint_of_training, checkpoints, evaluated),
+            resumed=None if resumed is None else resumed.trained,
+        )
         segments = training_segments(
             model.layout,
             local_adapter=read_adapter(model.module),
@@ -161,6 +203,19 @@ def prepare_compute(job: JobSpec) -> Compute:
     # On a CPU every kernel used here is deterministic; a GPU warns of one that is not and goes on.
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     return compute
+
+
+def read_registered_dataset(job: JobSpec) -> Dataset:
+    """The records of the job's data file, which must be the one that was registered.
+
+    Raises:
+        DatasetError: it cannot be read, or is another file now.
+    """
+    dataset = read_dataset(Path(job.data.path), job.data.format)
+    if job.data.sha256 is not None and job.data.sha256 != dataset.sha256:
+        message = "the data file changed since it was registered; register it again"
+        raise DatasetChangedError(message, expected=job.data.sha256, found=dataset.sha256)
+    return dataset
 
 
 def split_of_run(dataset: Dataset, spec: RunSpec) -> Split:
@@ -227,31 +282,49 @@ def plain_rule(spec: RunSpec, round_index: int) -> PlainRule:
 
 
 def evaluate(
-    examples: Sequence[Example], *, completion_loss: CompletionLoss, progress: ProgressReporter
+    examples: Sequence[Example],
+    *,
+    completion_loss: CompletionLoss,
+    progress: ProgressReporter,
+    keep: Callable[[Callable[[], Checkpoint]], None] = lambda _: None,
+    resumed: Checkpoint | None = None,
 ) -> EvaluationSums:
     """Sum the loss over the completion tokens of held-out examples; none give zeros.
 
     Raises:
         LossNotFiniteError: the loss is NaN or infinite.
     """
+    if resumed is not None and resumed.is_evaluated:
+        return resumed.evaluated
+    sums = NOT_EVALUATED if resumed is None else resumed.evaluated
     by_length = sorted(examples, key=lambda example: example.n_tokens)
-    loss_sum, n_tokens, n_records = 0.0, 0, 0
-    progress.report(ProgressState.EVALUATING, step=0, steps=len(by_length))
+    steps = len(by_length)
+    progress.report(ProgressState.EVALUATING, step=sums.n_records, steps=steps, is_resumed=resumed is not None)
     with torch.inference_mode():
-        for start in range(0, len(by_length), _EVALUATION_BATCH):
+        for start in range(sums.n_records, steps, _EVALUATION_BATCH):
             batch = by_length[start : start + _EVALUATION_BATCH]
             answer = completion_loss(batch)
-            loss_sum += float(answer.loss)
-            n_tokens += answer.n_tokens
-            n_records += len(batch)
-            progress.report(ProgressState.EVALUATING, step=n_records, steps=len(by_length), n_records=n_records)
-    if not math.isfinite(loss_sum):
+            sums = EvaluationSums(
+                loss_sum=sums.loss_sum + float(answer.loss),
+                n_tokens=sums.n_tokens + answer.n_tokens,
+                n_records=sums.n_records + len(batch),
+            )
+            keep(partial(Checkpoint, evaluated=sums, is_evaluated=sums.n_records == steps))
+            progress.report(ProgressState.EVALUATING, step=sums.n_records, steps=steps, n_records=sums.n_records)
+    if not math.isfinite(sums.loss_sum):
         raise LossNotFiniteError("the evaluation loss is not finite")
-    return EvaluationSums(loss_sum=loss_sum, n_tokens=n_tokens, n_records=n_records)
+    return sums
 
 
 def train(
-    model: AdaptedModel, examples: Sequence[Example], *, rule: PlainRule, seed: int, progress: ProgressReporter
+    model: AdaptedModel,
+    examples: Sequence[Example],
+    *,
+    rule: PlainRule,
+    seed: int,
+    progress: ProgressReporter,
+    after_step: Callable[[PlainStep], None] = lambda _: None,
+    resumed: PlainState | None = None,
 ) -> TrainingSums:
     """Train the model's adapter in place by the run's local rule.
 
@@ -259,28 +332,33 @@ def train(
         LossNotFiniteError: training diverged.
     """
     torch.manual_seed(seed)
-    steps = len(rule.learning_rates)
-    progress.report(ProgressState.TRAINING, step=0, steps=steps)
+    steps, first = len(rule.learning_rates), 0 if resumed is None else resumed.step
+    progress.report(ProgressState.TRAINING, step=first, steps=steps, is_resumed=resumed is not None)
+
+    def on_step(done: PlainStep) -> None:
+        # The checkpoint first: whoever reads of a step may count on what was due by then.
+        after_step(done)
+        n_records = (done.step - first) * rule.n_per_step
+        progress.report(ProgressState.TRAINING, step=done.step, steps=steps, n_records=n_records, loss=done.loss)
+
     set_adapter_dropout(model.module, is_on=True)
     try:
         return train_plain(
-            tuple(adapter_parameters(model.module).values()),
+            adapter_parameters(model.module),
             examples,
             rule=rule,
             completion_loss=model.completion_loss,
-            on_step=_step_reporter(progress, rule),
+            on_step=on_step,
+            on_batch=progress.beat,
+            resumed=resumed,
         )
     finally:
         set_adapter_dropout(model.module, is_on=False)
 
 
-def _step_reporter(progress: ProgressReporter, rule: PlainRule) -> Callable[[int, float], None]:
-    per_step, steps = rule.batch_size * rule.accumulation, len(rule.learning_rates)
-
-    def report(step: int, loss: float) -> None:
-        progress.report(ProgressState.TRAINING, step=step, steps=steps, n_records=step * per_step, loss=loss)
-
-    return report
+def checkpoint_of_training(checkpoints: CheckpointStore, evaluated: EvaluationSums, done: PlainStep) -> None:
+    """Write how far training is, if it is time to."""
+    checkpoints.offer(lambda: Checkpoint(evaluated=evaluated, is_evaluated=True, trained=done.capture()))
 
 
 def metrics_of_evaluation(evaluated: EvaluationSums, fits: FitCounts) -> dict[str, float]:
@@ -300,14 +378,3 @@ def metrics_of_training(segments: RawSegments, trained: TrainingSums, fits: FitC
         "train_cut": fits.completion_cut,
         "train_left_out": fits.no_room,
     }
-
-
-def installed_versions() -> dict[str, str]:
-    """The versions of what computed; a package that is not installed as one is left out."""
-    versions: dict[str, str] = {}
-    for name in _VERSIONS:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions

@@ -2,19 +2,30 @@
 
 The optimiser starts each round with empty moments (as OpenFedLLM does): they belong to this site's own path, which the
 round's average leaves. The learning rate goes on across rounds. Knows neither records nor the secure sum.
+
+Between two steps the whole of it can be taken down as a ``PlainState`` and taken up in another process, which then
+computes the same numbers to the last bit: the parameters, both moments, the sums so far, and the generators from which
+dropout draws.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from site_agent.training.collate import Example
 from site_agent.training.completion_loss import CompletionLoss
+from site_agent.training.device import generator_states, set_generator_states
 from site_agent.training.errors import LossNotFiniteError
+
+_ADAPTER = "adapter/"
+_GENERATOR = "generator/"
+_OPTIMISER = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +44,14 @@ class PlainRule:
     learning_rates: tuple[float, ...]
 
     @property
+    def n_per_step(self) -> int:
+        """How many examples one optimiser step uses."""
+        return self.batch_size * self.accumulation
+
+    @property
     def n_examples(self) -> int:
         """How many examples the round uses."""
-        return len(self.learning_rates) * self.batch_size * self.accumulation
+        return len(self.learning_rates) * self.n_per_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,17 +62,45 @@ class TrainingSums:
     n_tokens: int
 
 
-StepListener = Callable[[int, float], None]
-"""Called after each step with its number, from 1, and its mean loss a token."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PlainState:
+    """Training between two steps. Safety: its tensors are the plain adapter of this site.
+
+    Attributes:
+        step: optimiser steps done, at least 1.
+        sums: over these steps.
+        tensors: parameters, moments and generator states, by name.
+    """
+
+    step: int
+    sums: TrainingSums
+    tensors: Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PlainStep:
+    """A step that was done.
+
+    Attributes:
+        step: its number, from 1.
+        loss: its mean loss a token.
+        capture: makes a copy of the whole state after it; only valid until the listener returns.
+    """
+
+    step: int
+    loss: float
+    capture: Callable[[], PlainState]
 
 
 def train_plain(
-    parameters: Sequence[torch.nn.Parameter],
+    parameters: Mapping[str, torch.nn.Parameter],
     examples: Sequence[Example],
     *,
     rule: PlainRule,
     completion_loss: CompletionLoss,
-    on_step: StepListener,
+    on_step: Callable[[PlainStep], None],
+    on_batch: Callable[[], None] = lambda: None,
+    resumed: PlainState | None = None,
 ) -> TrainingSums:
     """Train in place.
 
@@ -69,28 +113,75 @@ def train_plain(
         rule: how to step.
         completion_loss: computes the loss of a batch on the model that has ``parameters``.
         on_step: hears of each step.
+        on_batch: hears of each forward and backward pass.
+        resumed: where an earlier process was with the same arguments; None starts from the beginning.
 
     Raises:
         LossNotFiniteError: a step's loss is NaN or infinite; the parameters are then of no use.
     """
-    optimizer = torch.optim.AdamW(parameters, lr=rule.learning_rates[0], weight_decay=rule.weight_decay)
-    per_step = rule.batch_size * rule.accumulation
-    loss_sum, n_tokens = 0.0, 0
-    for step, learning_rate in enumerate(rule.learning_rates):
+    names = tuple(parameters)
+    optimizer = torch.optim.AdamW(
+        [parameters[name] for name in names], lr=rule.learning_rates[0], weight_decay=rule.weight_decay
+    )
+    loss_sum, n_tokens, first = 0.0, 0, 0
+    if resumed is not None:
+        _take_up(resumed, parameters, optimizer)
+        loss_sum, n_tokens, first = resumed.sums.loss_sum, resumed.sums.n_tokens, resumed.step
+    for step in range(first, len(rule.learning_rates)):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate
-        of_step = examples[step * per_step : (step + 1) * per_step]
+            group["lr"] = rule.learning_rates[step]
+        of_step = examples[step * rule.n_per_step : (step + 1) * rule.n_per_step]
         step_tokens = sum(len(example.completion_ids) for example in of_step)
         step_loss = 0.0
         optimizer.zero_grad(set_to_none=True)
-        for start in range(0, per_step, rule.batch_size):
+        for start in range(0, rule.n_per_step, rule.batch_size):
             batch_loss = completion_loss(of_step[start : start + rule.batch_size]).loss
             (batch_loss / step_tokens).backward()
             step_loss += float(batch_loss.detach())
+            on_batch()
         if not math.isfinite(step_loss):
             raise LossNotFiniteError("the training loss is not finite", step=step + 1)
         optimizer.step()
         loss_sum += step_loss
         n_tokens += step_tokens
-        on_step(step + 1, step_loss / step_tokens)
+        sums = TrainingSums(loss_sum=loss_sum, n_tokens=n_tokens)
+        capture = _capturing(step + 1, sums, parameters, optimizer)
+        on_step(PlainStep(step=step + 1, loss=step_loss / step_tokens, capture=capture))
     return TrainingSums(loss_sum=loss_sum, n_tokens=n_tokens)
+
+
+def _capturing(
+    step: int, sums: TrainingSums, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+) -> Callable[[], PlainState]:
+    def capture() -> PlainState:
+        tensors = {_ADAPTER + name: _copy(parameter) for name, parameter in parameters.items()}
+        for name, parameter in parameters.items():
+            tensors |= {f"{part}/{name}": _copy(optimizer.state[parameter][part]) for part in _OPTIMISER}
+        tensors |= {_GENERATOR + device: _copy(state) for device, state in generator_states().items()}
+        return PlainState(step=step, sums=sums, tensors=tensors)
+
+    return capture
+
+
+def _take_up(state: PlainState, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(torch.from_numpy(state.tensors[_ADAPTER + name]))
+    # Cloned, so that the moments lie in torch's own memory as those of an optimiser that was never interrupted do.
+    moments = {
+        number: {part: torch.from_numpy(state.tensors[f"{part}/{name}"]).clone() for part in _OPTIMISER}
+        for number, name in enumerate(parameters)
+    }
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    set_generator_states(
+        {
+            name.removeprefix(_GENERATOR): torch.from_numpy(tensor).clone()
+            for name, tensor in state.tensors.items()
+            if name.startswith(_GENERATOR)
+        }
+    )
+
+
+def _copy(tensor: torch.Tensor) -> NDArray[Any]:
+    copied: NDArray[Any] = tensor.detach().to(device="cpu", copy=True).numpy()
+    return copied

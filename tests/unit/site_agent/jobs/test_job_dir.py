@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ JOB = JobSpec(
     round_attempt=1,
     run_spec={"name": "x", "rounds": 3},
     base_model=BaseModelFolder(path="models/tiny", sha256="ab" * 32),
-    data=DataFile(path="data/records.jsonl"),
+    data=DataFile(path="data/records.jsonl", sha256="ef" * 32),
     seed=2**64 - 1,
     threads=2,
     device=DeviceChoice.CPU,
@@ -78,7 +79,7 @@ def test_job_file_has_the_names_of_the_contract(tmp_path: Path) -> None:
     write_job(tmp_path, JOB)
     document = json.loads((tmp_path / "job.json").read_text())
     assert document["base_model"] == {"path": "models/tiny", "sha256": "ab" * 32}
-    assert document["data"] == {"path": "data/records.jsonl", "format": "jsonl"}
+    assert document["data"] == {"path": "data/records.jsonl", "format": "jsonl", "sha256": "ef" * 32}
     assert (document["kind"], document["device"], document["seed"]) == ("train", "cpu", 2**64 - 1)
 
 
@@ -175,6 +176,37 @@ def test_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Path, "replace", lambda self, to: (seen.append("rename"), replace(self, to))[1])
     write_file(tmp_path / "x", b"content")
     assert seen == ["fsync", "rename", "fsync"]
+
+
+def test_job_of_an_agent_that_names_no_data_digest_is_read(tmp_path: Path) -> None:
+    (tmp_path / JOB_FILE).write_text(json.dumps(document_of_job(data={"path": "x", "format": "jsonl"})))
+    assert read_job(tmp_path).data == DataFile(path="x", sha256=None)
+
+
+def test_file_that_cannot_be_finished_leaves_nothing_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_handle: int) -> None:
+        raise OSError(28, "no space")
+
+    monkeypatch.setattr(documents.os, "fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_file(tmp_path / "payload", b"new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_is_for_its_owner_alone_whatever_the_mask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        write_file(tmp_path / "payload", b"plain update")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "payload").stat().st_mode & 0o777 == 0o600
+
+
+def test_progress_of_a_resumed_job_says_so(tmp_path: Path) -> None:
+    append_progress(tmp_path, LINE)
+    append_progress(tmp_path, replace(LINE, is_resumed=True))
+    assert read_progress(tmp_path) == (LINE, replace(LINE, is_resumed=True))
+    assert '"is_resumed"' not in (tmp_path / PROGRESS_FILE).read_text().splitlines()[0]
 
 
 def test_progress_is_read_line_by_line_and_the_unfinished_line_is_left(tmp_path: Path) -> None:

@@ -233,14 +233,14 @@ def test_records_left_out_are_counted(tmp_path: Path, tiny_model: Path, records:
     assert result.metrics["train_left_out"] > 0
 
 
-def test_what_a_dead_trainer_left_is_removed(
+def test_half_a_payload_is_removed_and_half_a_line_of_progress_spoils_no_other(
     tmp_path: Path, tiny_model: Path, records: Path, shelf: ModelShelf
 ) -> None:
     make_job(tmp_path / "job", model_folder=tiny_model, records=tmp_path / "none.jsonl")
     (tmp_path / "job" / PAYLOAD_FILE).write_bytes(b"half")
     (tmp_path / "job" / PROGRESS_FILE).write_text("half")
     failed(tmp_path / "job", shelf)
-    assert "half" not in (tmp_path / "job" / PROGRESS_FILE).read_text()
+    assert [line.state for line in read_progress(tmp_path / "job")] == [ProgressState.LOADING]
 
 
 # Faults: each a stable code, and not a word of a record.

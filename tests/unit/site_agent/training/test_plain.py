@@ -35,11 +35,11 @@ def run(model: Quadratic, examples: Sequence[Example], **changes: object) -> tup
     rule = {"batch_size": 2, "accumulation": 1, "weight_decay": 0.0, "learning_rates": (LEARNING_RATE,), **changes}
     losses: list[float] = []
     sums = train_plain(
-        (model.w,),
+        {"w": model.w},
         examples,
         rule=PlainRule(**rule),
         completion_loss=model,
-        on_step=lambda _step, loss: losses.append(loss),
+        on_step=lambda done: losses.append(done.loss),
     )
     return sums, losses
 
