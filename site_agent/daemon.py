@@ -23,7 +23,7 @@ from site_agent.db.tx import SiteDb, open_site_db
 from site_agent.enrolment.identity_file import SiteIdentity, load_identity
 from site_agent.enrolment.keystore import KeyStore
 from site_agent.jobs.job_dir import DeviceChoice
-from site_agent.jobs.process import ProcessRunner, ProcessRunnerOptions
+from site_agent.jobs.process import ProcessRunner, ProcessRunnerOptions, end_orphans
 from site_agent.link.backoff import Backoff
 from site_agent.link.channel import TlsIdentity, open_channel
 from site_agent.link.client import CoordinatorClient
@@ -106,6 +106,7 @@ async def _run_until(
     assignments = AssignmentLoop(seams, backoff=_backoff())
     approvals = ApprovalLoop(seams, policy_path=settings.policy_path, identity=identity, peers=settings.peers)
     _record(seams, AuditKind.PROCESS_STARTED)
+    await asyncio.to_thread(end_orphans, settings.folder.jobs_dir)
     await assignments.restore()
     loops = [
         group.create_task(_keep_running("assignments", assignments.run)),
@@ -150,7 +151,14 @@ def _compose(
         client=client,
         uploader=Uploader(client, coordinator_spki=spki, backoff=_backoff()),
         downloader=Downloader(client, backoff=_backoff()),
-        runner=ProcessRunner(ProcessRunnerOptions(threads=threads, environment=dict(os.environ))),
+        runner=ProcessRunner(
+            ProcessRunnerOptions(
+                threads=threads,
+                environment=dict(os.environ),
+                idle_timeout_s=settings.runner.idle_timeout_s,
+                checkpoint_every_s=settings.runner.checkpoint_every_s,
+            )
+        ),
         judge=PolicyJudge(db, policy_path=settings.policy_path, identity=identity, peers=settings.peers, clock=clock),
         jobs=JobOptions(
             jobs_dir=folder.jobs_dir,

@@ -171,6 +171,15 @@ class JobTimedOutError(JobError):
 
 
 class TrainerDiedError(JobError):
-    """The trainer's process ended without closing its job."""
+    """The trainer's process ended, or hung, without closing its job, and starting it again did not help.
+
+    Attributes:
+        advice: what the site's operator may do about it.
+    """
 
     code = "trainer-died"
+
+    def __init__(self, message: str, *, advice: str, **facts: Fact) -> None:
+        """Keep the advice beside the sentence."""
+        super().__init__(f"{message}. {advice}", **facts)
+        self.advice = advice

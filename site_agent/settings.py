@@ -71,6 +71,8 @@ class RunnerSettings(_Section):
     threads: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     timeout_s: float = Field(default=86_400.0, gt=0)
+    idle_timeout_s: float = Field(default=1_800.0, gt=0)
+    checkpoint_every_s: float = Field(default=30.0, ge=0)
 
 
 class BaseModelSettings(_Section):

@@ -25,6 +25,12 @@ runner:
   threads: null
   # auto, cpu or cuda
   device: auto
+  # A trainer that dies goes on from its last checkpoint: the most training, in seconds, that this may cost. The first
+  # checkpoint of a round comes after twice as long; it lies in the job folder and is deleted with the update.
+  checkpoint_every_s: 30
+  # A trainer that has said nothing for so long is killed and started again. It speaks with every pass over a batch, so
+  # raise this only where loading the base model takes longer.
+  idle_timeout_s: 1800
 
 # Where base models lie on this machine, by the name that runs use. What counts is the digest in the policy.
 #   smollm2-135m-instruct: {{path: /srv/models/smollm2-135m-instruct}}

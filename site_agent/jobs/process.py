@@ -2,6 +2,9 @@
 
 Importing the numeric libraries costs ten seconds, so the trainer stays up between rounds (decision 25). It is started
 in a process group of its own, and the whole group is killed on cancel, on a time-out and when the agent stops.
+
+A trainer that dies, or that says nothing for too long, is started again and goes on from its checkpoint, for as long as
+each life gets further than all lives before it; a few in a row that do not end the job.
 """
 
 from __future__ import annotations
@@ -12,19 +15,22 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import structlog
 
 from site_agent.errors import JobFailedError, JobTimedOutError, TrainerDiedError
 from site_agent.jobs.job_dir import (
     PROGRESS_FILE,
     READY_FILE,
-    RESULT_FILE,
     STOP_FILE,
     JobFailure,
     JobResult,
     JobSpec,
+    ProgressState,
     read_progress,
     read_result,
     write_job,
@@ -35,8 +41,16 @@ from site_agent.jobs.trainer_environment import trainer_environment
 LOG_FILE = "trainer.log"
 PID_FILE = "trainer.pid"
 
+log = structlog.get_logger(__name__)
+
 _LOOK_EVERY_S = 0.1
+_LONGEST_RESTART_WAIT_S = 60.0
+_ORPHAN_ENDS_WITHIN_S = 10.0
 _PRIVATE_FILE = 0o600
+_KILLED = frozenset({-signal.SIGKILL, 128 + signal.SIGKILL})
+"""How a process ends that the kernel, or an operator, killed; the second form is a container's."""
+
+_ORDER = {ProgressState.LOADING: 0, ProgressState.EVALUATING: 1, ProgressState.TRAINING: 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +61,21 @@ class ProcessRunnerOptions:
         command: the trainer program, without its verb.
         threads: threads of the numeric libraries; None leaves it to them.
         environment: the agent's own, of which the trainer gets a part.
-        n_restarts: how often a trainer that died is started again for the same job.
+        n_lives_in_vain: how many trainers may die in a row without getting further than those before them.
+        restart_wait_s: how long to wait before a trainer is started again; doubled with every life in vain.
+        idle_timeout_s: how long a trainer may say nothing. It says something with every forward and backward pass, so
+            that only loading a model and a pass on a very slow machine take long.
+        checkpoint_every_s: the trainer's shortest time between two checkpoints; None is its default.
         grace_s: how long a trainer may take to end when asked.
     """
 
     command: tuple[str, ...] = (sys.executable, "-m", "site_agent.training")
     threads: int | None = None
     environment: Mapping[str, str]
-    n_restarts: int = 1
+    n_lives_in_vain: int = 3
+    restart_wait_s: float = 1.0
+    idle_timeout_s: float = 1800.0
+    checkpoint_every_s: float | None = None
     grace_s: float = 5.0
 
 
@@ -101,39 +122,111 @@ class ProcessRunner:
         self, trainer: WarmTrainer, job_dir: Path, job: JobSpec, on_progress: ProgressListener
     ) -> JobResult | JobFailure:
         await asyncio.to_thread(write_job, job_dir, job)
-        for attempts_left in range(self._options.n_restarts, -1, -1):
+        closed = await asyncio.to_thread(read_result, job_dir)
+        if closed is not None:
+            return closed
+        options, follower, n_in_vain = self._options, ProgressFollower(job_dir, on_progress), 0
+        while True:
             await trainer.ensure_started()
-            result = await _wait_for_result(trainer, job_dir, on_progress)
-            if result is not None:
-                return result
-            exit_code = trainer.exit_code
+            end = await _wait_for_end(trainer, follower, idle_timeout_s=options.idle_timeout_s)
+            if not isinstance(end, TrainerEnd):
+                return end
             await trainer.kill()
-            if attempts_left == 0:
-                message = f"the trainer ended without closing its job; see {LOG_FILE} in the run's job folder"
-                raise TrainerDiedError(message, job_id=job.job_id, exit_code=exit_code)
-        message = "unreachable: the last attempt returns or raises"
-        raise AssertionError(message)
+            n_in_vain = 0 if follower.take_advance() else n_in_vain + 1
+            log.warning(
+                "trainer_died",
+                job_id=job.job_id,
+                exit_code=end.exit_code,
+                is_hung=end.is_hung,
+                step=follower.step,
+                n_in_vain=n_in_vain,
+                advice=end.advice,
+            )
+            if n_in_vain >= options.n_lives_in_vain:
+                message = f"the trainer died {n_in_vain} times without getting further"
+                raise TrainerDiedError(message, advice=end.advice, job_id=job.job_id, exit_code=end.exit_code)
+            await asyncio.sleep(min(options.restart_wait_s * 2**n_in_vain, _LONGEST_RESTART_WAIT_S))
 
 
-async def _wait_for_result(
-    trainer: WarmTrainer, job_dir: Path, on_progress: ProgressListener
-) -> JobResult | JobFailure | None:
-    """The job's result; None when the trainer's process ended without one."""
-    n_seen, size_seen = 0, 0
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerEnd:
+    """A trainer ended without closing its job. ``exit_code`` is None where it was hung and had to be killed."""
+
+    exit_code: int | None
+
+    @property
+    def is_hung(self) -> bool:
+        """Whether it lived and did nothing."""
+        return self.exit_code is None
+
+    @property
+    def advice(self) -> str:
+        """What the site's operator may do about it."""
+        if self.is_hung:
+            return "It said nothing for runner.idle_timeout_s; raise that where loading or one pass takes longer."
+        if self.exit_code in _KILLED:
+            return (
+                "It was killed from outside, most often because memory ran out: ask for a smaller local.batch_size "
+                "(with as much more local.accumulation) or local.max_length, or give this machine more memory."
+            )
+        return f"See {LOG_FILE} in the run's job folder."
+
+
+class ProgressFollower:
+    """Reads a job's progress as it grows, over all lives of its trainer. Invariant: each line is passed on once."""
+
+    def __init__(self, job_dir: Path, on_progress: ProgressListener) -> None:
+        """Start before the first line."""
+        self.job_dir = job_dir
+        self._on_progress = on_progress
+        self._n_seen = 0
+        self._stamp: tuple[int, int] | None = None
+        self._furthest: tuple[int, int] = (0, 0)
+        self._furthest_before: tuple[int, int] = (0, 0)
+
+    @property
+    def step(self) -> int:
+        """The furthest step that any life reached."""
+        return self._furthest[1]
+
+    async def look(self) -> bool:
+        """Pass on what is new; whether the trainer gave a sign of life since the last look."""
+        stamp = _stamp_of(self.job_dir / PROGRESS_FILE)
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        lines = await asyncio.to_thread(read_progress, self.job_dir)
+        for line in lines[self._n_seen :]:
+            self._furthest = max(self._furthest, (_ORDER[line.state], line.step if _ORDER[line.state] else 0))
+            self._on_progress(line)
+        self._n_seen = len(lines)
+        return True
+
+    def take_advance(self) -> bool:
+        """Whether the life that just ended got further than all before it. Loading is not getting anywhere."""
+        has_advanced = self._furthest > self._furthest_before
+        self._furthest_before = self._furthest
+        return has_advanced
+
+
+async def _wait_for_end(
+    trainer: WarmTrainer, follower: ProgressFollower, *, idle_timeout_s: float
+) -> JobResult | JobFailure | TrainerEnd:
+    """The job's result, or how its trainer ended without one."""
+    now = asyncio.get_running_loop().time
+    alive_at = now()
     while True:
         # The order matters: a trainer may close its job and end right after.
-        has_ended = trainer.exit_code is not None
-        size = _size_of(job_dir / PROGRESS_FILE)
-        if size != size_seen:
-            size_seen = size
-            lines = await asyncio.to_thread(read_progress, job_dir)
-            for line in lines[n_seen:]:
-                on_progress(line)
-            n_seen = len(lines)
-        if (job_dir / RESULT_FILE).exists():
-            return await asyncio.to_thread(read_result, job_dir)
-        if has_ended:
-            return None
+        exit_code = trainer.exit_code
+        if await follower.look():
+            alive_at = now()
+        result = await asyncio.to_thread(read_result, follower.job_dir)
+        if result is not None:
+            return result
+        if exit_code is not None:
+            return TrainerEnd(exit_code=exit_code)
+        if now() - alive_at > idle_timeout_s:
+            return TrainerEnd(exit_code=None)
         await asyncio.sleep(_LOOK_EVERY_S)
 
 
@@ -155,7 +248,7 @@ class WarmTrainer:
         """Start the trainer unless it runs."""
         if self._process is not None and self._process.returncode is None:
             return
-        kill_orphan(self._spool)
+        await asyncio.to_thread(kill_orphan, self._spool)
         for stale in (STOP_FILE, READY_FILE):
             (self._spool / stale).unlink(missing_ok=True)
         log = os.open(self._spool / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _PRIVATE_FILE)
@@ -201,7 +294,9 @@ class WarmTrainer:
         self._process = None
 
     def _arguments(self) -> Sequence[str]:
-        return (*self._options.command, "serve", "--spool", str(self._spool))
+        every_s = self._options.checkpoint_every_s
+        checkpoints = () if every_s is None else ("--checkpoint-every-s", str(every_s))
+        return (*self._options.command, "serve", "--spool", str(self._spool), *checkpoints)
 
 
 def kill_group(process_id: int) -> None:
@@ -210,8 +305,17 @@ def kill_group(process_id: int) -> None:
         os.killpg(process_id, signal.SIGKILL)
 
 
+def end_orphans(jobs_dir: Path) -> None:
+    """Kill every trainer that an agent which died left at work. Blocks; call it before the job folders are looked at.
+
+    Otherwise such a trainer may write into a folder that is being filled anew.
+    """
+    for pid_file in jobs_dir.glob(f"*/{PID_FILE}"):
+        kill_orphan(pid_file.parent)
+
+
 def kill_orphan(spool: Path) -> None:
-    """Kill the trainer that an agent which died left on this spool, if it still works there.
+    """Kill the trainer that an agent which died left on this spool, if it still works there, and wait until it is gone.
 
     The process is recognised by its command line, since its number may by now be another program's.
     """
@@ -220,12 +324,30 @@ def kill_orphan(spool: Path) -> None:
         command_line = Path(f"/proc/{process_id}/cmdline").read_bytes().split(b"\0")
     except (OSError, ValueError):
         return
-    if str(spool).encode() in command_line:
-        kill_group(process_id)
+    if str(spool).encode() not in command_line:
+        return
+    kill_group(process_id)
+    deadline = time.monotonic() + _ORPHAN_ENDS_WITHIN_S
+    while not _is_gone(process_id):
+        if time.monotonic() > deadline:
+            log.warning("orphan_not_ended", process_id=process_id)
+            return
+        time.sleep(_LOOK_EVERY_S / 10)
 
 
-def _size_of(path: Path) -> int:
+def _is_gone(process_id: int) -> bool:
+    """Whether no thread of a killed process runs any more. Nobody may have waited for it: a zombie is gone as well."""
     try:
-        return path.stat().st_size
+        state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
+        n_threads = len(list(Path(f"/proc/{process_id}/task").iterdir()))
+    except (OSError, IndexError):
+        return True
+    return state in {"Z", "X"} and n_threads <= 1
+
+
+def _stamp_of(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
     except FileNotFoundError:
-        return 0
+        return None
+    return found.st_size, found.st_mtime_ns

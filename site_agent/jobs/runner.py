@@ -18,12 +18,13 @@ class JobRunner(Protocol):
     async def run_training_job(self, job_dir: Path, job: JobSpec, *, on_progress: ProgressListener) -> JobResult:
         """Run one job in a folder that holds all but ``job.json``, and wait for it.
 
-        Cancelling the call stops the job. Whoever calls deletes the folder.
+        A folder in which an earlier start closed the very same job gives that result at once; one with its checkpoint
+        goes on from there. Cancelling the call stops the job. Whoever calls deletes the folder.
 
         Raises:
             JobFailedError: the trainer said why.
             JobTimedOutError: ``job.timeout_s`` passed.
-            TrainerDiedError: the trainer ended without closing the job, also when it was started again.
+            TrainerDiedError: the trainer ended without closing the job, again and again, and got no further.
             JobDirectoryError: the trainer's result is not what the contract says.
         """
         ...

@@ -17,6 +17,7 @@ from site_agent.link.backoff import Backoff
 from site_agent.link.instructions import Instruction
 from site_agent.session.events import round_of
 from site_agent.supervision.admission import Admission
+from site_agent.supervision.job_desk import JobDesk
 from site_agent.supervision.restoring import Restorer
 from site_agent.supervision.round_worker import RoundWorker
 from site_agent.supervision.seams import SiteSeams
@@ -38,14 +39,18 @@ class AssignmentLoop:
         self._seams = seams
         self._backoff = backoff
         self._settler = Settler(seams)
+        self._jobs = JobDesk(seams.jobs, seams.site_id)
         self._admission = Admission(seams, self._settler)
         self._workers: dict[RunId, RoundWorker] = {}
         self._refused: tuple[object, ...] = ()
+        self._cut_short: frozenset[RoundContext] = frozenset()
 
     async def restore(self) -> None:
         """Take up open rounds. Call once, before the first poll."""
         restorer = Restorer(self._seams, self._admission)
-        for restored in await asyncio.to_thread(restorer.restore):
+        left = await asyncio.to_thread(restorer.restore)
+        self._cut_short = left.cut_short
+        for restored in left.restored:
             log.info("round_restored", run_id=restored.session.round.run_id, phase=restored.session.phase.value)
             self._worker(restored.session.round.run_id).restore(restored)
 
@@ -70,6 +75,7 @@ class AssignmentLoop:
             holding = [held for worker in self._workers.values() if (held := worker.holding) is not None]
             instruction = await seams.client.poll_assignment(holding=holding, wait_s=_POLL_WAIT_S)
             seams.board.connected(is_connected=True)
+            await self._drop_cut_short(instruction)
             if isinstance(instruction, asked.Idle):
                 self._backoff.reset()
                 return min(max(instruction.retry_after_s, _SHORTEST_IDLE_S), _LONGEST_IDLE_S)
@@ -90,6 +96,22 @@ class AssignmentLoop:
             self._backoff.reset()
             return 0.0
         return self._backoff.next_wait_s()
+
+    async def _drop_cut_short(self, instruction: Instruction) -> None:
+        """Delete the folders of training that was cut short by a restart and that nobody asks for.
+
+        The coordinator assigns such a round again before it says that there is nothing to do, or asks for another round
+        of the run. Safety: the checkpoint in the folder is this site's plain update, and does not outlive its round.
+        """
+        if not self._cut_short:
+            return
+        asked_for = None if isinstance(instruction, asked.Idle) else _round_of(instruction)
+        held = {worker.holding for worker in self._workers.values()} | {asked_for}
+        over = {cut for cut in self._cut_short if asked_for is None or cut.run_id == asked_for.run_id} - held
+        for cut in over:
+            await asyncio.to_thread(self._jobs.delete, cut)
+        # What is held again is the worker's to delete.
+        self._cut_short -= over | (held - {asked_for})
 
     async def _record_refusal(self, instruction: Instruction | None, error: WardroundError) -> None:
         if instruction is None or isinstance(instruction, asked.Idle):

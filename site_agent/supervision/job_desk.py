@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from fl_protocol.codec.fixed_point import encode_payload
@@ -20,6 +21,7 @@ from fl_protocol.spec.seeds import training_seed
 from fl_protocol.tensors.safetensors_io import tensors_from_bytes
 from site_agent.errors import JobFailedError
 from site_agent.jobs.job_dir import (
+    CHECKPOINT_FOLDER,
     GLOBAL_FILE,
     JOB_FILE,
     LAYOUT_FILE,
@@ -28,10 +30,12 @@ from site_agent.jobs.job_dir import (
     SITE_FOLDER,
     BaseModelFolder,
     DataFile,
+    JobDirectoryError,
     JobFailure,
     JobKind,
     JobResult,
     JobSpec,
+    read_job,
     read_result,
     write_file,
 )
@@ -65,24 +69,40 @@ class JobDesk:
         return self.run_folder(round_context) / f"{round_context.round_index}.{round_context.round_attempt}"
 
     def prepare(self, admitted: AdmittedRound, state: StoredState) -> JobSpec:
-        """Fill the folder with all but ``job.json``. What an earlier start left in it is removed first."""
-        folder = self.folder(admitted.round)
-        self._delete_folder(folder)
+        """Fill the folder with all but ``job.json``.
+
+        Where an earlier start left the very same job in it (the same M0, seed, data and base model), its checkpoint
+        stays, and its payload if it was closed with one: the trainer would make the same bytes again. Anything else
+        that is there is removed first.
+        """
+        folder, job = self.folder(admitted.round), self._job(admitted)
+        kept = _worth_keeping(folder) if self._is_left_of(folder, admitted, job) else frozenset()
+        if kept:
+            _delete_all_but(folder, kept)
+        else:
+            self._delete_folder(folder)
         make_private_folder(folder)
         make_private_folder(folder / SITE_FOLDER)
         write_private_file(folder / MANIFEST_FILE, [admitted.signed.encode()])
         write_file(folder / LAYOUT_FILE, admitted.run.layout_json)
         write_file(folder / GLOBAL_FILE, read_verified(state))
+        return job
+
+    def _job(self, admitted: AdmittedRound) -> JobSpec:
         spec, round_context = admitted.run.spec, admitted.round
         return JobSpec(
-            job_id=folder.name,
+            job_id=self.folder(round_context).name,
             kind=_KINDS[admitted.manifest.kind],
             run_id=round_context.run_id,
             round_index=round_context.round_index,
             round_attempt=round_context.round_attempt,
             run_spec=spec.to_document(),
             base_model=BaseModelFolder(path=str(admitted.base_model_dir), sha256=spec.base_model.sha256),
-            data=DataFile(path=str(admitted.dataset.path), format=admitted.dataset.format),
+            data=DataFile(
+                path=str(admitted.dataset.path),
+                format=admitted.dataset.format,
+                sha256=admitted.dataset.sha256,
+            ),
             seed=training_seed(
                 run_seed=spec.local.seed,
                 site_id=self._site_id,
@@ -93,6 +113,17 @@ class JobDesk:
             device=self._options.device,
             timeout_s=min(self._options.timeout_s, spec.cohort.round_deadline_s),
         )
+
+    @staticmethod
+    def _is_left_of(folder: Path, admitted: AdmittedRound, job: JobSpec) -> bool:
+        """Whether an earlier start of this site's agent opened the same job in the folder."""
+        try:
+            manifest, left = (folder / MANIFEST_FILE).read_bytes(), read_job(folder)
+        except (OSError, JobDirectoryError):
+            return False
+        # How it is computed may have been set anew since; whether that changes the numbers, the trainer knows.
+        was = replace(left, threads=job.threads, device=job.device, timeout_s=job.timeout_s)
+        return manifest == admitted.signed.encode() and was == job
 
     def read_manifest(self, round_context: RoundContext) -> SignedBody | None:
         """The M0 that the folder was filled for; None where there is no folder."""
@@ -151,6 +182,29 @@ class JobDesk:
         make_private_folder(leaving.parent)
         folder.rename(leaving)
         shutil.rmtree(leaving)
+
+
+def _worth_keeping(folder: Path) -> frozenset[str]:
+    """What of a job that was cut short saves doing it again."""
+    try:
+        is_done = isinstance(read_result(folder), JobResult) and (folder / PAYLOAD_FILE).exists()
+    except JobDirectoryError:
+        is_done = False
+    if is_done:
+        return frozenset({PAYLOAD_FILE, RESULT_FILE, SITE_FOLDER})
+    return frozenset({CHECKPOINT_FOLDER}) if (folder / CHECKPOINT_FOLDER).exists() else frozenset()
+
+
+def _delete_all_but(folder: Path, kept: frozenset[str]) -> None:
+    # First nothing is a job any more, for whoever watches the spool.
+    (folder / JOB_FILE).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.name in kept:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def payload_digest(vector: RingVector) -> str:

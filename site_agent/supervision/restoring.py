@@ -1,7 +1,9 @@
 """After a restart: which rounds can be taken up, from the round book, the job folders and the journal.
 
 A round whose training was cut short is not taken up: the coordinator assigns it again, with the same M0, and nothing of
-it was masked. A round that was READY is, if its payload is still there; one in an exchange, if the journal opens.
+it was masked. Its folder stays until then, for the checkpoint in it; who restores deletes it when the coordinator has
+something else in mind. A round that was READY is taken up if its payload is still there; one in an exchange, if the
+journal opens.
 """
 
 from __future__ import annotations
@@ -34,6 +36,14 @@ class RestoredRound:
     complaint: ExchangeContext | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftovers:
+    """What an earlier process left: rounds to take up, at most one a run, and rounds whose training was cut short."""
+
+    restored: tuple[RestoredRound, ...]
+    cut_short: frozenset[RoundContext]
+
+
 class Restorer:
     """Finds what an earlier process left. All methods block on the disk: call them in a thread."""
 
@@ -43,8 +53,8 @@ class Restorer:
         self._admission = admission
         self._jobs = JobDesk(seams.jobs, seams.site_id)
 
-    def restore(self) -> tuple[RestoredRound, ...]:
-        """The rounds to take up, at most one a run; everything else that is left over is closed and deleted."""
+    def restore(self) -> Leftovers:
+        """What can be gone on with; everything else that is left over is closed and deleted."""
         restored: dict[str, RestoredRound] = {}
         for joined in self._seams.book.open_rounds():
             found = self._restore_round(joined)
@@ -56,12 +66,17 @@ class Restorer:
             is_needed = context in (newest, *(f.complaint for f in restored.values()))
             if not is_needed:
                 self._seams.journal.close(context)
+        cut_short: set[RoundContext] = set()
         for joined in self._seams.book.open_rounds():
-            if joined.round not in kept and joined.state != SessionPhase.TRAINING.value:
+            if joined.round in kept:
+                continue
+            if joined.state != SessionPhase.TRAINING.value:
                 self._seams.book.record_state(joined.round, SessionPhase.FAILED.value, outcome="lost-in-restart")
+            elif self._jobs.folder(joined.round).exists():
+                cut_short.add(joined.round)
         # Safety: what an update lies in does not outlive its round, whichever way the last process ended.
-        self._jobs.delete_all_but(kept)
-        return tuple(restored.values())
+        self._jobs.delete_all_but(kept | cut_short)
+        return Leftovers(restored=tuple(restored.values()), cut_short=frozenset(cut_short))
 
     def _restore_round(self, joined: JoinedRound) -> RestoredRound | None:
         signed = self._jobs.read_manifest(joined.round)

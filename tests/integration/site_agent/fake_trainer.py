@@ -33,15 +33,28 @@ def close(job: Path, result: dict[str, object]) -> None:
     beside.replace(job / "result.json")
 
 
+def say(job: Path, step: int) -> None:
+    line = {"state": "training", "step": step, "steps": 9, "loss": 1.5, "records_per_s": 9.0, "at": "now"}
+    with (job / "progress.jsonl").open("a") as stream:
+        stream.write(json.dumps(line) + "\n")
+
+
 def act(job: Path) -> None:
     behaviour = json.loads((job / "behaviour.json").read_text())
     starts = job / "starts"
     starts.write_text(starts.read_text() + "x" if starts.exists() else "x")
     (job / "environment.json").write_text(json.dumps(dict(os.environ)))
+    n_lives = len(starts.read_text())
+    if behaviour["do"] == "one-step-a-life":
+        say(job, n_lives)
+        if n_lives < 9:
+            os.kill(os.getpid(), 9)
+        close(job, RESULT)
+        return
+    if behaviour["do"] == "die-at-once":
+        os.kill(os.getpid(), 9)
     for number in range(3):
-        line = {"state": "training", "step": number, "steps": 3, "loss": 1.5, "records_per_s": 9.0, "at": "now"}
-        with (job / "progress.jsonl").open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+        say(job, number)
     match behaviour["do"]:
         case "succeed":
             (job / "payload.safetensors").write_bytes(b"payload")
@@ -51,8 +64,17 @@ def act(job: Path) -> None:
         case "crash":
             sys.exit(9)
         case "crash-once":
-            if len(starts.read_text()) == 1:
+            if n_lives == 1:
                 os.kill(os.getpid(), 9)
+            close(job, RESULT)
+        case "hang-once":
+            if n_lives == 1:
+                time.sleep(600)
+            close(job, RESULT)
+        case "beat":
+            for _ in range(40):
+                time.sleep(0.05)
+                os.utime(job / "progress.jsonl")
             close(job, RESULT)
         case "hang":
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -14,16 +15,23 @@ import pytest_asyncio
 
 from site_agent.errors import JobFailedError, JobTimedOutError, TrainerDiedError
 from site_agent.jobs.job_dir import DataFile, JobKind, JobSpec, ProgressLine
-from site_agent.jobs.process import PID_FILE, ProcessRunner, ProcessRunnerOptions, kill_orphan
+from site_agent.jobs.process import PID_FILE, ProcessRunner, ProcessRunnerOptions, end_orphans, kill_orphan
 
 FAKE = Path(__file__).parent / "fake_trainer.py"
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "https_proxy": "http://proxy", "HF_TOKEN": "secret"}
 
 
+def runner_of(**options: float) -> ProcessRunner:
+    command = (sys.executable, str(FAKE))
+    changed = ProcessRunnerOptions(
+        command=command, threads=1, environment=ENVIRONMENT, grace_s=5.0, restart_wait_s=0.01
+    )
+    return ProcessRunner(replace(changed, **options))
+
+
 @pytest_asyncio.fixture
 async def runner() -> AsyncIterator[ProcessRunner]:
-    command = (sys.executable, str(FAKE))
-    started = ProcessRunner(ProcessRunnerOptions(command=command, threads=1, environment=ENVIRONMENT, grace_s=5.0))
+    started = runner_of()
     yield started
     await started.stop()
 
@@ -73,12 +81,66 @@ async def test_job_that_fails_says_why(tmp_path: Path, runner: ProcessRunner) ->
     assert (failed.value.failure_code, failed.value.advice) == ("data-malformed", "fix it")
 
 
-async def test_trainer_that_crashes_twice_is_a_typed_failure(tmp_path: Path, runner: ProcessRunner) -> None:
+async def test_trainer_that_gets_no_further_is_a_typed_failure(tmp_path: Path, runner: ProcessRunner) -> None:
     folder = job_folder(tmp_path, "crash")
     with pytest.raises(TrainerDiedError) as died:
         await runner.run_training_job(folder, job(), on_progress=ignore)
     assert died.value.facts["exit_code"] == 9
+    assert "trainer.log" in died.value.advice
+    # The first life got to its third step; three more got no further.
+    assert (folder / "starts").read_text() == "x" * 4
+
+
+async def test_trainer_that_is_killed_before_it_does_anything_is_told_of_memory(
+    tmp_path: Path, runner: ProcessRunner
+) -> None:
+    folder = job_folder(tmp_path, "die-at-once")
+    with pytest.raises(TrainerDiedError) as died:
+        await runner.run_training_job(folder, job(), on_progress=ignore)
+    assert died.value.facts["exit_code"] == -9
+    assert "memory" in died.value.advice
+    assert died.value.advice in str(died.value)
+    assert (folder / "starts").read_text() == "x" * 3
+
+
+async def test_trainer_that_dies_at_every_step_is_started_until_it_is_done(
+    tmp_path: Path, runner: ProcessRunner
+) -> None:
+    folder, lines = job_folder(tmp_path, "one-step-a-life"), []
+    result = await runner.run_training_job(folder, job(), on_progress=lines.append)
+    assert result.records == 120
+    assert (folder / "starts").read_text() == "x" * 9
+    # Each line once, over all lives.
+    assert [line.step for line in lines] == list(range(1, 10))
+
+
+async def test_trainer_that_says_nothing_for_too_long_is_killed_and_started_again(tmp_path: Path) -> None:
+    impatient = runner_of(idle_timeout_s=0.7)
+    folder = job_folder(tmp_path, "hang-once")
+    result = await impatient.run_training_job(folder, job(), on_progress=ignore)
+    await impatient.stop()
+    assert result.records == 120
     assert (folder / "starts").read_text() == "xx"
+
+
+async def test_trainer_that_is_slow_and_alive_is_left_alone(tmp_path: Path) -> None:
+    impatient = runner_of(idle_timeout_s=0.7)
+    folder = job_folder(tmp_path, "beat")
+    await impatient.run_training_job(folder, job(), on_progress=ignore)
+    await impatient.stop()
+    assert (folder / "starts").read_text() == "x"
+
+
+async def test_job_that_was_closed_before_gives_its_result_without_a_trainer(
+    tmp_path: Path, runner: ProcessRunner
+) -> None:
+    folder = job_folder(tmp_path, "succeed")
+    first = await runner.run_training_job(folder, job(), on_progress=ignore)
+    await runner.stop()
+    again = await runner.run_training_job(folder, job(), on_progress=ignore)
+    assert again == first
+    assert (folder / "starts").read_text() == "x"
+    assert not (tmp_path / PID_FILE).exists()
 
 
 async def test_trainer_that_crashes_once_is_started_again_for_the_same_job(
@@ -118,15 +180,18 @@ async def test_run_that_is_over_lets_its_trainer_end(tmp_path: Path, runner: Pro
     assert not (tmp_path / PID_FILE).exists()
 
 
-async def test_trainer_of_a_dead_agent_is_killed_before_another_starts(tmp_path: Path) -> None:
+async def test_trainer_of_a_dead_agent_is_gone_when_its_folder_is_taken_over(tmp_path: Path) -> None:
+    spool = tmp_path / "run-a"
+    spool.mkdir()
     orphan = await asyncio.create_subprocess_exec(
-        sys.executable, str(FAKE), "serve", "--spool", str(tmp_path), start_new_session=True
+        sys.executable, str(FAKE), "serve", "--spool", str(spool), start_new_session=True
     )
-    (tmp_path / PID_FILE).write_text(str(orphan.pid))
-    await text_in(tmp_path / "ready.json")
+    (spool / PID_FILE).write_text(str(orphan.pid))
+    await text_in(spool / "ready.json")
     kill_orphan(tmp_path / "another spool")
-    assert orphan.returncode is None
-    kill_orphan(tmp_path)
+    assert is_alive(orphan.pid)
+    end_orphans(tmp_path)
+    assert not is_alive(orphan.pid)
     assert await asyncio.wait_for(orphan.wait(), 10) == -9
 
 
