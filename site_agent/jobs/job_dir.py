@@ -9,11 +9,8 @@ own: the agent never reads it, and only decides whether it stays.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -30,8 +27,18 @@ from site_agent.jobs.documents import (
     write_document,
     write_file,
 )
+from site_agent.jobs.progress_file import (
+    PROGRESS_FILE,
+    ProgressLine,
+    ProgressState,
+    append_progress,
+    mend_progress,
+    read_progress,
+    touch_progress,
+)
 
 __all__ = [
+    "PROGRESS_FILE",
     "BaseModelFolder",
     "DataFile",
     "DeviceChoice",
@@ -61,7 +68,6 @@ JOB_FILE = "job.json"
 LAYOUT_FILE = "layout.json"
 GLOBAL_FILE = "global.safetensors"
 SITE_FOLDER = "site"
-PROGRESS_FILE = "progress.jsonl"
 PAYLOAD_FILE = "payload.safetensors"
 RESULT_FILE = "result.json"
 CHECKPOINT_FOLDER = "checkpoint"
@@ -87,14 +93,6 @@ class DeviceChoice(StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"
-
-
-class ProgressState(StrEnum):
-    """What a trainer is doing."""
-
-    LOADING = "loading"
-    EVALUATING = "evaluating"
-    TRAINING = "training"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,35 +279,6 @@ class JobFailure:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProgressLine:
-    """One line of ``progress.jsonl``. Safety: ``loss`` is computed from data and stays at the site.
-
-    Attributes:
-        is_resumed: the trainer that wrote it goes on from a checkpoint at ``step``.
-    """
-
-    state: ProgressState
-    step: int
-    steps: int
-    at: str
-    loss: float | None = None
-    records_per_s: float | None = None
-    is_resumed: bool = False
-
-    def to_document(self) -> dict[str, object]:
-        """The document that the line holds."""
-        return {
-            "state": self.state.value,
-            "step": self.step,
-            "steps": self.steps,
-            "loss": self.loss,
-            "records_per_s": self.records_per_s,
-            "at": self.at,
-            **({"is_resumed": True} if self.is_resumed else {}),
-        }
-
-
 def write_job(job_dir: Path, job: JobSpec) -> None:
     """Write ``job.json``, which opens the job: everything else the trainer needs is already in the folder."""
     write_document(job_dir / JOB_FILE, job.to_document())
@@ -363,52 +332,3 @@ def read_result(job_dir: Path) -> JobResult | JobFailure | None:
         case other:
             message = "a result has succeeded or failed"
             raise JobFileInvalidError(message, file=RESULT_FILE, field="status", value=other[:40])
-
-
-def append_progress(job_dir: Path, line: ProgressLine) -> None:
-    """Append one line to ``progress.jsonl``; a reader meanwhile sees whole lines or ignores the last."""
-    text = json.dumps(line.to_document(), allow_nan=False) + "\n"
-    with (job_dir / PROGRESS_FILE).open("a", encoding="utf-8") as stream:
-        stream.write(text)
-
-
-def mend_progress(job_dir: Path) -> None:
-    """End the line that a trainer which died was writing, so that the next one begins its own."""
-    with contextlib.suppress(FileNotFoundError), (job_dir / PROGRESS_FILE).open("r+b") as stream:
-        if stream.seek(0, os.SEEK_END) == 0:
-            return
-        stream.seek(-1, os.SEEK_END)
-        if stream.read(1) != b"\n":
-            stream.write(b"\n")
-
-
-def touch_progress(job_dir: Path) -> None:
-    """Say that the trainer is alive within a step. Nothing happens where there is no line yet."""
-    with contextlib.suppress(FileNotFoundError):
-        os.utime(job_dir / PROGRESS_FILE)
-
-
-def read_progress(job_dir: Path) -> tuple[ProgressLine, ...]:
-    """Every whole line written so far; a line still being written, or damaged, is left out: progress is no evidence."""
-    try:
-        text = (job_dir / PROGRESS_FILE).read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return ()
-    return tuple(_progress_lines(text.split("\n")[:-1]))
-
-
-def _progress_lines(texts: Iterable[str]) -> Iterable[ProgressLine]:
-    for text in texts:
-        try:
-            reader = DocumentReader(cast("Mapping[str, object]", json.loads(text)), PROGRESS_FILE)
-            yield ProgressLine(
-                state=read_member(ProgressState, reader.text("state"), field_name="state"),
-                step=reader.integer("step"),
-                steps=reader.integer("steps"),
-                loss=reader.optional_number("loss"),
-                records_per_s=reader.optional_number("records_per_s"),
-                at=reader.text("at"),
-                is_resumed=reader.is_set("is_resumed"),
-            )
-        except (ValueError, JobFileInvalidError):
-            continue
