@@ -33,6 +33,7 @@ from fl_protocol.tensors.safetensors_io import (
 )
 from site_agent.jobs.documents import write_file_parts
 from site_agent.jobs.job_dir import CHECKPOINT_FILE, CHECKPOINT_FOLDER
+from site_agent.training.errors import CheckpointUnusableError
 from site_agent.training.exchange.fedavg_lora import EvaluationSums
 from site_agent.training.local.plain import PlainState, TrainingSums
 
@@ -90,20 +91,14 @@ class CheckpointStore:
     def newest(self) -> Checkpoint | None:
         """The checkpoint that an earlier trainer left for this very job; anything else in its place is deleted."""
         try:
-            data = (self._folder / CHECKPOINT_FILE).read_bytes()
+            tensors = self._read()
         except FileNotFoundError:
             self.discard()
             return None
-        except OSError as error:
-            return self._refuse(f"it cannot be read ({type(error).__name__})")
-        try:
-            metadata, tensors = metadata_from_bytes(data), tensors_from_bytes(data)
-        except ProtocolError:
-            return self._refuse("it is damaged")
-        if metadata.get("content_sha256") != _digest_of(tensors):
-            return self._refuse("it is damaged")
-        if (metadata.get("format"), metadata.get("belongs_to")) != (_FORMAT, self._belongs_to):
-            return self._refuse("it is of another job, of other data or of another program")
+        except CheckpointUnusableError as error:
+            _log.warning("checkpoint discarded: %s; the job starts from its beginning", error.message)
+            self.discard()
+            return None
         self._clear_all_but_the_newest()
         return _checkpoint_from_tensors(tensors)
 
@@ -130,9 +125,19 @@ class CheckpointStore:
             # The work goes on without a net: a full disk is told, and the older checkpoint is still there.
             _log.warning("no checkpoint written: %s; the job goes on", error.strerror or type(error).__name__)
 
-    def _refuse(self, why: str) -> None:
-        _log.warning("checkpoint discarded: %s; the job starts from its beginning", why)
-        self.discard()
+    def _read(self) -> Tensors:
+        try:
+            data = (self._folder / CHECKPOINT_FILE).read_bytes()
+            metadata, tensors = metadata_from_bytes(data), tensors_from_bytes(data)
+        except FileNotFoundError:
+            raise
+        except (OSError, ProtocolError) as error:
+            raise CheckpointUnusableError("it is damaged", reason=type(error).__name__) from error
+        if metadata.get("content_sha256") != _digest_of(tensors):
+            raise CheckpointUnusableError("it is damaged", reason="digest")
+        if (metadata.get("format"), metadata.get("belongs_to")) != (_FORMAT, self._belongs_to):
+            raise CheckpointUnusableError("it is of another job, of other data or of another program")
+        return tensors
 
     def _clear_all_but_the_newest(self) -> None:
         """Delete what a trainer that died while writing left beside it."""

@@ -20,6 +20,7 @@
         │   ├── DatasetTooSmallError            fewer records or patients than the run demands
         │   └── NoUsableRecordsError            nothing to train on, or nothing held out to evaluate on
         ├── ChatTemplateError                   the model's tokenizer has none, or one that cannot be used
+        ├── CheckpointUnusableError             never stops a job: it starts from its beginning
         ├── LossNotFiniteError
         ├── OutOfMemoryError
         ├── DeviceUnavailableError
@@ -172,6 +173,12 @@ class ChatTemplateError(TrainerError):
 
     code = "chat-template-unusable"
     advice = "Use an instruction-tuned base model whose tokenizer brings its chat template."
+
+
+class CheckpointUnusableError(TrainerError):
+    """What lies in a checkpoint's place is damaged, or is not this job's."""
+
+    code = "checkpoint-unusable"
 
 
 class LossNotFiniteError(TrainerError):
