@@ -207,6 +207,7 @@ class Round(Base):
     state_version_after: Mapped[int | None]
     state_sha256_after: Mapped[str | None] = mapped_column(String(64))
     state_blob_sha256_after: Mapped[str | None] = mapped_column(String(64))
+    scrubbed_at: Mapped[datetime | None]
 
     __table_args__ = (
         CheckConstraint("state IN ('PLANNED','TRAINING','EXCHANGING','FOLDING','COMMITTED','ABORTED')", name="state"),
@@ -275,6 +276,7 @@ class Exchange(Base):
     sum_blob_sha256: Mapped[str | None] = mapped_column(String(64))
     sum_bytes: Mapped[int | None]
     transcript_root: Mapped[str | None] = mapped_column(String(64))
+    scrubbed_at: Mapped[datetime | None]
 
     __table_args__ = (
         ForeignKeyConstraint(
@@ -288,7 +290,11 @@ class Exchange(Base):
 
 
 class ExchangeMessage(Base):
-    """The exact bytes of a site's signed message in one exchange; one a kind and site, for ever."""
+    """The exact bytes of a site's signed message in one exchange; one a kind and site, for ever.
+
+    When its round is scrubbed, ``encoded`` keeps of an M3 the signed header and of an M9 nothing; ``sha256`` and
+    ``n_bytes`` are of what was received, and ``transcript_leaf_sha256`` is the M9's leaf under the transcript's root.
+    """
 
     __tablename__ = "exchange_messages"
 
@@ -302,6 +308,9 @@ class ExchangeMessage(Base):
     encoded: Mapped[bytes]
     sha256: Mapped[str] = mapped_column(String(64))
     received_at: Mapped[datetime]
+    scrubbed_at: Mapped[datetime | None]
+    n_bytes: Mapped[int | None]
+    transcript_leaf_sha256: Mapped[str | None] = mapped_column(String(64))
 
     __table_args__ = (
         ForeignKeyConstraint(
@@ -318,7 +327,10 @@ class ExchangeMessage(Base):
 
 
 class Upload(Base):
-    """A masked vector on its way in, or complete: then its signed receipt is kept."""
+    """A masked vector on its way in, or complete: then its signed receipt is kept.
+
+    ``scrubbed_at`` says that the vector may no longer be used, ``blob_deleted_at`` that it is gone from the blob store.
+    """
 
     __tablename__ = "uploads"
 
@@ -337,6 +349,8 @@ class Upload(Base):
     completed_at: Mapped[datetime | None]
     receipt_body: Mapped[bytes | None]
     receipt_signature: Mapped[bytes | None]
+    scrubbed_at: Mapped[datetime | None]
+    blob_deleted_at: Mapped[datetime | None]
 
     __table_args__ = (
         ForeignKeyConstraint(
@@ -473,6 +487,43 @@ class AuditCheckpoint(Base):
     signature: Mapped[bytes]
 
 
+class OrphanBlob(Base):
+    """A blob that no row named when the janitor looked. One that still is not named after the grace period goes."""
+
+    __tablename__ = "orphan_blobs"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    first_seen_at: Mapped[datetime]
+
+
+class CoordinatorEpoch(Base):
+    """One restore from a backup. Before the first there is no row, and the epoch is 0. The statement is signed."""
+
+    __tablename__ = "coordinator_epochs"
+
+    epoch: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    started_at: Mapped[datetime]
+    backup_made_at: Mapped[datetime]
+    restored_size: Mapped[int]
+    restored_head: Mapped[str] = mapped_column(String(64))
+    statement_body: Mapped[bytes]
+    statement_signature: Mapped[bytes]
+    acknowledged_at: Mapped[datetime | None]
+    acknowledged_by: Mapped[str | None]
+
+
+class EpochHead(Base):
+    """The highest head of this coordinator's log that a site had seen before the epoch began, as the site says it."""
+
+    __tablename__ = "epoch_heads"
+
+    epoch: Mapped[int] = mapped_column(Integer, ForeignKey("coordinator_epochs.epoch"), primary_key=True)
+    site_id: Mapped[str] = mapped_column(String(63), ForeignKey("sites.site_id"), primary_key=True)
+    seen_size: Mapped[int]
+    seen_head: Mapped[str] = mapped_column(String(64))
+    reported_at: Mapped[datetime]
+
+
 __all__ = [
     "Approval",
     "AuditCheckpoint",
@@ -481,12 +532,15 @@ __all__ = [
     "Base",
     "Certificate",
     "CommitMarker",
+    "CoordinatorEpoch",
     "EnrolmentCode",
+    "EpochHead",
     "Event",
     "Exchange",
     "ExchangeMessage",
     "IdempotencyKey",
     "Lease",
+    "OrphanBlob",
     "OutboxEntry",
     "Participation",
     "Release",
