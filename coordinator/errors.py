@@ -6,7 +6,8 @@
         ├── NotInCohortError                 this site takes no part in what it speaks about
         ├── SiteNotActiveError               suspended or revoked
         ├── WrongPhaseError                  the step is not open: too early, or the round has moved on
-        │   └── LateError                    the step was closed before this arrived
+        │   ├── LateError                    the step was closed before this arrived
+        │   └── ScrubbedError                its content was deleted when the audit window closed
         ├── ConflictError                    other content for a step that was taken already
         ├── InvalidMessageError              the message cannot be what it claims to be
         ├── DatabaseBusyError                db: the bounded retries of a transaction are used up
@@ -63,6 +64,12 @@ class LateError(WrongPhaseError):
     """The step was closed before the message arrived; its content stays hidden and is not used."""
 
     code = "late"
+
+
+class ScrubbedError(WrongPhaseError):
+    """What is asked for was deleted when the round's audit window closed; digests, results and receipts are kept."""
+
+    code = "scrubbed"
 
 
 class ConflictError(CoordinatorError):

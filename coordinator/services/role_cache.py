@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.db.exchanges import context_of, messages_of
 from coordinator.db.models import Exchange, Round, Run
-from coordinator.errors import NotFoundError, WrongPhaseError
+from coordinator.errors import NotFoundError, ScrubbedError, WrongPhaseError
 from coordinator.rounds.events import MessageKind
 from coordinator.rounds.quorum import RoundRules
 from fl_protocol.folds import ALGORITHMS
@@ -35,6 +35,7 @@ from fl_protocol.secagg.coordinator_role import (
     freeze_survivors,
 )
 from fl_protocol.signing.signed import SignedBody
+from fl_protocol.spec.context import ExchangeContext
 from fl_protocol.spec.payload_layout import PayloadLayout
 from fl_protocol.spec.round_spec import RoundKind
 from fl_protocol.spec.run_spec import RunSpec, run_spec_from_bytes
@@ -86,7 +87,8 @@ class RoleCache:
         )
 
     def shared(self, session: Session, exchange: Exchange) -> SharedCohort:
-        """U2. Raises WrongPhaseError before it is frozen."""
+        """U2. Raises WrongPhaseError before it is frozen, ScrubbedError after its round's audit window."""
+        _refuse_scrubbed(exchange)
         sites = _frozen(exchange.u2)
         context = context_of(exchange)
         return self._once(
@@ -97,7 +99,8 @@ class RoleCache:
         )
 
     def surviving(self, session: Session, exchange: Exchange) -> SurvivingCohort:
-        """U3. Raises WrongPhaseError before it is frozen."""
+        """U3. Raises WrongPhaseError before it is frozen, ScrubbedError after its round's audit window."""
+        _refuse_scrubbed(exchange)
         sites = _frozen(exchange.u3)
         context = context_of(exchange)
         return self._once(
@@ -111,6 +114,12 @@ class RoleCache:
         """A message for sites that is the same each time it is asked for."""
         frozen = _sets(exchange, "u1", "u2", "u3", "u4")
         return self._once(("relay", name, context_of(exchange), frozen), make)
+
+    def forget(self, context: ExchangeContext) -> None:
+        """Drop what was put together for an exchange: the shares in it are to be nowhere any more."""
+        with self._lock:
+            for key in [key for key in self._held if isinstance(key, tuple) and context in key]:
+                del self._held[key]
 
     def _open(self, session: Session, exchange: Exchange) -> ExchangeOpen:
         round_row = session.get(Round, (exchange.run_id, exchange.round_index, exchange.round_attempt))
@@ -143,6 +152,16 @@ class RoleCache:
 def _sets(exchange: Exchange, *names: str) -> tuple[tuple[str, ...] | None, ...]:
     sets: list[list[str] | None] = [getattr(exchange, name) for name in names]
     return tuple(None if sites is None else tuple(sites) for sites in sets)
+
+
+def _refuse_scrubbed(exchange: Exchange) -> None:
+    if exchange.scrubbed_at is not None:
+        raise ScrubbedError(
+            "the shares and masked uploads of this round were deleted when its audit window closed",
+            run_id=exchange.run_id,
+            round_index=exchange.round_index,
+            scrubbed_at=exchange.scrubbed_at.isoformat(),
+        )
 
 
 def _frozen(sites: list[str] | None) -> list[str]:

@@ -64,6 +64,7 @@ class AuditKind(StrEnum):
     ROUND_JOINED = "round.joined"
     ROUND_COMMITTED = "round.committed"
     ROUND_ABORTED = "round.aborted"
+    ROUND_SCRUBBED = "round.scrubbed"
     PARTICIPATION_STATE = "participation.state"
 
     EXCHANGE_OPENED = "exchange.opened"
@@ -105,6 +106,10 @@ class AuditKind(StrEnum):
     TOKEN_CREATED = "token.created"  # noqa: S105  # the name of an event, no secret
     TOKEN_REVOKED = "token.revoked"  # noqa: S105  # the name of an event, no secret
     CALL_REFUSED = "call.refused"
+
+    COORDINATOR_RESTORED = "coordinator.restored"
+    HEAD_REPORTED = "coordinator.head-reported"
+    RESTORE_ACKNOWLEDGED = "coordinator.restore-acknowledged"
 
     PROCESS_STARTED = "process.started"
     PROCESS_STOPPED = "process.stopped"
