@@ -20,6 +20,7 @@ from coordinator.blobs.store import CHUNK_BYTES, Chunk, StoredBlob
 from coordinator.errors import BlobDigestMismatchError, BlobNotFoundError, BlobOffsetError, BlobStoreFullError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_SHARD = re.compile(r"[0-9a-f]{2}")
 _PARTIAL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,180}")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -86,6 +87,18 @@ class FilesystemBlobStore:
     def delete(self, sha256: str) -> None:
         """Forget a blob."""
         self._path(sha256).unlink(missing_ok=True)
+
+    def iter_digests(self) -> Iterator[str]:
+        """The digests held, a folder at a time; see BlobStore."""
+        for folder in _names_in(self._root, _SHARD):
+            for sha256 in _names_in(self._root / folder, _DIGEST):
+                if sha256.startswith(folder):
+                    yield sha256
+
+    def free_bytes(self) -> int | None:
+        """What the file system gives an ordinary user."""
+        room = os.statvfs(self._root)
+        return room.f_bavail * room.f_frsize
 
     def partial_size(self, name: str) -> int:
         """How many bytes of this partial are held."""
@@ -158,6 +171,13 @@ class FilesystemBlobStore:
 def _check_digest(found: str, expected: str | None) -> None:
     if expected is not None and found != expected:
         raise BlobDigestMismatchError("the bytes do not have the announced digest", expected=expected[:64], found=found)
+
+
+def _names_in(folder: Path, pattern: re.Pattern[str]) -> Iterator[str]:
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if pattern.fullmatch(entry.name) is not None:
+                yield entry.name
 
 
 def _chunks_of(path: Path, *, offset: int, chunk_bytes: int) -> Iterator[bytes]:

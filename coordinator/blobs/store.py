@@ -62,6 +62,17 @@ class BlobStore(Protocol):
         """Forget a blob; one that is not here is forgotten already."""
         ...
 
+    def iter_digests(self) -> Iterator[str]:
+        """The digests of all blobs held, lazily and in no order; partials are not among them.
+
+        A blob that is stored or deleted meanwhile may be named or not.
+        """
+        ...
+
+    def free_bytes(self) -> int | None:
+        """How many more bytes fit; None where that cannot be known."""
+        ...
+
     def partial_size(self, name: str) -> int:
         """How many bytes of this partial are held; 0 where there is none."""
         ...

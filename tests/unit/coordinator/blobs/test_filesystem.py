@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 from pathlib import Path
 from typing import Self
 
@@ -89,6 +90,25 @@ def test_partial_that_is_discarded_begins_anew(store: FilesystemBlobStore) -> No
         store.finish_partial("u.2", sha256="0" * 64)
     with pytest.raises(BlobNotFoundError):
         store.append_partial("../u", offset=0, data=b"abc")
+
+
+def test_digests_held_are_listed_without_partials_and_strangers(store: FilesystemBlobStore) -> None:
+    held = {store.put_bytes(bytes([n])).sha256 for n in range(5)}
+    store.append_partial("u.4", offset=0, data=DATA)
+    stray = store._root / next(iter(held))[:2] / "notes.txt"
+    stray.write_text("not a blob")
+    assert set(store.iter_digests()) == held
+    gone = held.pop()
+    store.delete(gone)
+    store.delete(gone)
+    assert set(store.iter_digests()) == held
+
+
+def test_free_bytes_are_those_of_the_file_system(store: FilesystemBlobStore) -> None:
+    room = shutil.disk_usage(store._root)
+    free = store.free_bytes()
+    assert free is not None
+    assert 0 <= free <= room.total
 
 
 def test_full_disk_is_a_typed_error_and_loses_nothing(
