@@ -26,6 +26,7 @@ from coordinator.ca.authority import GATEWAY_SERVER_NAME
 from coordinator.ca.key_files import replace_file
 from coordinator.db.migrate import is_current
 from coordinator.db.tx import Database
+from coordinator.driver.janitor import Janitor, JanitorSettings
 from coordinator.driver.round_driver import DriverSettings, RoundDriver
 from coordinator.gateway.server import Listener, ListenerError, open_enrolment, open_gateway
 from coordinator.installation import Installation, Keys
@@ -199,6 +200,7 @@ async def _run(parts: _Parts, *, roles: frozenset[ServiceRole], stop: asyncio.Ev
         if ServiceRole.DRIVER in roles:
             start("driver", _drive(parts))
             start("checkpoints", _sign_checkpoints(parts))
+            start("janitor", _tidy(parts))
         _say_ready(parts.installation, addresses)
         await stop.wait()
         _log.info("coordinator_stopping")
@@ -286,6 +288,15 @@ async def _drive(parts: _Parts) -> None:
     )
     parts.watch.driver = driver
     await driver.run()
+
+
+async def _tidy(parts: _Parts) -> None:
+    settings = parts.installation.settings.retention
+    janitor = Janitor(
+        parts.engine,
+        settings=JanitorSettings(poll_s=settings.poll_s, grace=timedelta(seconds=settings.orphan_grace_s)),
+    )
+    await janitor.run()
 
 
 async def _sign_checkpoints(parts: _Parts) -> None:

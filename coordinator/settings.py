@@ -109,6 +109,13 @@ class DriverSettings(_Section):
     lease_s: Seconds = 15.0
 
 
+class RetentionSettings(_Section):
+    """What is removed when. How long masked uploads are kept is the runs' own: ``audit_window_s`` in the RunSpec."""
+
+    poll_s: Seconds = 60.0
+    orphan_grace_s: Annotated[float, Field(ge=3600)] = 86400.0
+
+
 class AuditSettings(_Section):
     """The log that is evidence."""
 
@@ -137,6 +144,7 @@ class CoordinatorSettings(BaseSettings):
     gateway: GatewaySettings = GatewaySettings()
     enrolment: EnrolmentSettings = EnrolmentSettings()
     driver: DriverSettings = DriverSettings()
+    retention: RetentionSettings = RetentionSettings()
     audit: AuditSettings = AuditSettings()
     log: LogSettings = LogSettings()
 
@@ -251,6 +259,10 @@ enrolment:                        # for sites with an enrolment code: gRPC, its 
 driver:
   poll_s: 0.2                     # how often it looks for work when nobody wakes it
   lease_s: 15
+
+retention:                        # how long masked uploads are kept is in each RunSpec: audit_window_s
+  poll_s: 60                      # how often it looks for rounds whose audit window has closed
+  orphan_grace_s: 86400           # before a blob that nothing names, or half an upload, is deleted; at least 3600
 
 audit:
   checkpoint_every: 64            # events between two signed checkpoints

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from coordinator.blobs.store import CHUNK_BYTES, Chunk, StoredBlob
+from coordinator.blobs.store import CHUNK_BYTES, UNRESUMED, Chunk, StoredBlob
 from coordinator.errors import BlobDigestMismatchError, BlobNotFoundError, BlobOffsetError, BlobStoreFullError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -95,6 +95,18 @@ class FilesystemBlobStore:
                 if sha256.startswith(folder):
                     yield sha256
 
+    def discard_unfinished(self, *, older_than_s: float) -> int:
+        """Forget what a crash left in ``new``; see BlobStore. Goes by the file system's own clock."""
+        marker = self._new / f"now-{secrets.token_hex(8)}"
+        marker.touch(mode=0o600)
+        newest = marker.stat().st_mtime - older_than_s
+        marker.unlink()
+        left = [*self._new.iterdir(), *self._partial.glob(f"{UNRESUMED}*")]
+        old = [path for path in left if _is_older(path, newest)]
+        for path in old:
+            path.unlink(missing_ok=True)
+        return len(old)
+
     def free_bytes(self) -> int | None:
         """What the file system gives an ordinary user."""
         room = os.statvfs(self._root)
@@ -166,6 +178,12 @@ class FilesystemBlobStore:
         if _PARTIAL_NAME.fullmatch(name) is None:
             raise BlobNotFoundError("a partial's name is lower-case letters, digits, dots and hyphens", name=name[:80])
         return self._partial / name
+
+
+def _is_older(path: Path, newest: float) -> bool:
+    with suppress(FileNotFoundError):
+        return path.stat().st_mtime <= newest
+    return False
 
 
 def _check_digest(found: str, expected: str | None) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 CHUNK_BYTES = 1 << 20
+UNRESUMED = "rest-"
+"""How the names of partials begin that die with the request that made them."""
 Chunk = bytes | bytearray | memoryview
 
 
@@ -66,6 +68,13 @@ class BlobStore(Protocol):
         """The digests of all blobs held, lazily and in no order; partials are not among them.
 
         A blob that is stored or deleted meanwhile may be named or not.
+        """
+        ...
+
+    def discard_unfinished(self, *, older_than_s: float) -> int:
+        """Forget what a crash left of blobs that were being stored, once it is that old; returns how many there were.
+
+        Of the partials only those count whose name begins with ``UNRESUMED``: whoever named another resumes it.
         """
         ...
 

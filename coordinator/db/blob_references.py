@@ -17,9 +17,7 @@ _MARK = "blob_sha256"
 
 def reference_columns() -> tuple[Column[str], ...]:
     """Every column that names a blob."""
-    return tuple(
-        column for table in Base.metadata.sorted_tables for column in table.columns if _MARK in column.name
-    )
+    return tuple(column for table in Base.metadata.sorted_tables for column in table.columns if _MARK in column.name)
 
 
 def named_blobs(session: Session, among: Collection[str] | None = None) -> frozenset[str]:

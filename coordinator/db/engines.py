@@ -87,6 +87,8 @@ def _prepare_sqlite(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> 
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
+    # What is deleted is overwritten: shares that were scrubbed are not to be found in free pages.
+    cursor.execute("PRAGMA secure_delete = ON")
     cursor.close()
 
 

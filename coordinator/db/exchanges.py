@@ -90,7 +90,7 @@ def is_repeated(session: Session, context: ExchangeContext, *, kind: str, site_i
         ConflictError: it sent something else at this step.
     """
     held = session.get(ExchangeMessage, (*exchange_key(context), kind, site_id))
-    # By the digest: the bytes of a message whose round was scrubbed are gone, and a late repetition is one all the same.
+    # By the digest: the bytes of a message whose round was scrubbed are gone, and a late repetition is still one.
     if held is not None and held.sha256 != hashlib.sha256(encoded).hexdigest():
         raise ConflictError("this step was taken with other content", site_id=site_id, kind=kind)
     return held is not None

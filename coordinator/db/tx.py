@@ -198,6 +198,23 @@ class Database:
 
         return self.read("server-time", ask)
 
+    def drop_log(self) -> bool:
+        """SQLite: write the log back and empty it, so that no older content stands in it; False while others read.
+
+        Other databases look after theirs themselves, and answer True.
+        """
+        if self._is_server:
+            return True
+        connection = self._engine.raw_connection()
+        try:
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            is_busy, *_ = cursor.fetchone() or (1,)
+            cursor.close()
+            return not is_busy
+        finally:
+            connection.close()
+
     def dispose(self) -> None:
         """Close all connections."""
         self._engine.dispose()

@@ -98,7 +98,7 @@ async def query_upload(ctx: EngineContext, *, site_id: SiteId, exchange: Exchang
             return UploadStatus(received_bytes=0, receipt=None)
         if receipt is not None:
             return UploadStatus(received_bytes=upload.n_bytes, receipt=receipt)
-        return UploadStatus(received_bytes=ctx.blobs.partial_size(_partial_name(access.context, site_id)), receipt=None)
+        return UploadStatus(received_bytes=ctx.blobs.partial_size(partial_name(access.context, site_id)), receipt=None)
 
     return await ctx.db.read_async("query-upload", look)
 
@@ -177,7 +177,7 @@ def _begin(ctx: EngineContext, session: Session, incoming: Incoming) -> SignedBo
         session.add(upload)
     note_progress(access, now=incoming.now, pause=_pause(ctx, session, access))
     return _Plan(
-        partial=_partial_name(access.context, incoming.site_id),
+        partial=partial_name(access.context, incoming.site_id),
         n_bytes=said.n_bytes,
         chunk_bytes=shared.keyed.opened.params.chunk_bytes,
         chunk_root=said.chunk_root,
@@ -312,5 +312,6 @@ def _receipt_body(context: ExchangeContext, incoming: Incoming, plan: _Plan) -> 
     )
 
 
-def _partial_name(context: ExchangeContext, site_id: SiteId) -> str:
+def partial_name(context: ExchangeContext, site_id: SiteId) -> str:
+    """Under which name the blob store holds what has come of an upload."""
     return ".".join(str(part) for part in (*exchange_key(context), site_id))

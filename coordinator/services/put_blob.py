@@ -7,8 +7,9 @@ import hashlib
 import secrets
 from collections.abc import AsyncIterator
 
-from coordinator.blobs.store import StoredBlob
+from coordinator.blobs.store import UNRESUMED, StoredBlob
 from coordinator.errors import BlobDigestMismatchError
+from coordinator.services.collect_blobs import begin_grace_anew
 from coordinator.services.refusals import RequestInvalidError
 from coordinator.services.resources import Resources
 
@@ -23,7 +24,7 @@ async def put_blob(resources: Resources, *, sha256: str, parts: AsyncIterator[by
         RequestInvalidError: there are more bytes than a blob may have.
         BlobStoreFullError: there is no room.
     """
-    name = f"rest-{secrets.token_hex(16)}"
+    name = f"{UNRESUMED}{secrets.token_hex(16)}"
     digest = hashlib.sha256()
     n_bytes = 0
     try:
@@ -41,6 +42,9 @@ async def put_blob(resources: Resources, *, sha256: str, parts: AsyncIterator[by
             raise BlobDigestMismatchError(
                 "the body does not have the digest in the path", expected=sha256, found=digest.hexdigest()
             )
-        return await asyncio.to_thread(resources.blobs.finish_partial, name, sha256=sha256)
+        stored = await asyncio.to_thread(resources.blobs.finish_partial, name, sha256=sha256)
     finally:
         await asyncio.to_thread(resources.blobs.discard_partial, name)
+    # It may have been here before, and about to be collected because nothing names it.
+    await resources.db.run_tx_async("begin-grace-anew", lambda session: begin_grace_anew(session, sha256))
+    return stored

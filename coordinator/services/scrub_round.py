@@ -18,11 +18,10 @@ not before the run's next round is COMMITTED (decision 0022), or the run has end
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import exists, select
+from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session, aliased
 
 from coordinator.db.audit import append_audit
@@ -141,9 +140,7 @@ def _is_past(session: Session, run: Run) -> bool:
     return run.state not in _FINAL_RUNS or open_round(session, run.run_id) is None
 
 
-def _of_round(
-    table: type[Exchange | ExchangeMessage | Upload], ref: RoundRef
-) -> Sequence[object]:
+def _of_round(table: type[Exchange | ExchangeMessage | Upload], ref: RoundRef) -> tuple[ColumnElement[bool], ...]:
     return (
         table.run_id == ref.run_id,
         table.round_index == ref.round_index,

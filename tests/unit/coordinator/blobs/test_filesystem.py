@@ -162,3 +162,18 @@ class _FullFile:
         self._file.write(data[:10])  # type: ignore[attr-defined]
         self._file.flush()  # type: ignore[attr-defined]
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_what_a_crash_left_is_forgotten_once_it_is_old_enough(tmp_path: Path) -> None:
+    store = FilesystemBlobStore(tmp_path)
+    kept = store.put_bytes(b"whole")
+    (tmp_path / "new" / "half").write_bytes(b"ha")
+    store.append_partial("rest-1", offset=0, data=b"a request that died")
+    store.append_partial("upload-1", offset=0, data=b"resumed one day")
+    assert store.discard_unfinished(older_than_s=3600) == 0
+    for name in ("new/half", "partial/rest-1", "partial/upload-1"):
+        os.utime(tmp_path / name, (1_000_000_000, 1_000_000_000))
+    assert store.discard_unfinished(older_than_s=3600) == 2
+    assert store.has(kept.sha256)
+    assert store.partial_size("upload-1") == 15
+    assert list((tmp_path / "new").iterdir()) == []
