@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Mapping
 from typing import assert_never
 
 from coordinator.errors import InvalidMessageError
-from coordinator.gateway.interceptors import Context, calling_site
+from coordinator.gateway.admission import calling_site
+from coordinator.gateway.interceptors import Context
 from coordinator.rounds.instructions import RoundRef
 from coordinator.services import poll_instruction as polled
 from coordinator.services.accept_advertisement import accept_advertisement

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from coordinator.gateway.interceptors import Context, calling_site
+from coordinator.gateway.admission import calling_site
+from coordinator.gateway.interceptors import Context
 from coordinator.services.approve_run import approve_run, withdraw_approval
 from coordinator.services.list_runs_for_site import SiteRun, get_roster, get_run_for_site, list_pending_runs
 from coordinator.services.resources import Resources

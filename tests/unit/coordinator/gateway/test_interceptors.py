@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from coordinator.ca.authority import CertificateAuthority, create_root
 from coordinator.errors import LateError
-from coordinator.gateway.interceptors import GatewayInterceptor, calling_site
+from coordinator.gateway.admission import calling_site
+from coordinator.gateway.interceptors import GatewayInterceptor
 from coordinator.services.identify_site import CallingSite
 from coordinator.services.refusals import CertificateUnknownError
 from fl_protocol.ids import SiteId

@@ -15,7 +15,7 @@ from coordinator.errors import (
     NotInCohortError,
     SiteNotActiveError,
 )
-from coordinator.gateway.interceptors import MESSAGE_BOUNDS
+from coordinator.gateway.admission import MESSAGE_BOUNDS
 from coordinator.gateway.status import REFUSAL_KEY, refused_call_from_error
 from coordinator.services.refusals import CertificateUnknownError, EnrolmentCodeSpentError, PossessionUnprovenError
 from fl_protocol.errors import WardroundError

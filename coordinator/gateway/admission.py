@@ -1,0 +1,169 @@
+"""What every call passes, whichever transport brought it: who calls, how large, how long, and what becomes of an error.
+
+Identity comes from the peer's certificate and is checked against the database on every call, so that a revoked site is
+refused by its next one. An unexpected error tells its peer an incident number and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import grpc
+import structlog
+from cryptography import x509
+from google.protobuf.message import Message
+
+from coordinator.gateway.status import RefusedCall, refused_call, refused_call_from_error
+from coordinator.services.identify_site import CallingSite
+from coordinator.services.refusals import CertificateUnknownError
+from fl_protocol.errors import WardroundError
+from fl_protocol.ids import SiteId
+from fl_protocol.pki.errors import PkiError
+from fl_protocol.pki.identity import site_id_from_certificate
+from fl_protocol.pki.tls import certificate_fingerprint
+
+_log = structlog.get_logger("coordinator.gateway")
+_site: ContextVar[SiteId] = ContextVar("calling_site")
+
+UNARY_TIMEOUT_S = 60.0
+STREAM_TIMEOUT_S = 3600.0
+_SMALL = 16 << 10
+_MEDIUM = 256 << 10
+MESSAGE_BOUNDS: Mapping[str, int] = {
+    "Enrol": _SMALL,
+    "PollAssignment": _MEDIUM,
+    "AcceptRound": _SMALL,
+    "DeclineRound": _SMALL,
+    "ReportProgress": _SMALL,
+    "ReportReady": _SMALL,
+    "AdvertiseKeys": _MEDIUM,
+    "ShareKeys": 2 << 20,
+    "Complain": _MEDIUM,
+    "QueryUpload": _SMALL,
+    "UploadBlob": (1 << 20) + _SMALL,
+    "ConfirmSurvivors": _MEDIUM,
+    "RevealShares": 2 << 20,
+    "AcknowledgeResult": _SMALL,
+    "GetResult": _SMALL,
+    "DownloadBlob": _SMALL,
+    "ListPending": _SMALL,
+    "GetRun": _SMALL,
+    "SubmitApproval": _SMALL,
+    "Withdraw": _SMALL,
+    "GetRoster": _SMALL,
+}
+"""The largest request of each method, in bytes. Every method is listed (a test compares with the stubs)."""
+
+IdentifySite = Callable[[SiteId, str], Awaitable[CallingSite]]
+
+
+class MessageTooLargeError(WardroundError):
+    """A request is larger than its method takes."""
+
+    code = "message-too-large"
+
+
+class CallRefusedError(Exception):
+    """A call ends here; ``refused`` is what its peer is told, in whatever form the transport has for it."""
+
+    def __init__(self, refused: RefusedCall) -> None:
+        """Keep the answer."""
+        super().__init__(refused.message)
+        self.refused = refused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncomingCall:
+    """One call on its way to its servicer. ``certificate`` reads the peer's; it raises PkiError where there is none."""
+
+    method: str
+    peer: str
+    certificate: Callable[[], x509.Certificate | None]
+
+
+def calling_site() -> SiteId:
+    """The site behind the present call. Invariant: its certificate and state were checked for this very call."""
+    return _site.get()
+
+
+class Admission:
+    """The gate of a listener; without ``identify`` (the enrolment listener) callers have no certificate."""
+
+    def __init__(self, *, identify: IdentifySite | None) -> None:
+        """Take how a certificate becomes a site."""
+        self._identify = identify
+
+    @asynccontextmanager
+    async def admitted(self, call: IncomingCall, *, timeout_s: float) -> AsyncIterator[None]:
+        """Admit the caller, then bound in time and translate whatever happens inside.
+
+        Raises:
+            CallRefusedError: the caller is nobody, or the inside failed.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._admit(call)
+                yield
+        except (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit, CallRefusedError):
+            raise
+        except Exception as error:  # the gateway's edge: logged with ids, told as a status
+            raise CallRefusedError(_refused(call, error)) from error
+
+    async def _admit(self, call: IncomingCall) -> None:
+        if self._identify is None:
+            return
+        try:
+            certificate = call.certificate()
+            if certificate is None:
+                raise CertificateUnknownError("the gateway speaks only to sites with a certificate")
+            site_id = site_id_from_certificate(certificate)
+        except PkiError as error:
+            raise CertificateUnknownError("the certificate does not name a site") from error
+        checked = await self._identify(site_id, certificate_fingerprint(certificate))
+        _site.set(checked.site_id)
+
+
+def check_size(method: str, n_bytes: int) -> None:
+    """Refuse a request that is larger than its method takes. Raises MessageTooLargeError."""
+    if n_bytes > MESSAGE_BOUNDS[method]:
+        raise MessageTooLargeError(
+            "the message is larger than this method takes", n_bytes=n_bytes, limit=MESSAGE_BOUNDS[method]
+        )
+
+
+async def bounded_stream(method: str, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+    """The stream, once each message is known to be within the method's bound. Raises MessageTooLargeError."""
+    async for request in requests:
+        check_size(method, request.ByteSize())
+        yield request
+
+
+def _refused(call: IncomingCall, error: Exception) -> RefusedCall:
+    site_id = _site.get(None)
+    if isinstance(error, MessageTooLargeError):
+        refused = refused_call(
+            grpc.StatusCode.RESOURCE_EXHAUSTED, reason=error.code, message=error.message, facts=error.facts
+        )
+    elif isinstance(error, TimeoutError):
+        refused = refused_call(
+            grpc.StatusCode.DEADLINE_EXCEEDED, reason="deadline-exceeded", message="the call took too long"
+        )
+    elif isinstance(error, WardroundError) and (known := refused_call_from_error(error)) is not None:
+        refused = known
+    else:
+        incident = secrets.token_hex(8)
+        _log.error("call_failed_unexpectedly", method=call.method, site_id=site_id, incident=incident, exc_info=error)
+        return refused_call(
+            grpc.StatusCode.INTERNAL,
+            reason="internal",
+            message="something failed inside the coordinator; its log tells what",
+            facts={"incident": incident},
+        )
+    code = error.code if isinstance(error, WardroundError) else "deadline-exceeded"
+    _log.info("call_refused", method=call.method, site_id=site_id, peer=call.peer, code=code)
+    return refused
