@@ -21,6 +21,7 @@ from coordinator.settings import (
     LogFormat,
     LogSettings,
     SettingsInvalidError,
+    default_http1_port,
     load_settings,
     unknown_environment_sections,
 )
@@ -87,6 +88,10 @@ def init(
     rest_port: Annotated[int, typer.Option(min=0, max=65535, help="0: chosen at each start.")] = 8443,
     gateway_port: Annotated[int, typer.Option(min=0, max=65535)] = 8444,
     enrolment_port: Annotated[int, typer.Option(min=0, max=65535)] = 8445,
+    http1_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="The gateway over HTTP/1.1; 8446, or chosen where the gateway's is."),
+    ] = None,
 ) -> None:
     """Make a coordinator: configuration, keys, database, the first admin's token.
 
@@ -97,7 +102,12 @@ def init(
     made = install(
         directory,
         consortium=consortium,
-        ports=Ports(rest=rest_port, gateway=gateway_port, enrolment=enrolment_port),
+        ports=Ports(
+            rest=rest_port,
+            gateway=gateway_port,
+            enrolment=enrolment_port,
+            gateway_http1=default_http1_port(gateway_port) if http1_port is None else http1_port,
+        ),
         clock=SystemClock(),
     )
     command = f"wardround-coordinator serve --config {made.config}"

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,7 +28,9 @@ from coordinator.db.migrate import is_current
 from coordinator.db.tx import Database
 from coordinator.driver.janitor import Janitor, JanitorSettings
 from coordinator.driver.round_driver import DriverSettings, RoundDriver
+from coordinator.gateway.http1_server import open_http1_gateway
 from coordinator.gateway.server import Listener, ListenerError, open_enrolment, open_gateway
+from coordinator.http_server import QuietServer, address_of, bound_socket
 from coordinator.installation import Installation, Keys
 from coordinator.services.checkpoint_audit import checkpoint_audit
 from coordinator.services.context import EngineContext
@@ -85,24 +87,6 @@ class _Parts:
     watch: _DriverWatch
 
 
-class _RestServer(uvicorn.Server):
-    """uvicorn without its signal handlers: the process has one place that decides when to stop."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.is_up = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
-        await super().startup(sockets)
-        self.is_up.set()
-
-
 async def serve(installation: Installation, *, roles: frozenset[ServiceRole], clock: Clock) -> None:
     """Run until SIGTERM or SIGINT.
 
@@ -155,7 +139,11 @@ def _make_parts(
         database=database,
         keys=keys,
         clock=clock,
-        addresses=Addresses(gateway=settings.gateway.advertise or "", enrolment=settings.enrolment.advertise or ""),
+        addresses=Addresses(
+            gateway=settings.gateway.advertise or "",
+            enrolment=settings.enrolment.advertise or "",
+            fallback=settings.gateway.http1_advertise or "",
+        ),
         wake_driver=from_any_thread(wakeups.wake_driver),
         wake_sites=from_any_thread(wakeups.wake_sites),
         is_driver_alive=watch.is_alive if ServiceRole.DRIVER in roles else None,
@@ -177,41 +165,43 @@ def _call_soon(loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> Non
         loop.call_soon_threadsafe(ring)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Listening:
+    """One listener: its name in ``serve.json``, its address, how it starts, and how it ends (by default cancelled)."""
+
+    name: str
+    address: str
+    start: Callable[[asyncio.TaskGroup], Coroutine[object, object, asyncio.Task[None]]]
+    end: Callable[[], None] | None = None
+
+
 async def _run(parts: _Parts, *, roles: frozenset[ServiceRole], stop: asyncio.Event) -> None:
-    listeners = _open_listeners(parts) if ServiceRole.GATEWAY in roles else ()
-    rest, rest_socket = _open_rest(parts) if ServiceRole.API in roles else (None, None)
-    addresses: dict[str, str | None] = {"rest": None, "gateway": None, "enrolment": None}
-    for name, listener in zip(("gateway", "enrolment"), listeners, strict=False):
-        addresses[name] = listener.address
-    if rest_socket is not None:
-        addresses["rest"] = _address_of(rest_socket)
+    listening = (
+        *(_open_listeners(parts) if ServiceRole.GATEWAY in roles else ()),
+        *((_open_rest(parts),) if ServiceRole.API in roles else ()),
+    )
     async with asyncio.TaskGroup() as group:
-        running: list[asyncio.Task[None]] = []
-
-        def start(name: str, work: Coroutine[object, object, None]) -> None:
-            running.append(group.create_task(work, name=name))
-
-        for name, listener in zip(("gateway", "enrolment"), listeners, strict=False):
-            await listener.server.start()
-            start(name, _hold_listener(listener))
-        if rest is not None and rest_socket is not None:
-            start("rest", rest.serve(sockets=[rest_socket]))
-            await rest.is_up.wait()
+        cancelled: list[asyncio.Task[None]] = []
+        for listener in listening:
+            task = await listener.start(group)
+            if listener.end is None:
+                cancelled.append(task)
         if ServiceRole.DRIVER in roles:
-            start("driver", _drive(parts))
-            start("checkpoints", _sign_checkpoints(parts))
-            start("janitor", _tidy(parts))
-        _say_ready(parts.installation, addresses)
+            cancelled.append(group.create_task(_drive(parts), name="driver"))
+            cancelled.append(group.create_task(_sign_checkpoints(parts), name="checkpoints"))
+            cancelled.append(group.create_task(_tidy(parts), name="janitor"))
+        _say_ready(parts.installation, {listener.name: listener.address for listener in listening})
         await stop.wait()
         _log.info("coordinator_stopping")
-        if rest is not None:
-            rest.should_exit = True
-        for task in running:
-            if task.get_name() != "rest":
-                task.cancel()
+        for listener in listening:
+            if listener.end is not None:
+                listener.end()
+        for task in cancelled:
+            task.cancel()
 
 
-def _open_listeners(parts: _Parts) -> tuple[Listener, Listener]:
+def _open_listeners(parts: _Parts) -> tuple[_Listening, ...]:
+    """Those for sites. HTTP/1.1 comes after gRPC: while it answers, a site may conclude that the other should."""
     settings = parts.installation.settings
     resources = parts.resources
     identity = resources.authority.issue_server_certificate(
@@ -225,10 +215,39 @@ def _open_listeners(parts: _Parts) -> tuple[Listener, Listener]:
     )
     resources.addresses.gateway = settings.gateway.advertise or gateway.address
     resources.addresses.enrolment = settings.enrolment.advertise or enrolment.address
-    return gateway, enrolment
+    opened = (_grpc_listening("gateway", gateway), _grpc_listening("enrolment", enrolment))
+    if settings.gateway.http1_port is None:
+        return opened
+    http1 = open_http1_gateway(
+        resources,
+        parts.engine,
+        identity=identity,
+        host=settings.gateway.host,
+        port=settings.gateway.http1_port,
+        stop_grace_s=_STOP_GRACE_S,
+    )
+    resources.addresses.fallback = settings.gateway.http1_advertise or http1.address
+    return (*opened, _http_listening("gateway_http1", http1.server, http1.socket, end=http1.stop))
 
 
-def _open_rest(parts: _Parts) -> tuple[_RestServer, socket.socket]:
+def _grpc_listening(name: str, listener: Listener) -> _Listening:
+    async def start(group: asyncio.TaskGroup) -> asyncio.Task[None]:
+        await listener.server.start()
+        return group.create_task(_hold_listener(listener), name=name)
+
+    return _Listening(name=name, address=listener.address, start=start)
+
+
+def _http_listening(name: str, server: QuietServer, bound: socket.socket, *, end: Callable[[], None]) -> _Listening:
+    async def start(group: asyncio.TaskGroup) -> asyncio.Task[None]:
+        task = group.create_task(server.serve(sockets=[bound]), name=name)
+        await server.is_up.wait()
+        return task
+
+    return _Listening(name=name, address=address_of(bound), start=start, end=end)
+
+
+def _open_rest(parts: _Parts) -> _Listening:
     settings = parts.installation.settings.rest
     identity = parts.resources.authority.issue_server_certificate(names=settings.names, now=parts.resources.now())
     # uvicorn reads its certificate from files; they are made anew at each start.
@@ -247,26 +266,21 @@ def _open_rest(parts: _Parts) -> tuple[_RestServer, socket.socket]:
         server_header=False,
         timeout_graceful_shutdown=int(_STOP_GRACE_S),
     )
-    return _RestServer(config), _bound_socket(settings.host, settings.port)
+    server = QuietServer(config)
+
+    def end() -> None:
+        server.should_exit = True
+
+    return _http_listening("rest", server, _bound_socket(settings.host, settings.port), end=end)
 
 
 def _bound_socket(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        bound.bind((host, port))
+        return bound_socket(host, port)
     except OSError as error:
-        bound.close()
         raise ListenerError(
             "the port cannot be bound; is it in use?", listener="rest", address=f"{host}:{port}"
         ) from error
-    return bound
-
-
-def _address_of(bound: socket.socket) -> str:
-    host, port = bound.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def _hold_listener(listener: Listener) -> None:
@@ -306,7 +320,8 @@ async def _sign_checkpoints(parts: _Parts) -> None:
         await asyncio.to_thread(checkpoint_audit, parts.resources, min_new_events=every)
 
 
-def _say_ready(installation: Installation, addresses: dict[str, str | None]) -> None:
-    document = {**addresses, "pid": os.getpid()}
+def _say_ready(installation: Installation, addresses: dict[str, str]) -> None:
+    nobody: dict[str, str | None] = {"rest": None, "gateway": None, "enrolment": None, "gateway_http1": None}
+    document = {**nobody, **addresses, "pid": os.getpid()}
     replace_file(installation.serve_file, json.dumps(document).encode() + b"\n", mode=0o644)
     _log.info("coordinator_ready", **document)

@@ -56,6 +56,7 @@ def _findings(installation: Installation, *, clock: Clock) -> Iterator[Finding]:
         ("enrolment", settings.enrolment.host, settings.enrolment.port),
     ):
         yield _check_port(installation, name=name, host=host, port=port)
+    yield _check_http1_port(installation)
 
 
 def _check_keys(installation: Installation, *, clock: Clock) -> Finding:
@@ -121,6 +122,14 @@ def _check_disk(installation: Installation) -> Finding:
     return Finding(name="disk", is_well=free >= _MIN_FREE_BYTES, detail=detail, advice=advice)
 
 
+def _check_http1_port(installation: Installation) -> Finding:
+    gateway = installation.settings.gateway
+    if gateway.http1_port is None:
+        detail = "turned off: sites whose network breaks HTTP/2 cannot take part"
+        return Finding(name="port of gateway http/1.1", is_well=True, detail=detail)
+    return _check_port(installation, name="gateway http/1.1", host=gateway.host, port=gateway.http1_port)
+
+
 def _check_port(installation: Installation, *, name: str, host: str, port: int) -> Finding:
     label = f"port of {name}"
     if port == 0:
@@ -137,6 +146,6 @@ def _check_port(installation: Installation, *, name: str, host: str, port: int) 
                 name=label,
                 is_well=False,
                 detail=f"{host}:{port} cannot be bound ({error.strerror})",
-                advice=f"set {name}.port or {name}.host",
+                advice=f"set the port or the host of {name} in the configuration",
             )
     return Finding(name=label, is_well=True, detail=f"{host}:{port} is free")

@@ -59,11 +59,12 @@ class InstallationExistsError(WardroundError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Where the three listeners listen; 0 is chosen at each start."""
+    """Where the listeners listen; 0 is chosen at each start."""
 
     rest: int = 8443
     gateway: int = 8444
     enrolment: int = 8445
+    gateway_http1: int = 8446
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +217,7 @@ def _fill(folder: Path, *, consortium: str, ports: Ports, clock: Clock) -> Sha25
         rest_port=ports.rest,
         gateway_port=ports.gateway,
         enrolment_port=ports.enrolment,
+        http1_port=ports.gateway_http1,
     )
     write_new_file(folder / CONFIG_FILE, text.encode(), mode=0o644)
     installation = open_installation(folder / CONFIG_FILE)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import InitSettingsSource
 
@@ -33,6 +33,11 @@ class SettingsInvalidError(WardroundError):
         """Keep the faults apart from the sentence."""
         super().__init__("; ".join(faults), path=str(path))
         self.faults = faults
+
+
+def default_http1_port(gateway_port: int) -> int:
+    """Where the gateway listens over HTTP/1.1 when nobody says: where its own port is chosen, this one is too."""
+    return 0 if gateway_port == 0 else 8446
 
 
 class LogLevel(StrEnum):
@@ -85,12 +90,22 @@ class RestSettings(_Section):
 
 
 class GatewaySettings(_Section):
-    """The listener for enrolled sites: mutual TLS."""
+    """The listeners for enrolled sites: mutual TLS, over gRPC and over HTTP/1.1."""
 
     host: str = "127.0.0.1"
     port: Port = 8444
     advertise: str | None = None
+    http1_port: Port | None = 8446
+    http1_advertise: str | None = None
     names: tuple[str, ...] = ("localhost", "127.0.0.1")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _second_port_follows_the_first(cls, keys: object) -> object:
+        # A file that an earlier version wrote has no such key; where it lets the system choose, so it is here.
+        if isinstance(keys, dict) and "http1_port" not in keys and str(keys.get("port")) == "0":
+            return {**keys, "http1_port": default_http1_port(0)}
+        return keys
 
 
 class EnrolmentSettings(_Section):
@@ -249,6 +264,9 @@ gateway:                          # for enrolled sites: gRPC, mutual TLS
   port: {gateway_port}
   advertise: null                 # host:port as sites reach it; the listening address when null
   names: [localhost, 127.0.0.1]
+  http1_port: {http1_port}                # the same calls over HTTP/1.1, same mutual TLS: for sites whose network
+                                  # breaks HTTP/2; null turns it off
+  http1_advertise: null           # host:port as sites reach that one
 
 enrolment:                        # for sites with an enrolment code: gRPC, its certificate is pinned in the code
   host: 127.0.0.1

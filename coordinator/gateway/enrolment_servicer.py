@@ -40,4 +40,5 @@ class EnrolmentServicer(enrolment_pb2_grpc.EnrolmentServiceServicer):
             gateway_address=enrolled.gateway_address,
             gateway_server_name=enrolled.gateway_server_name,
             coordinator_signing_spki_der=enrolled.coordinator_signing_spki_der,
+            fallback_address=enrolled.fallback_address,
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import grpc
 
 from coordinator.ca.authority import ServerIdentity
+from coordinator.gateway.admission import IdentifySite
 from coordinator.gateway.enrolment_servicer import EnrolmentServicer
 from coordinator.gateway.interceptors import GatewayInterceptor
 from coordinator.gateway.round_servicer import RoundServicer
@@ -63,6 +64,15 @@ class Listener:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def identify_by(resources: Resources) -> IdentifySite:
+    """How a certificate becomes a site, asked on every call of either transport."""
+
+    async def identify(site_id: SiteId, certificate_sha256: str) -> CallingSite:
+        return await asyncio.to_thread(identify_site, resources, site_id=site_id, certificate_sha256=certificate_sha256)
+
+    return identify
+
+
 def open_gateway(
     resources: Resources, engine: EngineContext, *, identity: ServerIdentity, host: str, port: int
 ) -> Listener:
@@ -71,11 +81,7 @@ def open_gateway(
     Raises:
         ListenerError: the port cannot be bound.
     """
-
-    async def identify(site_id: SiteId, certificate_sha256: str) -> CallingSite:
-        return await asyncio.to_thread(identify_site, resources, site_id=site_id, certificate_sha256=certificate_sha256)
-
-    server = grpc.aio.server(interceptors=[GatewayInterceptor(identify=identify)], options=_OPTIONS)
+    server = grpc.aio.server(interceptors=[GatewayInterceptor(identify=identify_by(resources))], options=_OPTIONS)
     round_pb2_grpc.add_RoundServiceServicer_to_server(RoundServicer(engine), server)
     run_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(resources), server)
     credentials = grpc.ssl_server_credentials(

@@ -51,6 +51,7 @@ class Enrolled:
     gateway_address: str
     gateway_server_name: str
     coordinator_signing_spki_der: bytes
+    fallback_address: str
 
 
 def enrol_site(resources: Resources, request: EnrolmentRequest) -> Enrolled:
@@ -100,6 +101,7 @@ def enrol_site(resources: Resources, request: EnrolmentRequest) -> Enrolled:
         gateway_address=resources.addresses.gateway,
         gateway_server_name=GATEWAY_SERVER_NAME,
         coordinator_signing_spki_der=resources.signer.spki_der,
+        fallback_address=resources.addresses.fallback,
     )
 
 

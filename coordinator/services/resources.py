@@ -24,6 +24,8 @@ class Addresses:
 
     gateway: str
     enrolment: str
+    fallback: str = ""
+    """The gateway over HTTP/1.1; empty where it is turned off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

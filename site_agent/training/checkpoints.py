@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from fl_protocol.errors import ProtocolError
 from fl_protocol.tensors.safetensors_io import (
     dtype_name,
+    iter_safetensors,
     little_endian_bytes,
     metadata_from_bytes,
-    iter_safetensors,
     tensors_from_bytes,
 )
 from site_agent.jobs.documents import write_file_parts

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#fl_protocol/wire/v1/enrolment.proto\x12\x13\x66l_protocol.wire.v1\"\x87\x01\n\x0c\x45nrolRequest\x12\x13\n\x0b\x63ode_secret\x18\x01 \x01(\x0c\x12\x13\n\x0btls_csr_der\x18\x02 \x01(\x0c\x12\x18\n\x10signing_spki_der\x18\x03 \x01(\x0c\x12\x1c\n\x14possession_signature\x18\x04 \x01(\x0c\x12\x15\n\ragent_version\x18\x05 \x01(\t\"\xa7\x01\n\rEnrolResponse\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\x0c\x12\x10\n\x08root_pem\x18\x03 \x01(\x0c\x12\x17\n\x0fgateway_address\x18\x04 \x01(\t\x12\x1b\n\x13gateway_server_name\x18\x05 \x01(\t\x12$\n\x1c\x63oordinator_signing_spki_der\x18\x06 \x01(\x0c\x32\x62\n\x10\x45nrolmentService\x12N\n\x05\x45nrol\x12!.fl_protocol.wire.v1.EnrolRequest\x1a\".fl_protocol.wire.v1.EnrolResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#fl_protocol/wire/v1/enrolment.proto\x12\x13\x66l_protocol.wire.v1\"\x87\x01\n\x0c\x45nrolRequest\x12\x13\n\x0b\x63ode_secret\x18\x01 \x01(\x0c\x12\x13\n\x0btls_csr_der\x18\x02 \x01(\x0c\x12\x18\n\x10signing_spki_der\x18\x03 \x01(\x0c\x12\x1c\n\x14possession_signature\x18\x04 \x01(\x0c\x12\x15\n\ragent_version\x18\x05 \x01(\t\"\xc1\x01\n\rEnrolResponse\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\x0c\x12\x10\n\x08root_pem\x18\x03 \x01(\x0c\x12\x17\n\x0fgateway_address\x18\x04 \x01(\t\x12\x1b\n\x13gateway_server_name\x18\x05 \x01(\t\x12$\n\x1c\x63oordinator_signing_spki_der\x18\x06 \x01(\x0c\x12\x18\n\x10\x66\x61llback_address\x18\x07 \x01(\t2b\n\x10\x45nrolmentService\x12N\n\x05\x45nrol\x12!.fl_protocol.wire.v1.EnrolRequest\x1a\".fl_protocol.wire.v1.EnrolResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLREQUEST']._serialized_start=61
   _globals['_ENROLREQUEST']._serialized_end=196
   _globals['_ENROLRESPONSE']._serialized_start=199
-  _globals['_ENROLRESPONSE']._serialized_end=366
-  _globals['_ENROLMENTSERVICE']._serialized_start=368
-  _globals['_ENROLMENTSERVICE']._serialized_end=466
+  _globals['_ENROLRESPONSE']._serialized_end=392
+  _globals['_ENROLMENTSERVICE']._serialized_start=394
+  _globals['_ENROLMENTSERVICE']._serialized_end=492
 # @@protoc_insertion_point(module_scope)

@@ -61,6 +61,7 @@ class EnrolResponse(_message.Message):
     GATEWAY_ADDRESS_FIELD_NUMBER: _builtins.int
     GATEWAY_SERVER_NAME_FIELD_NUMBER: _builtins.int
     COORDINATOR_SIGNING_SPKI_DER_FIELD_NUMBER: _builtins.int
+    FALLBACK_ADDRESS_FIELD_NUMBER: _builtins.int
     site_id: _builtins.str
     certificate_pem: _builtins.bytes
     """The site's TLS certificate, PEM."""
@@ -71,6 +72,8 @@ class EnrolResponse(_message.Message):
     gateway_server_name: _builtins.str
     coordinator_signing_spki_der: _builtins.bytes
     """The coordinator's signing key, SubjectPublicKeyInfo, DER: pinned at enrolment."""
+    fallback_address: _builtins.str
+    """host:port of the gateway over HTTP/1.1, with the same server name; empty where there is none."""
     def __init__(
         self,
         *,
@@ -80,10 +83,11 @@ class EnrolResponse(_message.Message):
         gateway_address: _builtins.str = ...,
         gateway_server_name: _builtins.str = ...,
         coordinator_signing_spki_der: _builtins.bytes = ...,
+        fallback_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_pem", b"certificate_pem", "coordinator_signing_spki_der", b"coordinator_signing_spki_der", "gateway_address", b"gateway_address", "gateway_server_name", b"gateway_server_name", "root_pem", b"root_pem", "site_id", b"site_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_pem", b"certificate_pem", "coordinator_signing_spki_der", b"coordinator_signing_spki_der", "fallback_address", b"fallback_address", "gateway_address", b"gateway_address", "gateway_server_name", b"gateway_server_name", "root_pem", b"root_pem", "site_id", b"site_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

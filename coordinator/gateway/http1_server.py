@@ -1,0 +1,111 @@
+"""The listener of the second transport: HTTP/1.1 under the same mutual TLS as the first.
+
+A handshake without a certificate of the root does not complete; behind it, the certificate goes with every request, so
+that the admission sees it, and a connection without one is closed before a byte of it is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from coordinator.ca.authority import ServerIdentity
+from coordinator.gateway.admission import Admission
+from coordinator.gateway.http1_app import PEER_CERTIFICATE, Http1Gateway
+from coordinator.gateway.round_servicer import RoundServicer
+from coordinator.gateway.run_servicer import RunServicer
+from coordinator.gateway.server import ListenerError, identify_by
+from coordinator.http_server import QuietServer, address_of, bound_socket
+from coordinator.services.context import EngineContext
+from coordinator.services.resources import Resources
+from fl_protocol.pki.contexts import server_context
+
+_KEEP_ALIVE_S = 75
+"""Longer than a site keeps a connection idle, so that the site is the one who closes it."""
+_MAX_CONNECTIONS = 2048
+
+
+class _MutualTlsProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1, with the peer's certificate in the state of every request."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Keep the certificate. Invariant: no request is read on a connection that has none."""
+        secured = transport.get_extra_info("ssl_object")
+        certificate = None if secured is None else secured.getpeercert(binary_form=True)
+        self.app_state = {**self.app_state, PEER_CERTIFICATE: certificate}
+        super().connection_made(transport)
+        if certificate is None:
+            transport.abort()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Http1Listener:
+    """A server that has its port and has not started yet."""
+
+    server: QuietServer
+    app: Http1Gateway
+    socket: socket.socket
+
+    @property
+    def address(self) -> str:
+        """host:port as it is bound."""
+        return address_of(self.socket)
+
+    def stop(self) -> None:
+        """End: calls that wait are told to come again."""
+        self.app.stop()
+        self.server.should_exit = True
+
+
+def open_http1_gateway(
+    resources: Resources,
+    engine: EngineContext,
+    *,
+    identity: ServerIdentity,
+    host: str,
+    port: int,
+    stop_grace_s: float,
+) -> Http1Listener:
+    """The listener for enrolled sites whose network breaks HTTP/2.
+
+    Raises:
+        ListenerError: the port cannot be bound.
+    """
+    app = Http1Gateway(
+        admission=Admission(identify=identify_by(resources)), rounds=RoundServicer(engine), runs=RunServicer(resources)
+    )
+    try:
+        bound = bound_socket(host, port)
+    except OSError as error:
+        raise ListenerError(
+            "the port cannot be bound; is it in use?", listener="gateway http/1.1", address=f"{host}:{port}"
+        ) from error
+    return http1_listener(app, bound, root_pem=resources.authority.root_pem, identity=identity, grace_s=stop_grace_s)
+
+
+def http1_listener(
+    app: Http1Gateway, bound: socket.socket, *, root_pem: bytes, identity: ServerIdentity, grace_s: float
+) -> Http1Listener:
+    """The application behind mutual TLS on a socket that has its port."""
+    context = server_context(
+        root_pem=root_pem, certificate_pem=identity.certificate_pem, private_key_pem=identity.key_pem
+    )
+    config = uvicorn.Config(
+        app,
+        http=_MutualTlsProtocol,
+        ssl_context_factory=lambda _config, _default: context,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        limit_concurrency=_MAX_CONNECTIONS,
+        timeout_graceful_shutdown=int(grace_s),
+    )
+    return Http1Listener(server=QuietServer(config), app=app, socket=bound)
