@@ -9,6 +9,8 @@
         │   ├── CoordinatorUnavailableError no answer, or none in time: try again
         │   ├── CoordinatorRefusedError     a typed refusal
         │   ├── AnswerInvalidError          an answer that is not what the protocol says
+        │   ├── ProxyInvalidError           the proxy that is set is none
+        │   ├── ProxyCredentialsError       the file with its credentials cannot be used
         │   ├── BlobInvalidError            a download that is not the bytes that were named
         │   └── ReceiptInvalidError         a receipt that does not prove the upload
         ├── StateError
@@ -97,6 +99,18 @@ class AnswerInvalidError(LinkError):
     """The coordinator's answer is not what the protocol says."""
 
     code = "answer-invalid"
+
+
+class ProxyInvalidError(LinkError):
+    """The proxy that a setting or the environment names is none that can be used."""
+
+    code = "proxy-invalid"
+
+
+class ProxyCredentialsError(LinkError):
+    """The file with the proxy's credentials is missing, open to others, or holds something else."""
+
+    code = "proxy-credentials-invalid"
 
 
 class BlobInvalidError(LinkError):

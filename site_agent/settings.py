@@ -16,8 +16,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.exceptions import SettingsError
 
 from fl_protocol.ids import IdentifierInvalidError, sha256_hex_from_text, site_id_from_text
-from site_agent.errors import SiteAgentError
+from site_agent.errors import ProxyInvalidError, SiteAgentError
 from site_agent.folder import SiteFolder
+from site_agent.link.proxy import check_proxy_setting
 
 ENV_PREFIX = "WARDROUND_"
 
@@ -53,15 +54,25 @@ def _digest(value: str) -> str:
         raise ValueError(error.message) from error
 
 
+def _proxy(value: str | None) -> str | None:
+    try:
+        return None if value is None else check_proxy_setting(value)
+    except ProxyInvalidError as error:
+        raise ValueError(error.message) from error
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class CoordinatorSettings(_Section):
-    """Where the coordinator is; ``enrol`` writes it."""
+    """Where the coordinator is, and the way to it; ``enrol`` writes it."""
 
     address: str | None = None
     server_name: str | None = None
+    fallback_address: str | None = None
+    proxy: Annotated[str | None, AfterValidator(_proxy)] = None
+    proxy_credentials_file: Path | None = None
 
 
 class RunnerSettings(_Section):
@@ -142,6 +153,12 @@ class SiteSettings(BaseSettings):
     def policy_path(self) -> Path:
         """The policy file, absolute."""
         return self.folder.root / self.policy
+
+    @property
+    def proxy_credentials_path(self) -> Path | None:
+        """The file with the proxy's user and password, absolute."""
+        file = self.coordinator.proxy_credentials_file
+        return None if file is None else self.folder.root / file
 
     def base_model_path(self, name: str) -> Path | None:
         """The folder of a base model, absolute; None where the name is not configured."""
