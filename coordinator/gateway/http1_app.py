@@ -139,7 +139,7 @@ class Http1Gateway:
         async with self._admission.admitted(request.call, timeout_s=timeout_s):
             if handler.stream_unary is not None:
                 call = cast("UnaryBehaviour", handler.stream_unary)(_parts(request, decode), _NO_CONTEXT)
-                await answer.message(encode(await _unless_it_continues(request, call)))
+                await answer.message(encode(await _of_part(call)))
                 return
             message = _decoded(await _body(request), decode)
             async with _Watch(request.receive, self._stopping) as watch:
@@ -153,13 +153,13 @@ class Http1Gateway:
                 await answer.end()
 
 
-async def _unless_it_continues(request: _Request, call: Awaitable[Message]) -> Message:
-    """The call's answer. A part that another follows ends early by design: that is told, and not logged."""
+async def _of_part(call: Awaitable[Message]) -> Message:
+    """The call's answer. Over this transport an upload comes in parts: one that ends early is told, and not logged."""
     try:
         return await call
     except UploadTruncatedError as error:
         refused = refused_call_from_error(error)
-        if http1.CONTINUES_HEADER.encode() in request.headers and refused is not None:
+        if refused is not None:
             raise CallRefusedError(refused) from error
         raise
 

@@ -27,8 +27,6 @@ FRAMES_TYPE = "application/vnd.wardround.frames"
 STATUS_HEADER = "wardround-status"
 REFUSAL_HEADER = "wardround-refusal-bin"
 TIMEOUT_HEADER = "wardround-timeout-ms"
-CONTINUES_HEADER = "wardround-continues"
-"""Set on a part of an upload that another part follows: that it ends early is then no fault."""
 PROBE_PATH = "/wardround/probe"
 """Answers 204 to a site that would be admitted, and refuses any other like every call."""
 PART_BYTES = 8 << 20

@@ -1,9 +1,10 @@
-"""Failed calls as typed errors: the coordinator's refusal where it sent one, else the gRPC status."""
+"""Failed calls of either transport as typed errors: the coordinator's refusal where it sent one, else the status."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import grpc
 import grpc.aio
@@ -12,6 +13,7 @@ from google.protobuf.message import DecodeError
 from fl_protocol.errors import ProtocolError
 from fl_protocol.wire.v1 import errors_pb2
 from site_agent.errors import AnswerInvalidError, CoordinatorRefusedError, CoordinatorUnavailableError, LinkError
+from site_agent.link.faults import ADVICE, PathFault, fault_in_grpc_details
 
 REFUSAL_KEY = "wardround-refusal-bin"
 
@@ -29,6 +31,37 @@ _TRY_AGAIN = frozenset(
 )
 
 
+class CallFailedError(Exception):
+    """A call over the second transport failed. Only ``typed_errors`` and the link itself see it.
+
+    Attributes:
+        status: what gRPC would have said.
+        refusal: the coordinator's, where it sent one.
+        fault: what is wrong with the way, where that is known.
+    """
+
+    def __init__(
+        self,
+        status: grpc.StatusCode,
+        detail: str,
+        *,
+        refusal: errors_pb2.Refusal | None = None,
+        fault: PathFault | None = None,
+    ) -> None:
+        """Keep what is known."""
+        super().__init__(detail)
+        self.status = status
+        self.refusal = refusal
+        self.fault = fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failure:
+    status: grpc.StatusCode
+    refusal: errors_pb2.Refusal | None
+    fault: PathFault | None
+
+
 @contextmanager
 def typed_errors(call: str) -> Iterator[None]:
     """Translate what a call raises.
@@ -40,18 +73,37 @@ def typed_errors(call: str) -> Iterator[None]:
     """
     try:
         yield
-    except grpc.aio.AioRpcError as error:
-        raise _link_error(error, call) from error
+    except (grpc.aio.AioRpcError, CallFailedError) as error:
+        raise _link_error(_failure_of(error), call) from error
     except ProtocolError as error:
         raise AnswerInvalidError("the coordinator's answer is malformed", call=call, cause=error.code) from error
 
 
-def _link_error(error: grpc.aio.AioRpcError, call: str) -> LinkError:
-    refusal = _refusal_of(error)
-    status = error.code()
+def is_of_the_line(error: grpc.aio.AioRpcError | CallFailedError) -> bool:
+    """Whether a call failed on its way and not by the coordinator's word."""
+    failure = _failure_of(error)
+    return failure.refusal is None and failure.status in _TRY_AGAIN
+
+
+def _failure_of(error: grpc.aio.AioRpcError | CallFailedError) -> _Failure:
+    if isinstance(error, CallFailedError):
+        return _Failure(status=error.status, refusal=error.refusal, fault=error.fault)
+    fault = fault_in_grpc_details(error.details() or "")
+    return _Failure(status=error.code(), refusal=_refusal_of(error), fault=fault)
+
+
+def _link_error(failure: _Failure, call: str) -> LinkError:
+    refusal, status = failure.refusal, failure.status
     if refusal is None and status in _TRY_AGAIN:
+        if failure.fault is not None:
+            return CoordinatorUnavailableError(
+                f"the coordinator cannot be reached. {ADVICE[failure.fault]}",
+                call=call,
+                status=status.name,
+                fault=failure.fault.value,
+            )
         return CoordinatorUnavailableError(
-            "the coordinator does not answer; check the address, the firewall and the proxy",
+            "the coordinator does not answer; 'wardround-site doctor' looks where the way ends",
             call=call,
             status=status.name,
         )
@@ -68,8 +120,13 @@ def _link_error(error: grpc.aio.AioRpcError, call: str) -> LinkError:
 def _refusal_of(error: grpc.aio.AioRpcError) -> errors_pb2.Refusal | None:
     for key, value in error.trailing_metadata() or ():
         if key == REFUSAL_KEY and isinstance(value, bytes):
-            try:
-                return errors_pb2.Refusal.FromString(value)
-            except DecodeError:
-                return None
+            return refusal_from_bytes(value)
     return None
+
+
+def refusal_from_bytes(data: bytes) -> errors_pb2.Refusal | None:
+    """A Refusal from the wire; None where the bytes are none."""
+    try:
+        return errors_pb2.Refusal.FromString(data)
+    except DecodeError:
+        return None
