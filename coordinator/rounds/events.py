@@ -50,6 +50,7 @@ class AbortReason(StrEnum):
     FOLD_REFUSED = "fold-refused"
     EFFECT_FAILED = "effect-failed"
     RUN_CANCELLED = "run-cancelled"
+    COORDINATOR_RESTORED = "coordinator-restored"
 
     @property
     def is_refusal(self) -> bool:

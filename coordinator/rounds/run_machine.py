@@ -42,6 +42,7 @@ class RunFailure(StrEnum):
     """Why a run FAILED."""
 
     ATTEMPTS_EXHAUSTED = "attempts-exhausted"
+    RESTORED_BEHIND_SITES = "restored-behind-sites"
 
 
 TRANSITIONS: Mapping[tuple[RunState, RunEvent], RunState] = MappingProxyType(

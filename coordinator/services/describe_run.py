@@ -25,6 +25,7 @@ from coordinator.rounds.waiting import (
     StepPicture,
     what_run_waits_for,
 )
+from coordinator.services.epochs import show_epochs, unacknowledged_restore
 from coordinator.services.plan_round import following_attempt
 from coordinator.services.role_cache import RoleCache
 from coordinator.services.round_status import exchange_status, round_status
@@ -47,6 +48,8 @@ _BARRED: Mapping[str, SiteStanding] = {
 
 def waiting_for(session: Session, run: Run, now: datetime) -> str:
     """What the run waits for, or that it has ended."""
+    if not RunState(run.state).is_final and unacknowledged_restore(session) is not None:
+        return f"{show_epochs(session)[-1].sentence()} Waits for `wardround-coordinator acknowledge-restore`."
     return what_run_waits_for(paint_run(session, run, now))
 
 

@@ -14,16 +14,20 @@ from coordinator.db.rounds import ended_attempts
 from coordinator.db.runs import approved_sites
 from coordinator.rounds.attempts import EndedAttempt, NextAttempt, next_attempt
 from coordinator.rounds.cohort import invited_sites, is_present
+from coordinator.rounds.epochs import lowest_attempt
 from coordinator.rounds.events import AbortReason
 from coordinator.rounds.run_machine import RunEvent, RunFailure, RunState
 from coordinator.services.effect_kinds import EffectKind
+from coordinator.services.epochs import current_epoch, sites_ahead, unacknowledged_restore
 from coordinator.services.open_round import open_round
 from coordinator.services.turn import Turn
 from fl_protocol.ids import SiteId
 
 
 def plan_round(turn: Turn) -> None:
-    """Do what follows where no round is open."""
+    """Do what follows where no round is open; after a restore, nothing before an admin has acknowledged it."""
+    if unacknowledged_restore(turn.session) is not None:
+        return
     state = RunState(turn.run.state)
     if state is RunState.AWAITING_SITES:
         n_approved = len(approved_sites(turn.session, turn.run.run_id) & set(turn.pins))
@@ -43,7 +47,7 @@ def following_attempt(session: Session, run: Run) -> NextAttempt:
         )
         for row in ended_attempts(session, run.run_id, run.next_round_index)
     ]
-    return next_attempt(ended)
+    return next_attempt(ended, lowest=lowest_attempt(current_epoch(session)))
 
 
 def invitable_sites(turn: Turn) -> tuple[SiteId, ...]:
@@ -52,6 +56,21 @@ def invitable_sites(turn: Turn) -> tuple[SiteId, ...]:
         turn.pins,
         approved=approved_sites(turn.session, turn.run.run_id),
         active=[site for site, row in turn.active_sites().items() if is_present(row.last_seen_at, now=turn.now)],
+    )
+
+
+def _behind_sites(turn: Turn) -> str | None:
+    """Why a restored run cannot go on: too many sites hold results that the backup lacks, and start from no other."""
+    epoch = current_epoch(turn.session)
+    ended = ended_attempts(turn.session, turn.run.run_id, turn.run.next_round_index)
+    if not epoch or not ended or ended[-1].round_attempt < lowest_attempt(epoch):
+        return None
+    ahead = sites_ahead(turn.session, ended[-1])
+    if not ahead or len(turn.pins) - len(ahead) >= turn.rules.min_ready:
+        return None
+    return (
+        f"{RunFailure.RESTORED_BEHIND_SITES.value}: {', '.join(ahead)} hold results of rounds that were committed after"
+        " the backup and are lost here; start a new run"
     )
 
 
@@ -64,6 +83,9 @@ def _plan(turn: Turn, state: RunState) -> None:
     if following.is_given_up:
         last = None if following.last_reason is None else following.last_reason.value
         turn.move_run(RunEvent.GAVE_UP, reason=f"{RunFailure.ATTEMPTS_EXHAUSTED.value}: {last}")
+        return
+    if reason := _behind_sites(turn):
+        turn.move_run(RunEvent.GAVE_UP, reason=reason)
         return
     if state is RunState.PAUSED or (following.not_before is not None and turn.now < following.not_before):
         return

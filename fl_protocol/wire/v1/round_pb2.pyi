@@ -93,9 +93,18 @@ class PollAssignmentRequest(_message.Message):
     HOLDING_FIELD_NUMBER: _builtins.int
     WAIT_S_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    SEEN_AUDIT_SIZE_FIELD_NUMBER: _builtins.int
+    SEEN_AUDIT_HEAD_FIELD_NUMBER: _builtins.int
+    KNOWN_EPOCH_FIELD_NUMBER: _builtins.int
     wait_s: _builtins.float
     """How long the coordinator may keep the question open, in seconds."""
     agent_version: _builtins.str
+    seen_audit_size: _builtins.int
+    """The longest log of the coordinator that this site has seen, so that a coordinator which was restored from a backup
+    learns what it lost; and the epoch that it has heard of.
+    """
+    seen_audit_head: _builtins.bytes
+    known_epoch: _builtins.int
     @_builtins.property
     def holding(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoundRef]:
         """The rounds this site is at work on, so that a round it has forgotten is assigned again."""
@@ -106,10 +115,13 @@ class PollAssignmentRequest(_message.Message):
         holding: _abc.Iterable[Global___RoundRef] | None = ...,
         wait_s: _builtins.float = ...,
         agent_version: _builtins.str = ...,
+        seen_audit_size: _builtins.int = ...,
+        seen_audit_head: _builtins.bytes = ...,
+        known_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "holding", b"holding", "wait_s", b"wait_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "holding", b"holding", "known_epoch", b"known_epoch", "seen_audit_head", b"seen_audit_head", "seen_audit_size", b"seen_audit_size", "wait_s", b"wait_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -119,6 +131,7 @@ Global___PollAssignmentRequest: _TypeAlias = PollAssignmentRequest  # noqa: Y015
 class PollAssignmentResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    RESTORED_FIELD_NUMBER: _builtins.int
     IDLE_FIELD_NUMBER: _builtins.int
     TRAIN_FIELD_NUMBER: _builtins.int
     OPEN_EXCHANGE_FIELD_NUMBER: _builtins.int
@@ -128,6 +141,10 @@ class PollAssignmentResponse(_message.Message):
     CONFIRMATIONS_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     ABANDON_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def restored(self) -> _signed_pb2.SignedBody:
+        """Set where the coordinator was ever restored from a backup: its signed statement of the latest restore."""
+
     @_builtins.property
     def idle(self) -> Global___Idle: ...
     @_builtins.property
@@ -149,6 +166,7 @@ class PollAssignmentResponse(_message.Message):
     def __init__(
         self,
         *,
+        restored: _signed_pb2.SignedBody | None = ...,
         idle: Global___Idle | None = ...,
         train: Global___TrainRound | None = ...,
         open_exchange: Global___OpenExchange | None = ...,
@@ -159,9 +177,9 @@ class PollAssignmentResponse(_message.Message):
         result: Global___PublishedResult | None = ...,
         abandon: Global___AbandonRound | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abandon", b"abandon", "confirmations", b"confirmations", "idle", b"idle", "instruction", b"instruction", "keys", b"keys", "open_exchange", b"open_exchange", "result", b"result", "shares", b"shares", "survivors", b"survivors", "train", b"train"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abandon", b"abandon", "confirmations", b"confirmations", "idle", b"idle", "instruction", b"instruction", "keys", b"keys", "open_exchange", b"open_exchange", "restored", b"restored", "result", b"result", "shares", b"shares", "survivors", b"survivors", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abandon", b"abandon", "confirmations", b"confirmations", "idle", b"idle", "instruction", b"instruction", "keys", b"keys", "open_exchange", b"open_exchange", "result", b"result", "shares", b"shares", "survivors", b"survivors", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abandon", b"abandon", "confirmations", b"confirmations", "idle", b"idle", "instruction", b"instruction", "keys", b"keys", "open_exchange", b"open_exchange", "restored", b"restored", "result", b"result", "shares", b"shares", "survivors", b"survivors", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_instruction: _TypeAlias = _typing.Literal["idle", "train", "open_exchange", "keys", "shares", "survivors", "confirmations", "result", "abandon"]  # noqa: Y015
     _WhichOneofArgType_instruction: _TypeAlias = _typing.Literal["instruction", b"instruction"]  # noqa: Y015
