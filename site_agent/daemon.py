@@ -30,6 +30,7 @@ from site_agent.link.client import CoordinatorClient
 from site_agent.link.downloader import Downloader
 from site_agent.link.uploader import Uploader
 from site_agent.settings import SiteSettings
+from site_agent.state.coordinator_log import CoordinatorLog
 from site_agent.state.directory_lock import DirectoryLock
 from site_agent.state.journal import Journal
 from site_agent.state.public_state import PublicStateStore
@@ -87,7 +88,13 @@ async def _serve(settings: SiteSettings, identity: SiteIdentity, db: SiteDb) -> 
             server_name=settings.coordinator.server_name or identity.gateway_server_name,
         ),
     )
-    client = CoordinatorClient(channel, agent_version=agent_version())
+    known = CoordinatorLog(
+        settings.folder.coordinator_log,
+        coordinator_spki=identity.coordinator_signing_spki,
+        db=db,
+        audit=AuditLog(keys.load_signer(), SystemClock(), origin_of_site(identity.site_id)),
+    )
+    client = CoordinatorClient(channel, agent_version=agent_version(), coordinator_log=known)
     try:
         async with asyncio.TaskGroup() as group:
             seams = _compose(settings, identity, db, client, spawn=_guarded_spawn(group))

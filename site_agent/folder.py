@@ -81,6 +81,11 @@ class SiteFolder:
         return self.root / "states"
 
     @property
+    def coordinator_log(self) -> Path:
+        """How much of the coordinator's log this site has seen, and which restore it knows of."""
+        return self.root / "coordinator_log.json"
+
+    @property
     def status_json(self) -> Path:
         """What the running agent says of itself."""
         return self.root / "status.json"

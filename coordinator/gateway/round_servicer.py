@@ -19,6 +19,7 @@ from coordinator.services.accept_shares import accept_shares
 from coordinator.services.accept_upload import BlobPart, accept_upload, query_upload
 from coordinator.services.acknowledge_result import acknowledge_result
 from coordinator.services.context import EngineContext
+from coordinator.services.epochs import meet_site
 from coordinator.services.get_result import download_blob, get_result
 from coordinator.services.poll_instruction import Instruction, poll_instruction
 from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
@@ -61,13 +62,23 @@ class RoundServicer(round_pb2_grpc.RoundServiceServicer):
         del context
         if len(request.holding) > _MAX_HOLDING:
             raise InvalidMessageError("a site holds fewer rounds", n_holding=len(request.holding))
+        restored = await meet_site(
+            self._engine,
+            calling_site(),
+            seen_size=request.seen_audit_size,
+            seen_head=request.seen_audit_head,
+            known_epoch=request.known_epoch,
+        )
         instruction = await poll_instruction(
             self._engine,
             site_id=calling_site(),
             holding=[_ref_from_proto(held) for held in request.holding],
             wait_s=max(0.0, request.wait_s),
         )
-        return _proto_from_instruction(instruction)
+        answer = _proto_from_instruction(instruction)
+        if restored is not None:
+            answer.restored.CopyFrom(proto_from_signed(restored))
+        return answer
 
     async def AcceptRound(  # noqa: N802 # the method's name in the proto
         self, request: round_pb2.AcceptRoundRequest, context: Context

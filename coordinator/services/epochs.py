@@ -16,10 +16,11 @@ from sqlalchemy.orm import Session
 from coordinator.db.audit import append_audit, audit_head, write_checkpoint
 from coordinator.db.models import CoordinatorEpoch, EpochHead, Event, Exchange, Lease, OutboxEntry, Round
 from coordinator.db.rounds import participations_of
-from coordinator.errors import ConflictError, NotFoundError
+from coordinator.errors import ConflictError, InvalidMessageError, NotFoundError
 from coordinator.rounds.events import AbortReason, ExchangeFailure
 from coordinator.rounds.exchange_machine import ExchangeState
 from coordinator.rounds.round_machine import RoundState
+from coordinator.services.context import EngineContext
 from coordinator.services.effect_kinds import EffectKind
 from coordinator.services.round_access import COORDINATOR, ref_of, round_facts, site_actor
 from fl_protocol.audit.events import AuditKind
@@ -168,6 +169,31 @@ def note_head(session: Session, site_id: SiteId, *, seen_size: int, seen_head: s
     facts = {"epoch": row.epoch, "site_id": site_id, "seen_size": seen_size, "seen_head": seen_head}
     append_audit(session, AuditKind.HEAD_REPORTED, actor=site_actor(site_id), facts=facts, now=now)
     return True
+
+
+async def meet_site(
+    ctx: EngineContext, site_id: SiteId, *, seen_size: int, seen_head: bytes, known_epoch: int
+) -> SignedBody | None:
+    """What a site that polls is told of the latest restore, and what is learnt from it; None where it knows already.
+
+    Raises:
+        InvalidMessageError: the head is none.
+    """
+    if len(seen_head) not in (0, 32):
+        raise InvalidMessageError("the head of a log has 32 bytes", n_bytes=len(seen_head))
+
+    def look(session: Session) -> tuple[int, SignedBody | None]:
+        return current_epoch(session), restored_statement(session)
+
+    epoch, statement = await ctx.db.read_async("latest-restore", look)
+    if statement is None or known_epoch >= epoch:
+        return None
+    if seen_size:
+        now, head = ctx.now(), seen_head.hex()
+        await ctx.db.run_tx_async(
+            "note-head", lambda session: note_head(session, site_id, seen_size=seen_size, seen_head=head, now=now)
+        )
+    return statement
 
 
 def acknowledge_restore(session: Session, *, actor: str, now: datetime) -> EpochView:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +15,16 @@ from fl_protocol.spec.context import ExchangeContext, RoundContext
 from fl_protocol.wire.convert import proto_from_exchange, proto_from_round, proto_from_signed, signed_from_proto
 from fl_protocol.wire.v1 import round_pb2, round_pb2_grpc, run_pb2, run_pb2_grpc
 from site_agent.errors import LinkError
-from site_agent.link.instructions import Instruction, PublishedResult, instruction_from_proto, result_from_proto
+from site_agent.link.instructions import (
+    Instruction,
+    PublishedResult,
+    TrainRound,
+    instruction_from_proto,
+    result_from_proto,
+)
 from site_agent.link.refusals import typed_errors
 from site_agent.session.events import DeclineKind, Step
+from site_agent.state.coordinator_log import CoordinatorLog
 
 CALL_TIMEOUT_S = 20.0
 _POLL_GRACE_S = 15.0
@@ -67,8 +75,11 @@ class CoordinatorClient:
     Every method raises CoordinatorUnavailableError, CoordinatorRefusedError or AnswerInvalidError, and nothing else.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, *, agent_version: str) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, *, agent_version: str, coordinator_log: CoordinatorLog | None = None
+    ) -> None:
         """Speak over a channel; the caller closes it."""
+        self._coordinator_log = coordinator_log
         self.rounds = round_pb2_grpc.RoundServiceStub(channel)
         self._runs = run_pb2_grpc.RunServiceStub(channel)
         self._agent_version = agent_version
@@ -80,8 +91,20 @@ class CoordinatorClient:
             wait_s=wait_s,
             agent_version=self._agent_version,
         )
+        known = self._coordinator_log
+        if known is not None:
+            request.seen_audit_size = known.seen.size
+            request.seen_audit_head = bytes.fromhex(known.seen.head)
+            request.known_epoch = known.seen.epoch
         with typed_errors("PollAssignment"):
-            return instruction_from_proto(await self.rounds.PollAssignment(request, timeout=wait_s + _POLL_GRACE_S))
+            answer = await self.rounds.PollAssignment(request, timeout=wait_s + _POLL_GRACE_S)
+            instruction = instruction_from_proto(answer)
+            restored = signed_from_proto(answer.restored) if answer.HasField("restored") else None
+        if known is not None and restored is not None:
+            await asyncio.to_thread(known.note_restored, restored)
+        if known is not None and isinstance(instruction, TrainRound):
+            await asyncio.to_thread(known.note_manifest, instruction.manifest)
+        return instruction
 
     async def accept_round(self, round_context: RoundContext) -> None:
         """Take part."""
