@@ -179,6 +179,80 @@ def migrate_command(config: Config = _DEFAULT_CONFIG) -> None:
     _answer({"migrated": True}, ["The database has this version's schema."])
 
 
+@cli.command(name="backup")
+@_reported
+def backup_command(
+    file: Annotated[Path, typer.Argument(help="The file to write; it must not be there yet.")],
+    config: Config = _DEFAULT_CONFIG,
+    passphrase_file: Annotated[Path | None, typer.Option(help="A file (0600) with the keys' passphrase.")] = None,
+    *,
+    is_without_keys: Annotated[bool, typer.Option("--without-keys", help="Leave the private keys out.")] = False,
+) -> None:
+    """Write everything into one file, while the coordinator serves.
+
+    Example: wardround-coordinator backup /backup/wardround.tar --passphrase-file /root/backup.pass
+    """
+    from coordinator.upkeep_commands import backup_answer
+
+    _answer(
+        *backup_answer(
+            config,
+            file,
+            passphrase_file=passphrase_file,
+            is_without_keys=is_without_keys,
+            clock=SystemClock(),
+            report=_say_progress,
+        )
+    )
+
+
+@cli.command(name="restore")
+@_reported
+def restore_command(
+    file: Annotated[Path, typer.Argument(help="A backup.")],
+    directory: Annotated[Path, typer.Argument(help="A folder that is empty or not there yet.")],
+    passphrase_file: Annotated[Path | None, typer.Option(help="The file with the passphrase of the keys.")] = None,
+    keys: Annotated[Path | None, typer.Option(help="A copy of the keys, for a backup without them.")] = None,
+    database_url: Annotated[str | None, typer.Option(help="Another, empty database than the backup's.")] = None,
+    epoch: Annotated[
+        int | None, typer.Option(min=1, help="By default the backup's and one; higher if it was restored before.")
+    ] = None,
+) -> None:
+    """Make a coordinator out of a backup, in a new epoch.
+
+    Example: wardround-coordinator restore /backup/wardround.tar /srv/wardround --passphrase-file /root/backup.pass
+    """
+    from coordinator.upkeep.restore import RestoreOptions
+    from coordinator.upkeep_commands import restore_answer
+
+    options = RestoreOptions(keys_folder=keys, database_url=database_url, epoch=epoch)
+    _answer(
+        *restore_answer(
+            file,
+            directory,
+            passphrase_file=passphrase_file,
+            options=options,
+            clock=SystemClock(),
+            report=_say_progress,
+        )
+    )
+
+
+@cli.command(name="acknowledge-restore")
+@_reported
+def acknowledge_command(
+    by: Annotated[str, typer.Option(help="Who has seen what was lost, for the audit log.")],
+    config: Config = _DEFAULT_CONFIG,
+) -> None:
+    """Say that an admin has seen what a restore lost; runs go on.
+
+    Example: wardround-coordinator acknowledge-restore --by maria --config /srv/wardround/coordinator.yaml
+    """
+    from coordinator.upkeep_commands import acknowledge_answer
+
+    _answer(*acknowledge_answer(config, by=by, clock=SystemClock()))
+
+
 @cli.command()
 @_reported
 def doctor(config: Config = _DEFAULT_CONFIG) -> None:
@@ -281,6 +355,10 @@ def _first(group: BaseExceptionGroup[WardroundError]) -> WardroundError:
 
 def _answer(document: Mapping[str, object], lines: list[str]) -> None:
     typer.echo(json.dumps(document, indent=2) if _Output.is_json else "\n".join(lines))
+
+
+def _say_progress(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _fail(error: WardroundError) -> None:

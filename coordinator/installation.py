@@ -19,6 +19,7 @@ import yaml
 from sqlalchemy.engine import URL, make_url
 
 from coordinator.blobs.filesystem import FilesystemBlobStore
+from coordinator.blobs.store import BlobStore
 from coordinator.ca.authority import (
     CertificateAuthority,
     ServerIdentity,
@@ -127,6 +128,10 @@ class Installation:
         """The database, which may still lack its tables."""
         return Database(engine_from_url(self.database_url()))
 
+    def open_blobs(self) -> BlobStore:
+        """Where the blobs are kept."""
+        return FilesystemBlobStore(self.blobs_directory)
+
     def load_keys(self) -> Keys:
         """Read all keys.
 
@@ -160,7 +165,7 @@ class Installation:
         """What the edge services work with."""
         return Resources(
             db=database,
-            blobs=FilesystemBlobStore(self.blobs_directory),
+            blobs=self.open_blobs(),
             authority=keys.authority,
             enrolment_certificate_pem=keys.enrolment.certificate_pem,
             signer=keys.signer,

@@ -496,6 +496,15 @@ class OrphanBlob(Base):
     first_seen_at: Mapped[datetime]
 
 
+class SchemaFloor(Base):
+    """The oldest revision whose programs may work with this database. One row, written by migrations only."""
+
+    __tablename__ = "schema_floor"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    revision: Mapped[str] = mapped_column(String(32))
+
+
 class CoordinatorEpoch(Base):
     """One restore from a backup. Before the first there is no row, and the epoch is 0. The statement is signed."""
 
@@ -548,6 +557,7 @@ __all__ = [
     "RoleGrant",
     "Round",
     "Run",
+    "SchemaFloor",
     "Site",
     "Token",
     "Upload",

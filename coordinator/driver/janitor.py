@@ -132,6 +132,8 @@ class Janitor:
         now, lease = self._ctx.now(), session.get(Lease, LEASE_NAME)
         if lease is None:
             session.add(Lease(name=LEASE_NAME, holder=self._holder, expires_at=now + self._settings.lease))
+            # Two who insert at once: the second is run again, and then finds the first one's row.
+            session.flush()
             return True
         if lease.holder != self._holder and lease.expires_at > now:
             return False

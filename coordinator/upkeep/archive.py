@@ -213,7 +213,9 @@ def _verified(tar: tarfile.TarFile) -> Mapping[str, object]:
     body, signature = _content(tar, infos[MANIFEST]), _content(tar, infos[SIGNATURE])
     document = _document(body)
     try:
-        verify_body(bytes.fromhex(str(document.get("signing_spki"))), MANIFEST_KIND, SignedBody(body=body, signature=signature))
+        verify_body(
+            bytes.fromhex(str(document.get("signing_spki"))), MANIFEST_KIND, SignedBody(body=body, signature=signature)
+        )
     except (ProtocolError, ValueError) as error:
         raise BackupInvalidError("the manifest is not signed by the coordinator that it names") from error
     members = document.get("members")
@@ -235,7 +237,9 @@ def _document(body: bytes) -> Mapping[str, object]:
     if not isinstance(document, dict) or not isinstance(document.get("members"), dict):
         raise BackupInvalidError("the manifest lists no parts")
     if document.get("format") != FORMAT:
-        raise BackupInvalidError("the backup is of a format that this version does not know", format=str(document.get("format"))[:20])
+        raise BackupInvalidError(
+            "the backup is of a format that this version does not know", format=str(document.get("format"))[:20]
+        )
     return document
 
 

@@ -1,13 +1,13 @@
 """What can go wrong with a backup.
 
-    CoordinatorError                      coordinator.errors
-    └── BackupError
-        ├── BackupExistsError             the file is there; it is not overwritten
-        ├── BackupDiskFullError           no room for it; nothing is left of it
-        ├── BackupIncompleteError         a blob that rows name is not in the store
-        ├── BackupInvalidError            it is not whole, was altered, or is not one
-        ├── BackupUnreadableError         the passphrase does not open its keys, or a key is missing
-        └── RestoreTargetError            the folder or the database is not empty
+CoordinatorError                      coordinator.errors
+└── BackupError
+├── BackupExistsError             the file is there; it is not overwritten
+├── BackupDiskFullError           no room for it; nothing is left of it
+├── BackupIncompleteError         a blob that rows name is not in the store
+├── BackupInvalidError            it is not whole, was altered, or is not one
+├── BackupUnreadableError         the passphrase does not open its keys, or a key is missing
+└── RestoreTargetError            the folder or the database is not empty
 """
 
 from __future__ import annotations

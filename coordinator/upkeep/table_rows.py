@@ -17,11 +17,12 @@ from coordinator.db.models import Base
 from coordinator.upkeep.errors import BackupInvalidError
 
 _BATCH = 500
+_NOT_BACKED_UP = frozenset({"leases", "commit_markers", "schema_floor"})
 
 
 def backed_up_tables() -> tuple[Table, ...]:
-    """All tables, each after those that it refers to. Leases are not worth keeping: they are about processes."""
-    return tuple(table for table in Base.metadata.sorted_tables if table.name != "leases")
+    """All tables, each after those that it refers to; but not those about processes, connections and the schema."""
+    return tuple(table for table in Base.metadata.sorted_tables if table.name not in _NOT_BACKED_UP)
 
 
 def iter_lines(connection: Connection, table: Table) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""What was scrubbed and when, blobs that nothing names, and the coordinator's epochs. Expand only."""
+"""What was scrubbed and when, blobs that nothing names, the coordinator's epochs, the floor of the schema. Expand only."""
 
 from __future__ import annotations
 
@@ -30,6 +30,13 @@ def upgrade() -> None:
     """Expand: nullable columns and new tables, so that a process of the version before goes on."""
     for table, column in _added():
         op.add_column(table, column)
+    floor = op.create_table('schema_floor',
+    sa.Column('id', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('revision', sa.String(length=32), nullable=False),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_schema_floor'))
+    )
+    # Programs of this revision are the first that ask; a migration that contracts raises it.
+    op.bulk_insert(floor, [{'id': 1, 'revision': revision}])
     op.create_table('orphan_blobs',
     sa.Column('sha256', sa.String(length=64), nullable=False),
     sa.Column('first_seen_at', UtcDateTime(timezone=True), nullable=False),
@@ -64,5 +71,6 @@ def downgrade() -> None:
     op.drop_table('epoch_heads')
     op.drop_table('coordinator_epochs')
     op.drop_table('orphan_blobs')
+    op.drop_table('schema_floor')
     for table, column in reversed(_added()):
         op.drop_column(table, column.name)

@@ -1,0 +1,116 @@
+"""``wardround-coordinator backup``, ``restore`` and ``acknowledge-restore``: the commands' sentences and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from coordinator.ca.key_files import read_private_file
+from coordinator.installation import open_installation
+from coordinator.services.epochs import EpochView, acknowledge_restore
+from coordinator.upkeep.backup import make_backup
+from coordinator.upkeep.errors import BackupUnreadableError
+from coordinator.upkeep.restore import RestoreOptions, restore_backup
+from fl_protocol.clock import Clock
+
+Answer = tuple[Mapping[str, object], list[str]]
+Report = Callable[[str], None]
+
+
+def backup_answer(
+    config: Path, file: Path, *, passphrase_file: Path | None, is_without_keys: bool, clock: Clock, report: Report
+) -> Answer:
+    """Back up, and say what was written.
+
+    Raises:
+        BackupError: see ``make_backup``; also where it is not said what becomes of the keys.
+    """
+    if (passphrase_file is None) != is_without_keys:
+        message = "say what becomes of the private keys: --passphrase-file FILE, or --without-keys"
+        raise BackupUnreadableError(message)
+    passphrase = None if passphrase_file is None else read_private_file(passphrase_file).strip()
+    made = make_backup(open_installation(config), file, clock=clock, passphrase=passphrase, report=report)
+    document = {
+        "file": str(made.path),
+        "made_at": made.made_at.isoformat(),
+        "manifest_sha256": made.manifest_sha256,
+        "rows": made.n_rows,
+        "blobs": made.n_blobs,
+        "bytes": made.n_bytes,
+        "audit": {"size": made.audit_size, "head": made.audit_head},
+        "epoch": made.epoch,
+        "has_keys": made.has_keys,
+    }
+    keys = "keys sealed under the passphrase" if made.has_keys else "WITHOUT keys: keep a copy of them elsewhere"
+    return document, [
+        f"Wrote {made.path}: {made.n_rows} rows, {made.n_blobs} blobs, {made.n_bytes} bytes; {keys}",
+        f"Manifest SHA-256 {made.manifest_sha256}",
+        f"Audit log {made.audit_size} rows, head {made.audit_head}",
+    ]
+
+
+def restore_answer(
+    file: Path, directory: Path, *, passphrase_file: Path | None, options: RestoreOptions, clock: Clock, report: Report
+) -> Answer:
+    """Restore, and say what to do next.
+
+    Raises:
+        BackupError: see ``restore_backup``.
+    """
+    passphrase = None if passphrase_file is None else read_private_file(passphrase_file).strip()
+    options = RestoreOptions(**{**asdict(options), "passphrase": passphrase})
+    made = restore_backup(file, directory, clock=clock, options=options, report=report)
+    serve = f"wardround-coordinator serve --config {made.directory}/coordinator.yaml"
+    acknowledge = f"wardround-coordinator acknowledge-restore --by NAME --config {made.directory}/coordinator.yaml"
+    document = {
+        "directory": str(made.directory),
+        "epoch": made.epoch,
+        "backup_made_at": made.backup_made_at.isoformat(),
+        "audit": {"size": made.audit_size, "head": made.audit_head},
+        "rows": made.n_rows,
+        "blobs": made.n_blobs,
+        "next": [serve, acknowledge],
+    }
+    return document, [
+        f"Restored {made.directory} from the backup of {made.backup_made_at.isoformat(timespec='seconds')}",
+        f"This is epoch {made.epoch}. What was recorded after row {made.audit_size} of the audit log is lost here.",
+        "Rounds that were open are aborted; no round opens before you acknowledge the restore.",
+        "",
+        "Next:",
+        f"  {serve}",
+        "  (wait until the sites have polled; `runs show` says what they had seen)",
+        f"  {acknowledge}",
+    ]
+
+
+def acknowledge_answer(config: Path, *, by: str, clock: Clock) -> Answer:
+    """Acknowledge the restore, and say what was lost.
+
+    Raises:
+        NotFoundError: there was none.
+    """
+    database = open_installation(config).open_database()
+    try:
+        now = clock.now()
+        view = database.run_tx(
+            "acknowledge-restore", lambda session: acknowledge_restore(session, actor=f"user:{by}", now=now)
+        )
+    finally:
+        database.dispose()
+    return epoch_document(view), [view.sentence(), "Runs go on."]
+
+
+def epoch_document(view: EpochView) -> dict[str, object]:
+    """An epoch for programs."""
+    return {
+        "epoch": view.epoch,
+        "started_at": view.started_at.isoformat(),
+        "backup_made_at": view.backup_made_at.isoformat(),
+        "restored_size": view.restored_size,
+        "restored_head": view.restored_head,
+        "acknowledged_at": None if view.acknowledged_at is None else view.acknowledged_at.isoformat(),
+        "acknowledged_by": view.acknowledged_by,
+        "lost_at_least": view.n_lost,
+        "heads": [asdict(head) for head in view.heads],
+    }
