@@ -46,7 +46,7 @@ ROOT_CERTIFICATE = "root.pem"
 ADMIN_TOKEN = "admin.token"  # noqa: S105 # a file's name
 SERVE_FILE = "serve.json"
 _ROOT_KEY = "root.key.pem"
-_SIGNING_KEY = "signing.key.pem"
+SIGNING_KEY = "signing.key.pem"
 _RELEASE_KEY = "release.key.pem"
 _ENROLMENT_KEY = "enrolment.key.pem"
 _ENROLMENT_CERTIFICATE = "enrolment.pem"
@@ -143,7 +143,7 @@ class Installation:
             authority=CertificateAuthority(
                 certificate=load_certificate(self.directory / ROOT_CERTIFICATE), key=load_key(folder / _ROOT_KEY)
             ),
-            signer=EcdsaSigner(load_key(folder / _SIGNING_KEY)),
+            signer=EcdsaSigner(load_key(folder / SIGNING_KEY)),
             release_signer=EcdsaSigner(load_key(folder / _RELEASE_KEY)),
             enrolment=ServerIdentity(
                 certificate_pem=read_file(folder / _ENROLMENT_CERTIFICATE),
@@ -251,7 +251,7 @@ def _write_keys(installation: Installation, *, consortium: str, clock: Clock) ->
     root, root_key = create_root(consortium=consortium, now=now)
     enrolment = create_enrolment_identity(now=now)
     write_new_file(folder / _ROOT_KEY, pem_from_private_key(root_key), mode=0o600)
-    write_new_file(folder / _SIGNING_KEY, pem_from_private_key(generate_private_key()), mode=0o600)
+    write_new_file(folder / SIGNING_KEY, pem_from_private_key(generate_private_key()), mode=0o600)
     write_new_file(folder / _RELEASE_KEY, pem_from_private_key(generate_private_key()), mode=0o600)
     write_new_file(folder / _ENROLMENT_KEY, enrolment.key_pem, mode=0o600)
     write_new_file(folder / _ENROLMENT_CERTIFICATE, enrolment.certificate_pem, mode=0o644)

@@ -20,7 +20,14 @@ from coordinator.db.migrate import is_known_revision, migrate
 from coordinator.db.models import AuditCheckpoint
 from coordinator.db.models import AuditRow as AuditTable
 from coordinator.db.tx import Database
-from coordinator.installation import CONFIG_FILE, ROOT_CERTIFICATE, Installation, Keys, open_installation
+from coordinator.installation import (
+    CONFIG_FILE,
+    ROOT_CERTIFICATE,
+    SIGNING_KEY,
+    Installation,
+    Keys,
+    open_installation,
+)
 from coordinator.services.epochs import begin_epoch
 from coordinator.upkeep.archive import ArchiveReader, open_archive
 from coordinator.upkeep.backup import DATABASE_PASSWORD, SEALED_KEYS, Report
@@ -31,6 +38,9 @@ from fl_protocol.audit.chain import AuditRow
 from fl_protocol.audit.verify import AuditFault, verify_log
 from fl_protocol.clock import Clock
 from fl_protocol.ids import Sha256Hex
+from fl_protocol.pki.errors import PkiError
+from fl_protocol.pki.keys import private_key_from_pem
+from fl_protocol.signing.keys import EcdsaSigner
 from fl_protocol.signing.signed import SignedBody
 
 _URL_LINE = re.compile(r"(?m)^(database:[^\n]*\n(?:[ \t#][^\n]*\n|\n)*?[ \t]+url:)[ \t]*[^\n]*$")
@@ -97,6 +107,7 @@ def restore_backup(path: Path, directory: Path, *, clock: Clock, options: Restor
         _verify_audit(archive, manifest)
         report(f"the audit log of {manifest.audit_size} rows verifies")
         secrets = _secrets(archive, options)
+        _check_signing_key(secrets, manifest)
         directory.parent.mkdir(parents=True, exist_ok=True)
         workplace = directory.with_name(f".{directory.name}.restore-{os.getpid()}")
         workplace.mkdir(mode=0o700)
@@ -137,8 +148,6 @@ def _fill(
     report: Report,
 ) -> _Filled:
     installation, keys = _write_files(archive, workplace, secrets, options)
-    if keys.signer.spki_der != manifest.signing_spki:
-        raise BackupUnreadableError("the keys are of another coordinator than the backup")
     n_blobs = _write_blobs(archive, installation, report=report)
     database = installation.open_database()
     try:
@@ -226,6 +235,15 @@ def _secrets(archive: ArchiveReader, options: RestoreOptions) -> dict[str, bytes
     if options.passphrase is None:
         raise BackupUnreadableError("the keys are sealed; name the passphrase's file with --passphrase-file")
     return open_files(archive.read(SEALED_KEYS), options.passphrase)
+
+
+def _check_signing_key(secrets: Mapping[str, bytes], manifest: _Manifest) -> None:
+    try:
+        signer = EcdsaSigner(private_key_from_pem(secrets.get(f"keys/{SIGNING_KEY}", b"")))
+    except PkiError as error:
+        raise BackupUnreadableError("the signing key is not among the keys, or is none") from error
+    if signer.spki_der != manifest.signing_spki:
+        raise BackupUnreadableError("the keys are of another coordinator than the backup")
 
 
 def _write_files(
