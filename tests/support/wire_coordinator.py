@@ -17,17 +17,20 @@ from pathlib import Path
 import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.message import Message
+from sqlalchemy import select
 
 from coordinator.blobs.filesystem import FilesystemBlobStore
 from coordinator.ca.authority import CertificateAuthority
+from coordinator.db.models import Certificate
 from coordinator.db.tx import Database
 from coordinator.driver.round_driver import RoundDriver
-from coordinator.gateway import interceptors
+from coordinator.gateway import admission
 from coordinator.gateway.enrolment_servicer import EnrolmentServicer
 from coordinator.gateway.round_servicer import RoundServicer
 from coordinator.gateway.run_servicer import RunServicer
 from coordinator.gateway.status import refused_call_from_error
 from coordinator.services.context import EngineContext
+from coordinator.services.identify_site import identify_site
 from coordinator.services.resources import Addresses, Resources
 from coordinator.services.wakeups import Wakeups
 from fl_protocol.errors import WardroundError
@@ -137,12 +140,12 @@ class WireCoordinator:
         raise AssertionError("the driver does not come to rest")
 
     async def call(self, site_id: SiteId | None, path: str, requests: Sequence[bytes]) -> Answer:
-        """One call, in bytes, as the site whose certificate was checked."""
+        """One call, in bytes, of a site with the certificate that it was given last."""
         handler = self.handlers.by_path[path]
         read, write = handler.request_deserializer, handler.response_serializer
         assert read is not None
         assert write is not None
-        token = None if site_id is None else interceptors._site.set(site_id)
+        token = None if site_id is None else admission._site.set(self._identified(site_id))
         said: list[bytes] = []
         try:
             if handler.unary_unary is not None:
@@ -161,8 +164,15 @@ class WireCoordinator:
             return Answer(responses=tuple(said), status=refused.code.name, refusal=refused.refusal)
         finally:
             if token is not None:
-                interceptors._site.reset(token)
+                admission._site.reset(token)
         return Answer(responses=tuple(said))
+
+    def _identified(self, site_id: SiteId) -> SiteId:
+        """What the gateway does at the head of every call: which certificate, may it act, it was seen."""
+        newest = select(Certificate).where(Certificate.site_id == site_id).order_by(Certificate.not_before.desc())
+        held = self.db.read("certificate", lambda session: session.scalars(newest.limit(1)).one())
+        found = identify_site(self.resources, site_id=site_id, certificate_sha256=held.fingerprint_sha256)
+        return found.site_id
 
     def close(self) -> None:
         self.db.dispose()
