@@ -36,6 +36,7 @@ from coordinator.services.checkpoint_audit import checkpoint_audit
 from coordinator.services.context import EngineContext
 from coordinator.services.release_adapter import create_release
 from coordinator.services.resources import Addresses, Resources
+from coordinator.services.upload_desk import UploadDesk
 from coordinator.services.wakeups import Wakeups
 from fl_protocol.clock import Clock
 from fl_protocol.errors import WardroundError
@@ -155,6 +156,7 @@ def _make_parts(
         signer=keys.signer,
         wakeups=wakeups,
         origin=resources.origin,
+        uploads=UploadDesk(settings.gateway.max_uploads),
     )
     return _Parts(installation=installation, keys=keys, resources=resources, engine=engine, watch=watch)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import socket
 import stat
@@ -14,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from coordinator.db.migrate import is_current
 from coordinator.installation import Installation, open_installation
-from coordinator.settings import SettingsInvalidError, unknown_environment_sections
+from coordinator.settings import BlobKind, SettingsInvalidError, unknown_environment_sections
 from fl_protocol.clock import Clock
 from fl_protocol.errors import WardroundError
 
@@ -48,7 +49,9 @@ def _findings(installation: Installation, *, clock: Clock) -> Iterator[Finding]:
     yield _check_keys(installation, clock=clock)
     yield _check_key_folder(installation)
     yield _check_database(installation)
-    yield _check_disk(installation)
+    if installation.settings.blobs.kind is BlobKind.FOLDER:
+        yield _check_disk(installation)
+    yield _check_blobs(installation)
     settings = installation.settings
     for name, host, port in (
         ("rest", settings.rest.host, settings.rest.port),
@@ -128,6 +131,25 @@ def _check_http1_port(installation: Installation) -> Finding:
         detail = "turned off: sites whose network breaks HTTP/2 cannot take part"
         return Finding(name="port of gateway http/1.1", is_well=True, detail=detail)
     return _check_port(installation, name="gateway http/1.1", host=gateway.host, port=gateway.http1_port)
+
+
+def _check_blobs(installation: Installation) -> Finding:
+    """Write, read and delete a blob: what the round will do, with the rights that it will have."""
+    kind = installation.settings.blobs.kind
+    probe = b"wardround doctor " + secrets.token_bytes(16)
+    try:
+        blobs = installation.open_blobs()
+        stored = blobs.put_bytes(probe)
+        is_same = blobs.read(stored.sha256) == probe
+        blobs.delete(stored.sha256)
+        is_gone = not blobs.has(stored.sha256)
+    except (WardroundError, OSError) as error:
+        advice = "look at blobs.directory" if kind is BlobKind.FOLDER else "look at blobs.s3 and its credentials"
+        return Finding(name="blobs", is_well=False, detail=f"a probe could not be stored: {error}", advice=advice)
+    if not is_same or not is_gone:
+        detail = "a probe was read back altered" if not is_same else "a probe that was deleted is still there"
+        return Finding(name="blobs", is_well=False, detail=detail, advice="do not use this store")
+    return Finding(name="blobs", is_well=True, detail=f"{kind.value}: a probe was written, read and deleted")
 
 
 def _check_port(installation: Installation, *, name: str, host: str, port: int) -> Finding:

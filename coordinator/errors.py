@@ -16,7 +16,9 @@
         │   ├── BlobNotFoundError
         │   ├── BlobDigestMismatchError
         │   ├── BlobOffsetError              a part that does not continue what is held
-        │   └── BlobStoreFullError           the disk is full
+        │   ├── PartialTakenOverError        a later stream of the same upload has taken its place
+        │   ├── BlobStoreFullError           the disk is full
+        │   └── BlobStoreUnavailableError    the object store does not answer, or not as it should
         ├── IllegalTransitionError           rounds: a pair of state and event that no table lists
         ├── AggregationError                 aggregation
         │   └── VectorLengthError
@@ -124,6 +126,18 @@ class BlobStoreFullError(BlobError):
     """The store has no room left; nothing was lost, and the same upload may be resumed later."""
 
     code = "blob-store-full"
+
+
+class PartialTakenOverError(BlobError):
+    """A later stream writes this partial now; what this one appended is still held."""
+
+    code = "upload-taken-over"
+
+
+class BlobStoreUnavailableError(BlobError):
+    """The store does not answer, or refuses the coordinator itself. Nothing was lost; trying again is right."""
+
+    code = "blob-store-unavailable"
 
 
 class IllegalTransitionError(CoordinatorError):

@@ -33,7 +33,7 @@ from coordinator.db.tx import Database
 from coordinator.services.checkpoint_audit import checkpoint_audit
 from coordinator.services.resources import Addresses, Resources
 from coordinator.services.users_and_tokens import Role, add_user, create_token
-from coordinator.settings import DEFAULT_FILE, CoordinatorSettings, load_settings
+from coordinator.settings import DEFAULT_FILE, BlobKind, CoordinatorSettings, load_settings
 from fl_protocol.clock import Clock
 from fl_protocol.errors import WardroundError
 from fl_protocol.ids import Sha256Hex
@@ -129,8 +129,31 @@ class Installation:
         return Database(engine_from_url(self.database_url()))
 
     def open_blobs(self) -> BlobStore:
-        """Where the blobs are kept."""
-        return FilesystemBlobStore(self.blobs_directory)
+        """Where the blobs are, as the settings say. An object store is not spoken to yet.
+
+        Raises:
+            KeyFileMissingError, KeyFileExposedError: the credentials' file is missing or open to all.
+            BlobStoreUnavailableError: the credentials or the CA file cannot be used.
+        """
+        blobs = self.settings.blobs
+        if blobs.kind is BlobKind.FOLDER:
+            return FilesystemBlobStore(self.blobs_directory)
+        # Here, so that a coordinator with a folder does not load the S3 library.
+        from coordinator.blobs.s3 import S3BlobStore, S3Options, open_s3_client
+
+        s3 = blobs.s3
+        assert s3.bucket is not None, "the settings name a bucket for this kind"
+        credentials = None if s3.credentials_file is None else self.directory / s3.credentials_file
+        if credentials is not None:
+            read_private_file(credentials)
+        options = S3Options(
+            endpoint_url=s3.endpoint_url,
+            region=s3.region,
+            ca_file=None if s3.ca_file is None else self.directory / s3.ca_file,
+            credentials_file=credentials,
+            profile=s3.profile,
+        )
+        return S3BlobStore(open_s3_client(options), bucket=s3.bucket, prefix=s3.prefix)
 
     def load_keys(self) -> Keys:
         """Read all keys.

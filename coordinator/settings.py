@@ -67,11 +67,38 @@ class DatabaseSettings(_Section):
     password_file: Path | None = None
 
 
+class BlobKind(StrEnum):
+    """What keeps the blobs."""
+
+    FOLDER = "folder"
+    S3 = "s3"
+
+
+class S3Settings(_Section):
+    """A bucket of S3-compatible storage. Its keys are in a file or the environment's standard chain, never here."""
+
+    bucket: str | None = None
+    prefix: Annotated[str, Field(pattern=r"^$|^[A-Za-z0-9._/-]*[A-Za-z0-9._-]/$")] = ""
+    endpoint_url: Annotated[str, Field(pattern=r"^https?://[^@\s]+$")] | None = None
+    region: str = "us-east-1"
+    ca_file: Path | None = None
+    credentials_file: Path | None = None
+    profile: str | None = None
+
+
 class BlobSettings(_Section):
     """Where blobs live, and how large one may be."""
 
+    kind: BlobKind = BlobKind.FOLDER
     directory: Path = Path("blobs")
+    s3: S3Settings = S3Settings()
     max_bytes: Annotated[int, Field(gt=0)] = 4 << 30
+
+    @model_validator(mode="after")
+    def _bucket_is_named(self) -> BlobSettings:
+        if self.kind is BlobKind.S3 and not self.s3.bucket:
+            raise ValueError("kind s3 needs s3.bucket")
+        return self
 
 
 class KeySettings(_Section):
@@ -98,6 +125,7 @@ class GatewaySettings(_Section):
     http1_port: Port | None = 8446
     http1_advertise: str | None = None
     names: tuple[str, ...] = ("localhost", "127.0.0.1")
+    max_uploads: Annotated[int, Field(gt=0)] = 16
 
     @model_validator(mode="before")
     @classmethod
@@ -246,8 +274,17 @@ database:
   url: sqlite:///coordinator.db   # or postgresql+psycopg://user@host/name
   password_file: null             # a file that holds the database's password
 
-blobs:
-  directory: blobs                # masked uploads, sums, releases; content-addressed
+blobs:                            # masked uploads, sums, releases; content-addressed
+  kind: folder                    # folder | s3
+  directory: blobs                # kind folder; several processes may share it
+  s3:                             # kind s3: a bucket of S3-compatible storage, which must exist
+    bucket: null
+    prefix: ""                    # before every key, such as wardround/
+    endpoint_url: null            # of a server that is not Amazon's, such as https://s3.hospital.example
+    region: us-east-1
+    ca_file: null                 # the certificates behind the server's, where the system does not know them
+    credentials_file: null        # in the form of ~/.aws/credentials, mode 0600; the environment's chain when null
+    profile: null                 # of that file
   max_bytes: 4294967296           # the largest blob that is accepted
 
 keys:
@@ -267,6 +304,7 @@ gateway:                          # for enrolled sites: gRPC, mutual TLS
   http1_port: {http1_port}                # the same calls over HTTP/1.1, same mutual TLS: for sites whose network
                                   # breaks HTTP/2; null turns it off
   http1_advertise: null           # host:port as sites reach that one
+  max_uploads: 16                 # in flight at once in one process; the next site waits its turn
 
 enrolment:                        # for sites with an enrolment code: gRPC, its certificate is pinned in the code
   host: 127.0.0.1

@@ -1,7 +1,8 @@
 """Blobs in a folder: ``<root>/<first two characters>/<digest>``; partials in ``partial``, unfinished ones in ``new``.
 
-A blob appears under its digest by an atomic rename after its bytes are on the disk, and the folder is synced after
-the rename: a name that exists names whole bytes, at any crash.
+A blob appears under its digest by an atomic rename or link after its bytes are on the disk, and the folder is synced
+after it: a name that exists names whole bytes, at any crash. Several processes may share the folder, on one machine or
+on a network file system with locks (NFS 4 has them).
 """
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ import hashlib
 import os
 import re
 import secrets
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
+from coordinator.blobs.disk_errors import room
+from coordinator.blobs.partial_file import PartialFile, discard_partial_file
 from coordinator.blobs.store import CHUNK_BYTES, UNRESUMED, Chunk, StoredBlob
-from coordinator.errors import BlobDigestMismatchError, BlobNotFoundError, BlobOffsetError, BlobStoreFullError
+from coordinator.errors import BlobDigestMismatchError, BlobNotFoundError, BlobOffsetError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _PARTIAL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,180}")
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK})
 
 
 class FilesystemBlobStore:
@@ -32,8 +34,8 @@ class FilesystemBlobStore:
         self._root = root
         self._new = root / "new"
         self._partial = root / "partial"
-        self._append_lock = threading.Lock()
-        for folder in (root, self._new, self._partial):
+        self._owners = root / "owners"
+        for folder in (root, self._new, self._partial, self._owners):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def put(self, chunks: Iterable[Chunk], *, expected_sha256: str | None = None) -> StoredBlob:
@@ -42,7 +44,7 @@ class FilesystemBlobStore:
         digest = hashlib.sha256()
         n_bytes = 0
         try:
-            with _room(path), path.open("xb") as file:
+            with room(path), path.open("xb") as file:
                 for chunk in chunks:
                     digest.update(chunk)
                     file.write(chunk)
@@ -101,11 +103,13 @@ class FilesystemBlobStore:
         marker.touch(mode=0o600)
         newest = marker.stat().st_mtime - older_than_s
         marker.unlink()
-        left = [*self._new.iterdir(), *self._partial.glob(f"{UNRESUMED}*")]
-        old = [path for path in left if _is_older(path, newest)]
-        for path in old:
+        unfinished = [path for path in self._new.iterdir() if _is_older(path, newest)]
+        for path in unfinished:
             path.unlink(missing_ok=True)
-        return len(old)
+        unresumed = [path for path in self._partial.glob(f"{UNRESUMED}*") if _is_older(path, newest)]
+        for path in unresumed:
+            self.discard_partial(path.name)
+        return len(unfinished) + len(unresumed)
 
     def free_bytes(self) -> int | None:
         """What the file system gives an ordinary user."""
@@ -118,42 +122,34 @@ class FilesystemBlobStore:
             return self._partial_path(name).stat().st_size
         return 0
 
-    def append_partial(self, name: str, *, offset: int, data: Chunk) -> int:
-        """Add bytes at the end of a partial; see BlobStore."""
-        path = self._partial_path(name)
-        # Two streams of one upload may meet here after a lost connection; the second then finds the offset moved.
-        with self._append_lock, path.open("ab") as file:
-            held = file.tell()
-            if offset != held:
-                raise BlobOffsetError("the part does not continue what is held", offset=offset, held=held)
-            try:
-                file.write(data)
-                file.flush()
-            except OSError as error:
-                file.close()
-                os.truncate(path, held)
-                if error.errno in _FULL:
-                    raise BlobStoreFullError("the blob store is full; the upload may be resumed later") from error
-                raise
-            return held + memoryview(data).nbytes
+    def open_partial(self, name: str) -> PartialFile:
+        """Continue a partial; see BlobStore."""
+        return PartialFile(self._partial_path(name), self._owners / name, settle=self._link)
 
     def iter_partial(self, name: str, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
         """The bytes held so far, in pieces."""
         path = self._partial_path(name)
         return _chunks_of(path, offset=0, chunk_bytes=chunk_bytes) if path.exists() else iter(())
 
-    def finish_partial(self, name: str, *, sha256: str) -> StoredBlob:
-        """Turn a partial into a blob; see BlobStore."""
-        path = self._partial_path(name)
-        if path.exists():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-            self._settle(path, sha256)
-        return StoredBlob(sha256=sha256, n_bytes=self.size(sha256))
-
     def discard_partial(self, name: str) -> None:
-        """Forget a partial."""
-        self._partial_path(name).unlink(missing_ok=True)
+        """Forget a partial; see BlobStore."""
+        discard_partial_file(self._partial_path(name), self._owners / name)
+
+    def _link(self, path: Path, sha256: str) -> StoredBlob:
+        target = self._path(sha256)
+        n_bytes = path.stat().st_size
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        try:
+            os.link(path, target)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return self.put(_chunks_of(path, offset=0, chunk_bytes=CHUNK_BYTES), expected_sha256=sha256)
+        _sync_folder(target.parent)
+        _sync_folder(self._root)
+        return StoredBlob(sha256=sha256, n_bytes=n_bytes)
 
     def _settle(self, path: Path, sha256: str) -> None:
         target = self._path(sha256)
@@ -210,16 +206,6 @@ def _views_of(path: Path, *, chunk_bytes: int) -> Iterator[memoryview]:
     with path.open("rb", buffering=0) as file:
         while n_read := file.readinto(buffer):
             yield buffer[:n_read]
-
-
-@contextmanager
-def _room(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise BlobStoreFullError("the blob store is full", folder=path.parent.name) from error
-        raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The seam to whatever keeps large bytes. A blob is named by its SHA-256, so writing it twice is writing it once.
 
 An upload that arrives in parts is a *partial* under a name of the caller's; it becomes a blob when it is finished and
-may be resumed by whoever learns how many of its bytes are held.
+may be resumed, in this process or another, by whoever opens it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,56 @@ class StoredBlob:
     n_bytes: int
 
 
+class PartialWriter(Protocol):
+    """One stream's hold on a partial. Invariant: of two, the one that was opened later writes, and the other may not.
+
+    One thread at a time uses it.
+    """
+
+    @property
+    def held(self) -> int:
+        """How many bytes the partial has, those among them that were appended here."""
+        ...
+
+    @property
+    def lineage(self) -> str:
+        """Names the bytes: a partial that was discarded and begun anew has another."""
+        ...
+
+    def append(self, data: Chunk) -> int:
+        """Add bytes at the end; returns the new length.
+
+        They are safe from the death of this process once ``close`` or ``finish`` returned, or ``partial_size`` counts
+        them.
+
+        Raises:
+            PartialTakenOverError: another writer was opened, here or in another process.
+            BlobOffsetError: the partial is a blob already.
+            BlobStoreFullError: there is no room; what ``partial_size`` counted is still held.
+            BlobStoreUnavailableError: the store does not answer; likewise.
+        """
+        ...
+
+    def finish(self, *, sha256: str) -> StoredBlob:
+        """Make the partial the blob of that digest, which the caller has taken over its bytes; durable on return.
+
+        The partial stays until it is discarded, so that a caller who dies before it has recorded the blob finds the
+        partial whole, and may finish it again.
+
+        Raises:
+            PartialTakenOverError, BlobStoreFullError, BlobStoreUnavailableError: as ``append``.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go. The bytes stay. Closing again does nothing.
+
+        Raises:
+            BlobStoreFullError, BlobStoreUnavailableError: the last bytes could not be kept.
+        """
+        ...
+
+
 class BlobStore(Protocol):
     """Keeps blobs. Invariant: a digest that is known names exactly those bytes, whole, also after a crash."""
 
@@ -33,6 +83,7 @@ class BlobStore(Protocol):
         Raises:
             BlobDigestMismatchError: the bytes have another digest than expected; nothing is kept.
             BlobStoreFullError: there is no room; nothing is kept.
+            BlobStoreUnavailableError: the store does not answer (from every method of one that is not a folder).
         """
         ...
 
@@ -86,12 +137,11 @@ class BlobStore(Protocol):
         """How many bytes of this partial are held; 0 where there is none."""
         ...
 
-    def append_partial(self, name: str, *, offset: int, data: Chunk) -> int:
-        """Add bytes at the end; returns the new length.
+    def open_partial(self, name: str) -> PartialWriter:
+        """Continue a partial, or begin it. Whoever wrote it before is refused from now on.
 
         Raises:
-            BlobOffsetError: ``offset`` is not what is held.
-            BlobStoreFullError: there is no room; what was held is still held.
+            BlobStoreUnavailableError: the store does not answer.
         """
         ...
 
@@ -99,16 +149,6 @@ class BlobStore(Protocol):
         """The bytes held so far, in pieces."""
         ...
 
-    def finish_partial(self, name: str, *, sha256: str) -> StoredBlob:
-        """Turn the partial into the blob of that digest (taken by the caller over ``iter_partial``); durable on return.
-
-        Doing it again, once the blob is there, is the same.
-
-        Raises:
-            BlobNotFoundError: neither the partial nor the blob is here.
-        """
-        ...
-
     def discard_partial(self, name: str) -> None:
-        """Forget a partial."""
+        """Forget a partial, finished or not; the blob that it became stays."""
         ...

@@ -16,12 +16,13 @@ from coordinator.services.accept_confirmation import accept_confirmation
 from coordinator.services.accept_reveal import accept_reveal
 from coordinator.services.accept_round import DeclineKind, accept_round, decline_round
 from coordinator.services.accept_shares import accept_shares
-from coordinator.services.accept_upload import BlobPart, accept_upload, query_upload
+from coordinator.services.accept_upload import accept_upload, query_upload
 from coordinator.services.acknowledge_result import acknowledge_result
 from coordinator.services.context import EngineContext
 from coordinator.services.epochs import meet_site
 from coordinator.services.get_result import download_blob, get_result
 from coordinator.services.poll_instruction import Instruction, poll_instruction
+from coordinator.services.receive_upload import BlobPart
 from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
 from fl_protocol.ids import sha256_hex_from_text
 from fl_protocol.spec.context import RoundContext
@@ -260,7 +261,8 @@ class RoundServicer(round_pb2_grpc.RoundServiceServicer):
             offset=request.offset,
         )
         async for part in parts:
-            yield round_pb2.DownloadBlobResponse(chunk=round_pb2.BlobChunk(offset=part.offset, data=part.data))
+            chunk = round_pb2.BlobChunk(offset=part.offset, data=part.data, leaf_sha256=part.leaf_sha256 or b"")
+            yield round_pb2.DownloadBlobResponse(chunk=chunk)
 
 
 def _ref_from_proto(proto: round_pb2.RoundRef) -> RoundRef:
@@ -278,7 +280,8 @@ async def _parts(requests: AsyncIterator[round_pb2.UploadBlobRequest]) -> AsyncI
     async for request in requests:
         if request.WhichOneof("part") != "chunk":
             raise InvalidMessageError("an upload has one header, and chunks after it")
-        yield BlobPart(offset=request.chunk.offset, data=request.chunk.data)
+        chunk = request.chunk
+        yield BlobPart(offset=chunk.offset, data=chunk.data, leaf_sha256=chunk.leaf_sha256 or None)
 
 
 def _proto_from_instruction(instruction: Instruction) -> round_pb2.PollAssignmentResponse:

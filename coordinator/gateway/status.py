@@ -11,17 +11,20 @@ from coordinator.errors import (
     BlobNotFoundError,
     BlobOffsetError,
     BlobStoreFullError,
+    BlobStoreUnavailableError,
     ConflictError,
     DatabaseBusyError,
     DatabaseUnavailableError,
     InvalidMessageError,
     NotFoundError,
     NotInCohortError,
+    PartialTakenOverError,
     SiteNotActiveError,
     VectorLengthError,
     WrongPhaseError,
 )
 from coordinator.services.refusals import AccessRefusedError, NotReadyError
+from coordinator.services.upload_desk import UploadsBusyError
 from fl_protocol.errors import Fact, ProtocolError, WardroundError
 from fl_protocol.wire.convert import proto_from_refusal
 
@@ -40,10 +43,13 @@ _CODES: tuple[tuple[type[WardroundError], grpc.StatusCode], ...] = (
     (BlobDigestMismatchError, grpc.StatusCode.INVALID_ARGUMENT),
     (BlobOffsetError, grpc.StatusCode.INVALID_ARGUMENT),
     (VectorLengthError, grpc.StatusCode.INVALID_ARGUMENT),
+    (PartialTakenOverError, grpc.StatusCode.ABORTED),
     (BlobStoreFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (BlobStoreUnavailableError, grpc.StatusCode.UNAVAILABLE),
     (DatabaseBusyError, grpc.StatusCode.UNAVAILABLE),
     (DatabaseUnavailableError, grpc.StatusCode.UNAVAILABLE),
     (NotReadyError, grpc.StatusCode.UNAVAILABLE),
+    (UploadsBusyError, grpc.StatusCode.UNAVAILABLE),
     (ProtocolError, grpc.StatusCode.INVALID_ARGUMENT),
 )
 

@@ -10,21 +10,22 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+import structlog
 from sqlalchemy.orm import Session
 
-from coordinator.blobs.store import BlobStore
 from coordinator.db.audit import append_audit
 from coordinator.db.exchanges import exchange_key, find_upload, is_repeated
 from coordinator.db.models import Run, Upload
-from coordinator.errors import ConflictError, InvalidMessageError, NotFoundError
+from coordinator.errors import BlobError, ConflictError, InvalidMessageError, NotFoundError
 from coordinator.rounds.events import MessageKind, UploadCompleted
 from coordinator.rounds.exchange_machine import ExchangeState
 from coordinator.rounds.participation_machine import ParticipationEvent
 from coordinator.services.context import EngineContext
 from coordinator.services.event_rows import store_event
 from coordinator.services.exchange_steps import Incoming, check_step_is_open, note_progress, store_message
+from coordinator.services.receive_upload import BlobPart, open_sink, receive_parts
 from coordinator.services.round_access import (
     ExchangeAccess,
     exchange_facts,
@@ -32,37 +33,26 @@ from coordinator.services.round_access import (
     require_exchange,
     site_actor,
 )
+from coordinator.services.upload_desk import UploadsBusyError
 from fl_protocol.audit.events import AuditFact, AuditKind, text_from_instant
-from fl_protocol.codec.chunks import ChunkTreeBuilder
 from fl_protocol.ids import SiteId
 from fl_protocol.packing import pack, u64
 from fl_protocol.secagg.coordinator_role import check_m5
 from fl_protocol.signing.signed import SignedBody, sign_body
 from fl_protocol.spec.context import ExchangeContext
 
+_log = structlog.get_logger("coordinator.services")
+
 RECEIPT_KIND = "WR/sig/receipt"
 _PROGRESS_BYTES = 16 << 20
-"""How often the phase's deadline is put off while an upload is on its way."""
-
-
-class UploadTruncatedError(InvalidMessageError):
-    """The stream ended before the announced length; what came is held, and the upload may be resumed."""
-
-    code = "upload-truncated"
+_PROGRESS_EVERY = timedelta(seconds=30)
+"""How often, in bytes and in time, the phase's deadline is put off while an upload is on its way."""
 
 
 class UploadAlteredError(InvalidMessageError):
     """The bytes do not have the root that the header signs; they were thrown away."""
 
     code = "upload-altered"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlobPart:
-    """Some bytes and where they belong."""
-
-    offset: int
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +71,7 @@ class _Plan:
     n_bytes: int
     chunk_bytes: int
     chunk_root: bytes
+    noted_bytes: int
 
 
 async def query_upload(ctx: EngineContext, *, site_id: SiteId, exchange: ExchangeContext) -> UploadStatus:
@@ -90,17 +81,20 @@ async def query_upload(ctx: EngineContext, *, site_id: SiteId, exchange: Exchang
         SiteNotActiveError, NotFoundError, NotInCohortError: the site may not.
     """
 
-    def look(session: Session) -> UploadStatus:
+    def look(session: Session) -> UploadStatus | str:
         access = require_exchange(session, site_id, exchange)
         upload = find_upload(session, access.context, site_id)
-        receipt = None if upload is None else _receipt_of(upload)
         if upload is None:
             return UploadStatus(received_bytes=0, receipt=None)
-        if receipt is not None:
+        if (receipt := _receipt_of(upload)) is not None:
             return UploadStatus(received_bytes=upload.n_bytes, receipt=receipt)
-        return UploadStatus(received_bytes=ctx.blobs.partial_size(partial_name(access.context, site_id)), receipt=None)
+        return partial_name(access.context, site_id)
 
-    return await ctx.db.read_async("query-upload", look)
+    found = await ctx.db.read_async("query-upload", look)
+    if isinstance(found, UploadStatus):
+        return found
+    # Outside of the transaction: the store may be at the other end of a network.
+    return UploadStatus(received_bytes=await asyncio.to_thread(ctx.blobs.partial_size, found), receipt=None)
 
 
 async def accept_upload(
@@ -128,29 +122,87 @@ async def accept_upload(
     Raises:
         SiteNotActiveError, NotFoundError, NotInCohortError, ConflictError, WrongPhaseError, LateError: may not.
         SecAggRefusedError: the header is wrong.
+        UploadsBusyError: as many uploads are in flight as may be; waiting counts as progress of the phase.
         BlobOffsetError: a part does not continue what is held.
+        ChunkAlteredError: a chunk is not what was sent; what came before it is held.
+        PartialTakenOverError: a later stream of the same upload came.
         UploadTruncatedError, UploadAlteredError: the bytes are not those that the header announces.
-        BlobStoreFullError: no room; resume later.
+        BlobStoreFullError, BlobStoreUnavailableError: no room, or no store; resume later.
     """
     incoming = Incoming(site_id=site_id, exchange=exchange, encoded=m5, now=ctx.now())
     begun = await ctx.db.run_tx_async("begin-upload", lambda session: _begin(ctx, session, incoming))
     if isinstance(begun, SignedBody):
+        await _discard(ctx, partial_name(exchange, site_id))
         return begun
-    await _receive(ctx, incoming, begun, offset=offset, parts=parts)
-    if await asyncio.to_thread(ctx.blobs.partial_size, begun.partial) != begun.n_bytes:
-        raise ConflictError("another stream of this upload came first; ask how far it is", site_id=site_id)
-    sha256, root = await asyncio.to_thread(_digests, ctx.blobs, begun)
-    if root != begun.chunk_root:
-        await asyncio.to_thread(ctx.blobs.discard_partial, begun.partial)
-        await ctx.db.run_tx_async("refuse-upload", lambda session: _refuse(session, incoming, "upload-altered"))
-        raise UploadAlteredError("the bytes do not have the signed root; send all of them again", site_id=site_id)
-    await asyncio.to_thread(ctx.blobs.finish_partial, begun.partial, sha256=sha256)
+    try:
+        async with ctx.uploads.place(begun.partial):
+            sha256 = await _store(ctx, incoming, begun, offset=offset, parts=parts)
+    except UploadsBusyError:
+        await ctx.db.run_tx_async("note-upload-waits", lambda session: _note_waiting(ctx, session, incoming))
+        raise
     complete = Incoming(site_id=site_id, exchange=exchange, encoded=m5, now=ctx.now())
     receipt = await ctx.db.run_tx_async(
         "complete-upload", lambda session: _complete(ctx, session, complete, plan=begun, sha256=sha256)
     )
     ctx.wakeups.wake_driver()
+    # Only now: whoever dies before the receipt is recorded finds the partial whole, and need not be sent it again.
+    await _discard(ctx, begun.partial)
     return receipt
+
+
+async def _store(
+    ctx: EngineContext, incoming: Incoming, plan: _Plan, *, offset: int, parts: AsyncIterator[BlobPart]
+) -> str:
+    """Receive what is missing and make it a blob; its digest."""
+    sink = await asyncio.to_thread(
+        open_sink, ctx.blobs, ctx.uploads, partial=plan.partial, chunk_bytes=plan.chunk_bytes
+    )
+    notes = _ProgressNotes(ctx, incoming, noted_bytes=plan.noted_bytes)
+    try:
+        await receive_parts(sink, parts, offset=offset, n_bytes=plan.n_bytes, note=notes.hear)
+        sha256, root = sink.digests.finish()
+        if root != plan.chunk_root:
+            await asyncio.to_thread(ctx.blobs.discard_partial, plan.partial)
+            await ctx.db.run_tx_async("refuse-upload", lambda session: _refuse(session, incoming, "upload-altered"))
+            raise UploadAlteredError(
+                "the bytes do not have the signed root; send all of them again", site_id=incoming.site_id
+            )
+        await asyncio.to_thread(sink.finish, sha256)
+    finally:
+        await asyncio.to_thread(sink.close)
+        if sink.digests.n_bytes == sink.held < plan.n_bytes:
+            ctx.uploads.keep(plan.partial, sink.digests, lineage=sink.writer.lineage)
+    return sha256
+
+
+async def _discard(ctx: EngineContext, partial: str) -> None:
+    """Remove the partial of an upload that has its receipt; where that fails, the janitor finds it."""
+    try:
+        await asyncio.to_thread(ctx.blobs.discard_partial, partial)
+    except BlobError as error:
+        _log.warning("partial_not_discarded", partial=partial, code=error.code)
+
+
+class _ProgressNotes:
+    """Puts off the phase's deadline now and then, while an upload is on its way.
+
+    Invariant: only bytes that never came before are progress, so that an upload which is altered and sent again for
+    ever puts off nothing.
+    """
+
+    def __init__(self, ctx: EngineContext, incoming: Incoming, *, noted_bytes: int) -> None:
+        self._ctx = ctx
+        self._incoming = incoming
+        self._noted_bytes = noted_bytes
+        self._noted_at: datetime | None = None
+
+    async def hear(self, held: int) -> None:
+        """So much is held now."""
+        now = self._ctx.now()
+        is_due = self._noted_at is None or now - self._noted_at >= _PROGRESS_EVERY
+        if held - self._noted_bytes >= _PROGRESS_BYTES or (held > self._noted_bytes and is_due):
+            self._noted_bytes, self._noted_at = held, now
+            await _note_received(self._ctx, self._incoming, held)
 
 
 def _begin(ctx: EngineContext, session: Session, incoming: Incoming) -> SignedBody | _Plan:
@@ -175,48 +227,17 @@ def _begin(ctx: EngineContext, session: Session, incoming: Incoming) -> SignedBo
             started_at=incoming.now,
         )
         session.add(upload)
-    note_progress(access, now=incoming.now, pause=_pause(ctx, session, access))
+        note_progress(access, now=incoming.now, pause=_pause(ctx, session, access))
     return _Plan(
         partial=partial_name(access.context, incoming.site_id),
         n_bytes=said.n_bytes,
         chunk_bytes=shared.keyed.opened.params.chunk_bytes,
         chunk_root=said.chunk_root,
+        noted_bytes=upload.received_bytes,
     )
 
 
 _KEY = ("run_id", "round_index", "round_attempt", "exchange_index", "exchange_attempt")
-
-
-async def _receive(
-    ctx: EngineContext, incoming: Incoming, plan: _Plan, *, offset: int, parts: AsyncIterator[BlobPart]
-) -> None:
-    held = await asyncio.to_thread(ctx.blobs.partial_size, plan.partial)
-    noted = held
-    position = offset
-    async for part in parts:
-        if part.offset != position or position + len(part.data) > plan.n_bytes:
-            raise InvalidMessageError(
-                "a part leaves a gap or runs past the announced length", offset=part.offset, expected=position
-            )
-        position += len(part.data)
-        held = await asyncio.to_thread(_append_new, ctx.blobs, plan.partial, part)
-        if held - noted >= _PROGRESS_BYTES:
-            noted = held
-            await _note_received(ctx, incoming, held)
-    if held < plan.n_bytes:
-        await _note_received(ctx, incoming, held)
-        raise UploadTruncatedError(
-            "the stream ended early; resume where it ended", received_bytes=held, expected_bytes=plan.n_bytes
-        )
-
-
-def _append_new(blobs: BlobStore, partial: str, part: BlobPart) -> int:
-    """Append what is not held yet: a stream that begins before the held end repeats some bytes."""
-    held = blobs.partial_size(partial)
-    if part.offset + len(part.data) <= held:
-        return held
-    skipped = max(0, held - part.offset)
-    return blobs.append_partial(partial, offset=part.offset + skipped, data=memoryview(part.data)[skipped:])
 
 
 async def _note_received(ctx: EngineContext, incoming: Incoming, received: int) -> None:
@@ -233,12 +254,11 @@ async def _note_received(ctx: EngineContext, incoming: Incoming, received: int) 
     await ctx.db.run_tx_async("note-upload", write)
 
 
-def _digests(blobs: BlobStore, plan: _Plan) -> tuple[str, bytes]:
-    digest, tree = hashlib.sha256(), ChunkTreeBuilder()
-    for chunk in blobs.iter_partial(plan.partial, chunk_bytes=plan.chunk_bytes):
-        digest.update(chunk)
-        tree.add(chunk)
-    return digest.hexdigest(), tree.root()
+def _note_waiting(ctx: EngineContext, session: Session, incoming: Incoming) -> None:
+    """A site that has to wait for a place is at work: the phase waits for it."""
+    access = require_exchange(session, incoming.site_id, incoming.exchange)
+    _check_open(access, incoming.site_id)
+    note_progress(access, now=ctx.now(), pause=_pause(ctx, session, access))
 
 
 def _complete(ctx: EngineContext, session: Session, incoming: Incoming, *, plan: _Plan, sha256: str) -> SignedBody:
@@ -273,9 +293,6 @@ def _complete(ctx: EngineContext, session: Session, incoming: Incoming, *, plan:
 
 def _refuse(session: Session, incoming: Incoming, reason: str) -> None:
     access = require_exchange(session, incoming.site_id, incoming.exchange)
-    upload = find_upload(session, access.context, incoming.site_id)
-    if upload is not None:
-        upload.received_bytes = 0
     append_audit(
         session,
         AuditKind.UPLOAD_REFUSED,
@@ -313,5 +330,5 @@ def _receipt_body(context: ExchangeContext, incoming: Incoming, plan: _Plan) -> 
 
 
 def partial_name(context: ExchangeContext, site_id: SiteId) -> str:
-    """Under which name the blob store holds what has come of an upload."""
+    """What the blob store calls the upload of that site while it is on its way."""
     return ".".join(str(part) for part in (*exchange_key(context), site_id))

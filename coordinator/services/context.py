@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from coordinator.blobs.store import BlobStore
 from coordinator.db.tx import Database
 from coordinator.services.role_cache import RoleCache
+from coordinator.services.upload_desk import UploadDesk
 from coordinator.services.wakeups import Wakeups
 from fl_protocol.clock import Clock
 from fl_protocol.signing.keys import Signer
@@ -27,6 +28,7 @@ class EngineContext:
         origin: the name of the audit log.
         n_threads: for the removal of masks.
         roles: parsed and verified messages, so that a phase's list is verified once and not at each arrival.
+        uploads: the streams that bring masked vectors to this process.
     """
 
     db: Database
@@ -37,6 +39,7 @@ class EngineContext:
     origin: str
     n_threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     roles: RoleCache = field(default_factory=RoleCache)
+    uploads: UploadDesk = field(default_factory=UploadDesk)
 
     def now(self) -> datetime:
         """The present instant, aware, in UTC."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -13,10 +13,11 @@ from coordinator.db.exchanges import context_of, latest_exchange
 from coordinator.db.models import Exchange, Round
 from coordinator.db.rounds import committed_round
 from coordinator.errors import NotFoundError, NotInCohortError
-from coordinator.services.accept_upload import BlobPart
 from coordinator.services.context import EngineContext
 from coordinator.services.poll_instruction import PublishedResult, count_bytes_down, published_result
+from coordinator.services.receive_upload import BlobPart
 from coordinator.services.round_access import require_active_site, require_run
+from fl_protocol.codec import merkle
 from fl_protocol.ids import RunId, SiteId
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import ExchangeContext
@@ -65,19 +66,29 @@ async def download_blob(
     context = await ctx.db.read_async(
         "download-blob", lambda session: _published_blob(ctx, session, site_id, run_id=run_id, sha256=sha256)
     )
-    size = await asyncio.to_thread(ctx.blobs.size, sha256)
-    chunks = ctx.blobs.iter_chunks(sha256, offset=offset, chunk_bytes=_CHUNK_BYTES)
+    chunks = await asyncio.to_thread(ctx.blobs.iter_chunks, sha256, offset=offset, chunk_bytes=_CHUNK_BYTES)
     position = offset
+    reading = _read_ahead(chunks, position)
     try:
-        while position < size:
-            data = await asyncio.to_thread(next, chunks, b"")
-            if not data:
-                break
-            yield BlobPart(offset=position, data=data)
-            position += len(data)
+        while (part := await reading) is not None:
+            position += len(part.data)
+            # The next chunk is read and digested while this one is on its way; there are never more.
+            reading = _read_ahead(chunks, position)
+            yield part
     finally:
+        await asyncio.wait([reading])
+        if not reading.cancelled():
+            reading.exception()  # asked for, so that asyncio does not call it forgotten
         if context is not None and position > offset:
             await count_bytes_down(ctx, site_id=site_id, context=context, n_bytes=position - offset)
+
+
+def _read_ahead(chunks: Iterator[bytes], offset: int) -> asyncio.Task[BlobPart | None]:
+    def read() -> BlobPart | None:
+        data = next(chunks, b"")
+        return BlobPart(offset=offset, data=data, leaf_sha256=merkle.leaf_hash(data)) if data else None
+
+    return asyncio.create_task(asyncio.to_thread(read))
 
 
 def _require_member(ctx: EngineContext, session: Session, site_id: SiteId, run_id: RunId) -> None:

@@ -6,9 +6,10 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
-from coordinator.blobs.store import UNRESUMED, StoredBlob
-from coordinator.errors import BlobDigestMismatchError
+from coordinator.blobs.store import UNRESUMED, PartialWriter, StoredBlob
+from coordinator.errors import BlobDigestMismatchError, BlobError
 from coordinator.services.collect_blobs import begin_grace_anew
 from coordinator.services.refusals import RequestInvalidError
 from coordinator.services.resources import Resources
@@ -22,29 +23,38 @@ async def put_blob(resources: Resources, *, sha256: str, parts: AsyncIterator[by
     Raises:
         BlobDigestMismatchError: the bytes have another digest; nothing is kept.
         RequestInvalidError: there are more bytes than a blob may have.
-        BlobStoreFullError: there is no room.
+        BlobStoreFullError, BlobStoreUnavailableError: the store has no room, or does not answer.
     """
     name = f"{UNRESUMED}{secrets.token_hex(16)}"
     digest = hashlib.sha256()
-    n_bytes = 0
+    writer = await asyncio.to_thread(resources.blobs.open_partial, name)
+
+    def take(part: bytes) -> int:
+        digest.update(part)
+        return writer.append(part)
+
     try:
         async for part in parts:
-            if not part:
-                continue
-            if n_bytes + len(part) > resources.max_blob_bytes:
+            if writer.held + len(part) > resources.max_blob_bytes:
                 raise RequestInvalidError("the blob is larger than is accepted here", limit=resources.max_blob_bytes)
-            digest.update(part)
-            await asyncio.to_thread(resources.blobs.append_partial, name, offset=n_bytes, data=part)
-            n_bytes += len(part)
-        if n_bytes == 0:
+            if part:
+                await asyncio.to_thread(take, part)
+        if writer.held == 0:
             raise RequestInvalidError("the body is empty")
         if digest.hexdigest() != sha256:
             raise BlobDigestMismatchError(
                 "the body does not have the digest in the path", expected=sha256, found=digest.hexdigest()
             )
-        stored = await asyncio.to_thread(resources.blobs.finish_partial, name, sha256=sha256)
+        stored = await asyncio.to_thread(writer.finish, sha256=sha256)
     finally:
-        await asyncio.to_thread(resources.blobs.discard_partial, name)
+        await asyncio.to_thread(_drop, resources, name, writer)
     # It may have been here before, and about to be collected because nothing names it.
     await resources.db.run_tx_async("begin-grace-anew", lambda session: begin_grace_anew(session, sha256))
     return stored
+
+
+def _drop(resources: Resources, name: str, writer: PartialWriter) -> None:
+    # What was not finished is of no use: nobody resumes the upload of a file from a person's desk.
+    with suppress(BlobError):
+        writer.close()
+    resources.blobs.discard_partial(name)

@@ -25,7 +25,7 @@ from coordinator.services.accept_confirmation import accept_confirmation
 from coordinator.services.accept_reveal import accept_reveal
 from coordinator.services.accept_round import accept_round
 from coordinator.services.accept_shares import accept_shares
-from coordinator.services.accept_upload import BlobPart, accept_upload, query_upload
+from coordinator.services.accept_upload import accept_upload, query_upload
 from coordinator.services.acknowledge_result import ACKNOWLEDGEMENT_KIND, acknowledge_result
 from coordinator.services.context import EngineContext
 from coordinator.services.describe_run import waiting_for
@@ -43,6 +43,7 @@ from coordinator.services.poll_instruction import (
     TrainRound,
     poll_instruction,
 )
+from coordinator.services.receive_upload import BlobPart
 from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
 from coordinator.services.wakeups import Wakeups
 from fl_protocol.codec.fixed_point import decode_sums, encode_payload

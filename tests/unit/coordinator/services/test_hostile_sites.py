@@ -31,7 +31,6 @@ from coordinator.services.accept_shares import accept_shares
 from coordinator.services.accept_upload import (
     RECEIPT_KIND,
     UploadAlteredError,
-    UploadTruncatedError,
     accept_upload,
     query_upload,
 )
@@ -47,6 +46,7 @@ from coordinator.services.poll_instruction import (
     RelaySurvivors,
     TrainRound,
 )
+from coordinator.services.receive_upload import UploadTruncatedError
 from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
 from fl_protocol.ids import SiteId
 from fl_protocol.packing import pack, u32
