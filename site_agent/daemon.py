@@ -157,7 +157,7 @@ def _compose(
         states=PublicStateStore(folder.states_dir, db, clock),
         client=client,
         uploader=Uploader(client, coordinator_spki=spki, backoff=_backoff()),
-        downloader=Downloader(client, backoff=_backoff()),
+        downloader=Downloader(client, backoff=_backoff(), folder=folder.downloads_dir),
         runner=ProcessRunner(
             ProcessRunnerOptions(
                 threads=threads,

@@ -7,11 +7,15 @@
         ├── RoundRefusedError               a check of this site said no: a closed reason
         ├── LinkError
         │   ├── CoordinatorUnavailableError no answer, or none in time: try again
+        │   │   ├── CoordinatorBusyError    it asks to try again later
+        │   │   └── TransferIdleError       a transfer without a new byte for the idle deadline
         │   ├── CoordinatorRefusedError     a typed refusal
         │   ├── AnswerInvalidError          an answer that is not what the protocol says
         │   ├── ProxyInvalidError           the proxy that is set is none
         │   ├── ProxyCredentialsError       the file with its credentials cannot be used
         │   ├── BlobInvalidError            a download that is not the bytes that were named
+        │   ├── ChunkInvalidError           a chunk of one that was altered on its way
+        │   ├── DownloadDiskError           a download that the state folder has no room for
         │   └── ReceiptInvalidError         a receipt that does not prove the upload
         ├── StateError
         │   ├── StateDirectoryLockedError   another agent works on this folder
@@ -78,6 +82,27 @@ class CoordinatorUnavailableError(LinkError):
     code = "coordinator-unavailable"
 
 
+class CoordinatorBusyError(CoordinatorUnavailableError):
+    """The coordinator is there and asks to try again later: neither a failure nor silence.
+
+    Attributes:
+        retry_after_s: when.
+    """
+
+    code = "coordinator-busy"
+
+    def __init__(self, message: str, *, retry_after_s: float, **facts: Fact) -> None:
+        """Keep the wait beside the sentence."""
+        super().__init__(message, retry_after_s=retry_after_s, **facts)
+        self.retry_after_s = retry_after_s
+
+
+class TransferIdleError(CoordinatorUnavailableError):
+    """No byte of a transfer came through for the idle deadline. What arrived is kept, and it may be taken up again."""
+
+    code = "transfer-idle"
+
+
 class CoordinatorRefusedError(LinkError):
     """The coordinator said no.
 
@@ -117,6 +142,18 @@ class BlobInvalidError(LinkError):
     """Downloaded bytes are not the bytes that were named."""
 
     code = "blob-invalid"
+
+
+class ChunkInvalidError(LinkError):
+    """A chunk of a download does not have the digest that came with it; it is not kept and is asked for again."""
+
+    code = "chunk-invalid"
+
+
+class DownloadDiskError(LinkError):
+    """A download cannot be written to the state folder. What is there is kept; free some room."""
+
+    code = "download-disk"
 
 
 class ReceiptInvalidError(LinkError):

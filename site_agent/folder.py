@@ -86,6 +86,11 @@ class SiteFolder:
         return self.root / "coordinator_log.json"
 
     @property
+    def downloads_dir(self) -> Path:
+        """Published blobs on their way; nothing secret."""
+        return self.root / "downloads"
+
+    @property
     def status_json(self) -> Path:
         """What the running agent says of itself."""
         return self.root / "status.json"

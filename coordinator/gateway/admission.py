@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 from coordinator.gateway.status import RefusedCall, refused_call, refused_call_from_error
 from coordinator.services.identify_site import CallingSite
 from coordinator.services.refusals import CertificateUnknownError
+from fl_protocol.codec.chunks import IDLE_DEADLINE_S
 from fl_protocol.errors import WardroundError
 from fl_protocol.ids import SiteId
 from fl_protocol.pki.errors import PkiError
@@ -31,7 +32,8 @@ _log = structlog.get_logger("coordinator.gateway")
 _site: ContextVar[SiteId] = ContextVar("calling_site")
 
 UNARY_TIMEOUT_S = 60.0
-STREAM_TIMEOUT_S = 3600.0
+STREAM_TIMEOUT_S = IDLE_DEADLINE_S
+"""Of a stream on which nothing moves; as a whole it may last as long as it likes (``note_moved``)."""
 _SMALL = 16 << 10
 _MEDIUM = 256 << 10
 MESSAGE_BOUNDS: Mapping[str, int] = {
@@ -60,6 +62,36 @@ MESSAGE_BOUNDS: Mapping[str, int] = {
 """The largest request of each method, in bytes. Every method is listed (a test compares with the stubs)."""
 
 IdentifySite = Callable[[SiteId, str], Awaitable[CallingSite]]
+
+
+class StreamIdleError(WardroundError):
+    """Nothing moved on a stream for its idle deadline. What came is held, and the site goes on from there."""
+
+    code = "stream-idle"
+
+
+class _Deadline:
+    """The deadline of the present call."""
+
+    def __init__(self, cut: asyncio.Timeout, timeout_s: float) -> None:
+        self.has_moved = False
+        self._cut = cut
+        self._timeout_s = timeout_s
+
+    def move(self) -> None:
+        self.has_moved = True
+        if not self._cut.expired():
+            self._cut.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
+
+
+_deadline: ContextVar[_Deadline] = ContextVar("call_deadline")
+
+
+def note_moved() -> None:
+    """A message of the present call's stream came or went: its deadline counts anew from now."""
+    deadline = _deadline.get(None)
+    if deadline is not None:
+        deadline.move()
 
 
 class MessageTooLargeError(WardroundError):
@@ -105,10 +137,18 @@ class Admission:
         Raises:
             CallRefusedError: the caller is nobody, or the inside failed.
         """
+        deadline: _Deadline | None = None
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as cut:
+                deadline = _Deadline(cut, timeout_s)
+                _deadline.set(deadline)
                 await self._admit(call)
                 yield
+        except TimeoutError as error:
+            ended: Exception = error
+            if deadline is not None and deadline.has_moved:
+                ended = StreamIdleError("nothing moved on the stream; what came is held, go on from there")
+            raise CallRefusedError(_refused(call, ended)) from error
         except (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit, CallRefusedError):
             raise
         except Exception as error:  # the gateway's edge: logged with ids, told as a status
@@ -139,6 +179,7 @@ def check_size(method: str, n_bytes: int) -> None:
 async def bounded_stream(method: str, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
     """The stream, once each message is known to be within the method's bound. Raises MessageTooLargeError."""
     async for request in requests:
+        note_moved()
         check_size(method, request.ByteSize())
         yield request
 
@@ -149,6 +190,8 @@ def _refused(call: IncomingCall, error: Exception) -> RefusedCall:
         refused = refused_call(
             grpc.StatusCode.RESOURCE_EXHAUSTED, reason=error.code, message=error.message, facts=error.facts
         )
+    elif isinstance(error, StreamIdleError):
+        refused = refused_call(grpc.StatusCode.UNAVAILABLE, reason=error.code, message=error.message)
     elif isinstance(error, TimeoutError):
         refused = refused_call(
             grpc.StatusCode.DEADLINE_EXCEEDED, reason="deadline-exceeded", message="the call took too long"

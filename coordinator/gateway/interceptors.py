@@ -18,6 +18,7 @@ from coordinator.gateway.admission import (
     IncomingCall,
     bounded_stream,
     check_size,
+    note_moved,
 )
 from fl_protocol.pki.tls import certificate_from_pem
 
@@ -105,6 +106,7 @@ class GatewayInterceptor(grpc.aio.ServerInterceptor):
                 async with self._admission.admitted(_incoming(method, context), timeout_s=STREAM_TIMEOUT_S):
                     async for response in behaviour(cast("Message", _bounded(method, request)), context):
                         yield response
+                        note_moved()
             except CallRefusedError as ended:
                 await _abort(context, ended)
 

@@ -15,6 +15,10 @@ from fl_protocol.errors import ProtocolError
 CHUNK_BYTES = 1 << 20
 """One mebibyte: the chunk of the wire, of the mask kernel and of the tree."""
 
+IDLE_DEADLINE_S = 600.0
+"""The one deadline of a transfer, at both ends: so long may no byte move before it is given up. Ten minutes outlast a
+VPN that is dialled again and a router that restarts; how long a transfer takes as a whole has no limit."""
+
 BytesLike = bytes | bytearray | memoryview
 
 

@@ -32,6 +32,10 @@ class Backoff:
         self._failures += 1
         return longest * (0.5 + 0.5 * self._draw())
 
+    def spread(self) -> float:
+        """A factor from 1 to 1.5 on a wait that somebody else named, so that not all who heard it come at once."""
+        return 1.0 + 0.5 * self._draw()
+
     def reset(self) -> None:
         """Something succeeded."""
         self._failures = 0

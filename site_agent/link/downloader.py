@@ -1,63 +1,121 @@
-"""The download of a blob by its digest: resumed where the last attempt ended, and never believed unverified."""
+"""The download of a blob by its digest: resumed where the last attempt ended, and never believed unverified.
+
+A large blob goes to a file of the state folder, chunk by chunk, so that memory is bounded and an agent that was
+restarted goes on where it was. What comes back is that file, mapped; it has no name any more and ends with the mapping.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
+from pathlib import Path
+
+import structlog
 
 from fl_protocol.ids import RunId
 from fl_protocol.wire.v1 import round_pb2
-from site_agent.errors import BlobInvalidError, CoordinatorUnavailableError
+from site_agent.errors import (
+    BlobInvalidError,
+    ChunkInvalidError,
+    CoordinatorRefusedError,
+    CoordinatorUnavailableError,
+)
 from site_agent.link.backoff import Backoff
 from site_agent.link.client import CoordinatorClient
+from site_agent.link.download_sink import DownloadedBytes, DownloadSink, FileSink, MemorySink
 from site_agent.link.refusals import typed_errors
+from site_agent.link.transfer import IDLE_DEADLINE_S, Patience, moving_call
 
-_SETUP_S = 30.0
-_SLOWEST_BYTES_PER_S = 64 * 1024
+log = structlog.get_logger(__name__)
+
+_IN_MEMORY_BYTES = 4 << 20
+"""Up to this length a blob is received in memory: sending it again costs less than a file."""
+
+
+_PAST_THE_END = "blob-offset"
 
 
 class Downloader:
     """Fetches blobs of a run: its initial state and its published sums."""
 
-    def __init__(self, client: CoordinatorClient, *, backoff: Backoff, n_attempts: int = 8) -> None:
-        """Take the seams; ``n_attempts`` without any new byte are a failure."""
+    def __init__(
+        self,
+        client: CoordinatorClient,
+        *,
+        backoff: Backoff,
+        folder: Path,
+        idle_deadline_s: float = IDLE_DEADLINE_S,
+        in_memory_bytes: int = _IN_MEMORY_BYTES,
+    ) -> None:
+        """Take the seams; ``folder`` is for what is on its way, and ``idle_deadline_s`` without a byte is a failure."""
         self._client = client
         self._backoff = backoff
-        self._n_attempts = n_attempts
+        self._folder = folder
+        self._idle_deadline_s = idle_deadline_s
+        self._in_memory_bytes = in_memory_bytes
 
-    async def download(self, run_id: RunId, sha256: str, *, max_bytes: int) -> bytes:
+    async def download(self, run_id: RunId, sha256: str, *, max_bytes: int) -> DownloadedBytes:
         """The blob whose SHA-256 is ``sha256``.
 
         Raises:
-            BlobInvalidError: the bytes are others, or more than ``max_bytes``.
-            CoordinatorUnavailableError: the network failed ``n_attempts`` times without progress.
+            BlobInvalidError: the bytes are others, or more than ``max_bytes``; they were thrown away.
+            TransferIdleError: no new byte came through for the idle deadline; what came is kept.
             CoordinatorRefusedError: the coordinator does not give it.
         """
-        received = bytearray()
-        failures = 0
-        while True:
-            before = len(received)
-            try:
-                await self._receive(run_id, sha256, received=received, max_bytes=max_bytes)
-                break
-            except CoordinatorUnavailableError:
-                failures = 0 if len(received) > before else failures + 1
-                if failures >= self._n_attempts:
-                    raise
-                await asyncio.sleep(self._backoff.next_wait_s())
-        self._backoff.reset()
-        if hashlib.sha256(received).hexdigest() != sha256:
-            raise BlobInvalidError("the downloaded bytes are not the ones that were named", sha256=sha256)
-        return bytes(received)
+        sink: DownloadSink = MemorySink()
+        if max_bytes > self._in_memory_bytes:
+            sink = await asyncio.to_thread(FileSink, self._folder, sha256)
+        try:
+            await self._fetch(run_id, sha256, sink=sink, max_bytes=max_bytes)
+            return await asyncio.to_thread(sink.take)
+        except BlobInvalidError:
+            await asyncio.to_thread(sink.discard)
+            raise
+        finally:
+            await asyncio.to_thread(sink.close)
 
-    async def _receive(self, run_id: RunId, sha256: str, *, received: bytearray, max_bytes: int) -> None:
-        timeout_s = _SETUP_S + (max_bytes - len(received)) / _SLOWEST_BYTES_PER_S
-        request = round_pb2.DownloadBlobRequest(run_id=run_id, sha256=sha256, offset=len(received))
-        with typed_errors("DownloadBlob"):
-            async for answer in self._client.rounds.DownloadBlob(request, timeout=timeout_s):
-                chunk = answer.chunk
-                if chunk.offset != len(received):
-                    raise BlobInvalidError("a chunk does not continue the blob", sha256=sha256, offset=chunk.offset)
-                if len(received) + len(chunk.data) > max_bytes:
-                    raise BlobInvalidError("the blob is larger than it may be", sha256=sha256, max_bytes=max_bytes)
-                received += chunk.data
+    async def _fetch(self, run_id: RunId, sha256: str, *, sink: DownloadSink, max_bytes: int) -> None:
+        patience = Patience(self._backoff, idle_s=self._idle_deadline_s)
+        while True:
+            patience.reached(sink.held)
+            try:
+                await self._receive(run_id, sha256, sink=sink, max_bytes=max_bytes)
+                break
+            except (CoordinatorUnavailableError, ChunkInvalidError) as error:
+                log.info("download_interrupted", run_id=run_id, sha256=sha256, n_bytes=sink.held, cause=str(error))
+                patience.reached(sink.held)
+                await patience.wait(error)
+            except CoordinatorRefusedError as error:
+                if error.refusal_code == _PAST_THE_END:
+                    raise BlobInvalidError("more is held of the blob than it has", sha256=sha256) from error
+                raise
+        self._backoff.reset()
+        if sink.sha256() != sha256:
+            raise BlobInvalidError("the downloaded bytes are not the ones that were named", sha256=sha256)
+
+    async def _receive(self, run_id: RunId, sha256: str, *, sink: DownloadSink, max_bytes: int) -> None:
+        request = round_pb2.DownloadBlobRequest(run_id=run_id, sha256=sha256, offset=sink.held)
+        position = sink.held
+        writing: asyncio.Task[None] | None = None
+        try:
+            async with moving_call("DownloadBlob", idle_s=self._idle_deadline_s) as pulse:
+                with typed_errors("DownloadBlob"):
+                    async for answer in self._client.rounds.DownloadBlob(request, timeout=None):
+                        pulse.beat()
+                        chunk = answer.chunk
+                        if chunk.offset != position:
+                            message = "a chunk does not continue the blob"
+                            raise BlobInvalidError(message, sha256=sha256, offset=chunk.offset)
+                        position += len(chunk.data)
+                        if position > max_bytes:
+                            message = "the blob is larger than it may be"
+                            raise BlobInvalidError(message, sha256=sha256, max_bytes=max_bytes)
+                        if writing is not None:
+                            await asyncio.shield(writing)
+                        # On the disk while the next one arrives.
+                        writing = asyncio.create_task(asyncio.to_thread(sink.add, chunk.data, chunk.leaf_sha256))
+            if writing is not None:
+                await asyncio.shield(writing)
+        finally:
+            if writing is not None:
+                await asyncio.wait([writing])
+                _ = writing.cancelled() or writing.exception()

@@ -12,10 +12,17 @@ from google.protobuf.message import DecodeError
 
 from fl_protocol.errors import ProtocolError
 from fl_protocol.wire.v1 import errors_pb2
-from site_agent.errors import AnswerInvalidError, CoordinatorRefusedError, CoordinatorUnavailableError, LinkError
+from site_agent.errors import (
+    AnswerInvalidError,
+    CoordinatorBusyError,
+    CoordinatorRefusedError,
+    CoordinatorUnavailableError,
+    LinkError,
+)
 from site_agent.link.faults import ADVICE, PathFault, fault_in_grpc_details
 
 REFUSAL_KEY = "wardround-refusal-bin"
+_LONGEST_RETRY_AFTER_S = 60.0
 
 _TRY_AGAIN = frozenset(
     {
@@ -108,6 +115,9 @@ def _link_error(failure: _Failure, call: str) -> LinkError:
             status=status.name,
         )
     if refusal is not None and status is grpc.StatusCode.UNAVAILABLE:
+        if (retry_after_s := _retry_after_s(refusal)) is not None:
+            message = "the coordinator asks to try again later"
+            return CoordinatorBusyError(message, retry_after_s=retry_after_s, call=call, refusal_code=refusal.code)
         return CoordinatorUnavailableError("the coordinator asks to try again", call=call, refusal_code=refusal.code)
     return CoordinatorRefusedError(
         refusal.message if refusal is not None and refusal.message else "the coordinator refused the call",
@@ -115,6 +125,15 @@ def _link_error(failure: _Failure, call: str) -> LinkError:
         refusal_code=refusal.code if refusal is not None else "",
         call=call,
     )
+
+
+def _retry_after_s(refusal: errors_pb2.Refusal) -> float | None:
+    try:
+        wait_s = float(refusal.facts["retry_after_s"]) if "retry_after_s" in refusal.facts else None
+    except ValueError:
+        return None
+    # NaN compares false with everything, and a coordinator does not put a site to sleep.
+    return wait_s if wait_s is not None and 0 <= wait_s <= _LONGEST_RETRY_AFTER_S else None
 
 
 def _refusal_of(error: grpc.aio.AioRpcError) -> errors_pb2.Refusal | None:

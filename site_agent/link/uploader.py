@@ -1,6 +1,7 @@
 """The upload of a masked input: from where the coordinator stands, in 1 MiB chunks, until its signed receipt is here.
 
 The bytes come from the spool, which was on the disk before the first of them left: every attempt sends the same ones.
+It stays there until the round is settled or abandoned, long after the receipt.
 """
 
 from __future__ import annotations
@@ -9,22 +10,31 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
+import structlog
+
+from fl_protocol.codec import merkle
 from fl_protocol.codec.chunks import CHUNK_BYTES
 from fl_protocol.ids import SiteId
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import ExchangeContext
 from fl_protocol.wire.convert import proto_from_exchange, signed_from_proto
 from fl_protocol.wire.v1 import round_pb2
-from site_agent.errors import AnswerInvalidError, CoordinatorUnavailableError
+from site_agent.errors import AnswerInvalidError, CoordinatorRefusedError, CoordinatorUnavailableError, LinkError
 from site_agent.link.backoff import Backoff
 from site_agent.link.client import CoordinatorClient
 from site_agent.link.receipts import verify_receipt
 from site_agent.link.refusals import typed_errors
+from site_agent.link.transfer import IDLE_DEADLINE_S, Patience, Pulse, moving_call
 
-_SETUP_S = 30.0
-_SLOWEST_BYTES_PER_S = 64 * 1024
-"""Half a megabit a second: below it an attempt is given up and resumed, which loses nothing."""
+log = structlog.get_logger(__name__)
+
+_RESUMABLE = frozenset(
+    {"chunk-altered", "blob-offset", "upload-truncated", "upload-taken-over", "blob-store-full", "upload-altered"}
+)
+"""Refusals after which the same bytes are sent from where the coordinator stands."""
+_ALTERED = "upload-altered"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,41 +49,43 @@ class Upload:
 
 
 class Uploader:
-    """Sends masked inputs. Holds no bytes of its own but one chunk."""
+    """Sends masked inputs. Holds no bytes of its own but two chunks."""
 
     def __init__(
-        self, client: CoordinatorClient, *, coordinator_spki: bytes, backoff: Backoff, n_attempts: int = 8
+        self,
+        client: CoordinatorClient,
+        *,
+        coordinator_spki: bytes,
+        backoff: Backoff,
+        idle_deadline_s: float = IDLE_DEADLINE_S,
     ) -> None:
-        """Take the seams; ``n_attempts`` without any new byte arriving are a failure."""
+        """Take the seams; ``idle_deadline_s`` without any new byte arriving is a failure."""
         self._client = client
         self._coordinator_spki = coordinator_spki
         self._backoff = backoff
-        self._n_attempts = n_attempts
+        self._idle_deadline_s = idle_deadline_s
 
     async def upload(self, upload: Upload) -> SignedBody:
         """Send what is missing until there is a receipt, and verify it.
 
         Raises:
-            CoordinatorUnavailableError: the network failed ``n_attempts`` times without progress.
-            CoordinatorRefusedError: the coordinator will not have this upload (late, other content).
+            TransferIdleError: no new byte came through for the idle deadline. The instruction may be followed again.
+            CoordinatorRefusedError: the coordinator will not have this upload (late, other content, altered twice).
             ReceiptInvalidError: the receipt does not prove the upload.
             AnswerInvalidError: the coordinator claims more bytes than there are.
         """
-        failures, furthest = 0, 0
+        patience = Patience(self._backoff, idle_s=self._idle_deadline_s)
+        n_altered = 0
         while True:
             try:
-                status = await self._client.query_upload(upload.context)
-                if status.received_bytes > upload.n_bytes:
-                    raise AnswerInvalidError("the coordinator holds more than was sent", n_bytes=upload.n_bytes)
-                receipt = status.receipt or await self._send_from(upload, status.received_bytes)
+                receipt = await self._attempt(upload, patience)
                 break
-            except CoordinatorUnavailableError:
-                held = await self._held_bytes(upload)
-                failures = 0 if held > furthest else failures + 1
-                furthest = max(furthest, held)
-                if failures >= self._n_attempts:
+            except (CoordinatorUnavailableError, CoordinatorRefusedError) as error:
+                n_altered += _is_refusal(error, _ALTERED)
+                if not _may_resume(error) or n_altered > 1:
                     raise
-                await asyncio.sleep(self._backoff.next_wait_s())
+                log.info("upload_interrupted", run_id=upload.context.run_id, cause=str(error))
+                await patience.wait(error)
         self._backoff.reset()
         verify_receipt(
             receipt,
@@ -85,31 +97,54 @@ class Uploader:
         )
         return receipt
 
-    async def _held_bytes(self, upload: Upload) -> int:
-        try:
-            return (await self._client.query_upload(upload.context)).received_bytes
-        except CoordinatorUnavailableError:
-            return 0
+    async def _attempt(self, upload: Upload, patience: Patience) -> SignedBody:
+        """Ask how far it is, and send the rest."""
+        status = await self._client.query_upload(upload.context)
+        if status.received_bytes > upload.n_bytes:
+            raise AnswerInvalidError("the coordinator holds more than was sent", n_bytes=upload.n_bytes)
+        patience.reached(status.received_bytes)
+        return status.receipt or await self._send_from(upload, status.received_bytes)
 
     async def _send_from(self, upload: Upload, offset: int) -> SignedBody:
-        timeout_s = _SETUP_S + (upload.n_bytes - offset) / _SLOWEST_BYTES_PER_S
-        with typed_errors("UploadBlob"):
-            answer = await self._client.rounds.UploadBlob(_parts(upload, offset), timeout=timeout_s)
-            return signed_from_proto(answer.receipt)
+        async with moving_call("UploadBlob", idle_s=self._idle_deadline_s) as pulse:
+            with typed_errors("UploadBlob"):
+                # No time-out of its own: it ends by progress.
+                answer = await self._client.rounds.UploadBlob(_parts(upload, offset, pulse), timeout=None)
+                return signed_from_proto(answer.receipt)
 
 
-async def _parts(upload: Upload, offset: int) -> AsyncIterator[round_pb2.UploadBlobRequest]:
+def _is_refusal(error: LinkError, code: str) -> bool:
+    return isinstance(error, CoordinatorRefusedError) and error.refusal_code == code
+
+
+def _may_resume(error: LinkError) -> bool:
+    return not isinstance(error, CoordinatorRefusedError) or error.refusal_code in _RESUMABLE
+
+
+async def _parts(upload: Upload, offset: int, pulse: Pulse) -> AsyncIterator[round_pb2.UploadBlobRequest]:
     yield round_pb2.UploadBlobRequest(
         header=round_pb2.UploadHeader(
             exchange=proto_from_exchange(upload.context), masked_input=upload.header, offset=offset
         )
     )
-    with upload.path.open("rb") as stream:
+    with upload.path.open("rb", buffering=0) as stream:
         stream.seek(offset)
-        position = offset
-        # Up to the next chunk boundary first, so that a resumed upload ends its chunks where the digest tree does.
-        size = CHUNK_BYTES - offset % CHUNK_BYTES
-        while data := await asyncio.to_thread(stream.read, size):
-            yield round_pb2.UploadBlobRequest(chunk=round_pb2.BlobChunk(offset=position, data=data))
-            position += len(data)
-            size = CHUNK_BYTES
+        reading = asyncio.create_task(asyncio.to_thread(_read_chunk, stream, offset))
+        try:
+            while (chunk := await reading) is not None:
+                # The next one is read and digested while this one is on its way; there are never more.
+                reading = asyncio.create_task(asyncio.to_thread(_read_chunk, stream, chunk.offset + len(chunk.data)))
+                # Being asked for another chunk means that the line has taken the last one.
+                pulse.beat()
+                yield round_pb2.UploadBlobRequest(chunk=chunk)
+        finally:
+            # The file is closed only when no thread reads it any more.
+            await asyncio.wait([reading])
+            _ = reading.cancelled() or reading.exception()
+    pulse.beat()
+
+
+def _read_chunk(stream: BinaryIO, offset: int) -> round_pb2.BlobChunk | None:
+    # Up to the next chunk boundary first, so that a resumed upload ends its chunks where the digest tree does.
+    data = stream.read(CHUNK_BYTES - offset % CHUNK_BYTES)
+    return round_pb2.BlobChunk(offset=offset, data=data, leaf_sha256=merkle.leaf_hash(data)) if data else None
