@@ -8,6 +8,7 @@ import sys
 BENCHMARKS = {
     "secagg": "the secure sum: masking, adding, unmasking, bytes and milliseconds a site",
     "rounds": "a round without training: seconds, CPU and memory, from 3 to 200 sites",
+    "transport": "uploads and downloads beside a bare gRPC stream, slow sites, a line that breaks",
     "training": "the demo's study: federated beside local-only training at equal steps, seconds a step",
 }
 

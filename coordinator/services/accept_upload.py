@@ -25,7 +25,7 @@ from coordinator.rounds.participation_machine import ParticipationEvent
 from coordinator.services.context import EngineContext
 from coordinator.services.event_rows import store_event
 from coordinator.services.exchange_steps import Incoming, check_step_is_open, note_progress, store_message
-from coordinator.services.receive_upload import BlobPart, open_sink, receive_parts
+from coordinator.services.receive_upload import BlobPart, UploadTruncatedError, open_sink, receive_parts
 from coordinator.services.round_access import (
     ExchangeAccess,
     exchange_facts,
@@ -40,6 +40,17 @@ from fl_protocol.packing import pack, u64
 from fl_protocol.secagg.coordinator_role import check_m5
 from fl_protocol.signing.signed import SignedBody, sign_body
 from fl_protocol.spec.context import ExchangeContext
+
+__all__ = [
+    "RECEIPT_KIND",
+    "BlobPart",
+    "UploadAlteredError",
+    "UploadStatus",
+    "UploadTruncatedError",
+    "accept_upload",
+    "partial_name",
+    "query_upload",
+]
 
 _log = structlog.get_logger("coordinator.services")
 
