@@ -18,6 +18,7 @@ import structlog
 import typer
 
 from coordinator.settings import (
+    DEFAULT_DATABASE_URL,
     LogFormat,
     LogSettings,
     SettingsInvalidError,
@@ -34,7 +35,7 @@ R = TypeVar("R", bound=StrEnum)
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 5
-_UNAVAILABLE_CODES = frozenset({"listener-failed", "database-busy"})
+_UNAVAILABLE_CODES = frozenset({"listener-failed", "database-busy", "database-unavailable"})
 
 cli = typer.Typer(
     name="wardround-coordinator",
@@ -92,12 +93,18 @@ def init(
         int | None,
         typer.Option(min=0, max=65535, help="The gateway over HTTP/1.1; 8446, or chosen where the gateway's is."),
     ] = None,
+    database_url: Annotated[
+        str, typer.Option(help="SQLite in the folder, or postgresql+pg8000://user@host/name, empty.")
+    ] = DEFAULT_DATABASE_URL,
+    database_password_file: Annotated[
+        Path | None, typer.Option(help="A file with that database's password, mode 0600.")
+    ] = None,
 ) -> None:
     """Make a coordinator: configuration, keys, database, the first admin's token.
 
     Example: wardround-coordinator init ./coordinator --consortium "Rare disease network"
     """
-    from coordinator.installation import Ports, install
+    from coordinator.installation import DatabaseChoice, Ports, install
 
     made = install(
         directory,
@@ -109,6 +116,7 @@ def init(
             gateway_http1=default_http1_port(gateway_port) if http1_port is None else http1_port,
         ),
         clock=SystemClock(),
+        database=DatabaseChoice(url=database_url, password_file=database_password_file),
     )
     command = f"wardround-coordinator serve --config {made.config}"
     _answer(
@@ -136,6 +144,10 @@ def init(
 def serve_command(
     config: Config = _DEFAULT_CONFIG,
     roles: Annotated[str, typer.Option(help="What this process does, separated by commas.")] = "api,gateway,driver",
+    serve_file: Annotated[
+        Path | None,
+        typer.Option(help="Where it says its addresses: serve.json, or serve-ROLES-PID.json with fewer roles."),
+    ] = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
@@ -155,7 +167,7 @@ def serve_command(
     for name in unknown_environment_sections():
         log.warning("environment_variable_of_no_section", variable=name)
     try:
-        asyncio.run(serve(installation, roles=wanted, clock=SystemClock()))
+        asyncio.run(serve(installation, roles=wanted, clock=SystemClock(), serve_file=serve_file))
     except* WardroundError as group:
         # One cause is enough to end; the others are in the log.
         raise _first(group) from None
@@ -168,14 +180,9 @@ def migrate_command(config: Config = _DEFAULT_CONFIG) -> None:
 
     Example: wardround-coordinator migrate --config ./coordinator/coordinator.yaml
     """
-    from coordinator.db.migrate import migrate
     from coordinator.installation import open_installation
 
-    database = open_installation(config).open_database()
-    try:
-        migrate(database.engine)
-    finally:
-        database.dispose()
+    open_installation(config).migrate_database()
     _answer({"migrated": True}, ["The database has this version's schema."])
 
 

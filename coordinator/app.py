@@ -12,11 +12,13 @@ import json
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from pathlib import Path
 
 import structlog
 import uvicorn
@@ -24,20 +26,22 @@ import uvicorn
 from coordinator.api.main import create_app
 from coordinator.ca.authority import GATEWAY_SERVER_NAME
 from coordinator.ca.key_files import replace_file
-from coordinator.db.migrate import is_current
+from coordinator.db.notices import NoticeBoard
 from coordinator.db.tx import Database
 from coordinator.driver.janitor import Janitor, JanitorSettings
 from coordinator.driver.round_driver import DriverSettings, RoundDriver
+from coordinator.errors import DatabaseBusyError, DatabaseUnavailableError
 from coordinator.gateway.http1_server import open_http1_gateway
 from coordinator.gateway.server import Listener, ListenerError, open_enrolment, open_gateway
 from coordinator.http_server import QuietServer, address_of, bound_socket
 from coordinator.installation import Installation, Keys
+from coordinator.replicas import is_database_current, keep_house, notice_board, serve_file_for
 from coordinator.services.checkpoint_audit import checkpoint_audit
 from coordinator.services.context import EngineContext
 from coordinator.services.release_adapter import create_release
 from coordinator.services.resources import Addresses, Resources
 from coordinator.services.upload_desk import UploadDesk
-from coordinator.services.wakeups import Wakeups
+from coordinator.services.wakeups import Waiting, Wakeups
 from fl_protocol.clock import Clock
 from fl_protocol.errors import WardroundError
 from fl_protocol.ids import RunId
@@ -86,12 +90,23 @@ class _Parts:
     resources: Resources
     engine: EngineContext
     watch: _DriverWatch
+    notices: NoticeBoard | None
+    serve_file: Path
 
 
-async def serve(installation: Installation, *, roles: frozenset[ServiceRole], clock: Clock) -> None:
+async def serve(
+    installation: Installation, *, roles: frozenset[ServiceRole], clock: Clock, serve_file: Path | None = None
+) -> None:
     """Run until SIGTERM or SIGINT.
 
+    Args:
+        installation: the folder.
+        roles: what this process does.
+        clock: of the whole process.
+        serve_file: where it says its addresses; by default see ``serve_file_for``.
+
     Raises:
+        DatabaseUnavailableError: the database has not answered for a minute.
         DatabaseOutdatedError: the database has to be migrated first.
         ListenerError: a port cannot be bound.
         CaError: a key cannot be read.
@@ -102,12 +117,13 @@ async def serve(installation: Installation, *, roles: frozenset[ServiceRole], cl
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
+    said_in = serve_file or serve_file_for(installation, roles, all_roles=frozenset(ServiceRole))
     async with _opened_database(installation) as database:
-        parts = _make_parts(installation, database=database, roles=roles, clock=clock)
+        parts = _make_parts(installation, database=database, roles=roles, clock=clock, serve_file=said_in)
         try:
             await _run(parts, roles=roles, stop=stop)
         finally:
-            installation.serve_file.unlink(missing_ok=True)
+            said_in.unlink(missing_ok=True)
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(name)
     _log.info("coordinator_stopped")
@@ -117,7 +133,7 @@ async def serve(installation: Installation, *, roles: frozenset[ServiceRole], cl
 async def _opened_database(installation: Installation) -> AsyncIterator[Database]:
     database = installation.open_database()
     try:
-        if not await asyncio.to_thread(is_current, database.engine):
+        if not await is_database_current(database):
             raise DatabaseOutdatedError("the database is of another version; run `wardround-coordinator migrate`")
         yield database
     finally:
@@ -125,11 +141,16 @@ async def _opened_database(installation: Installation) -> AsyncIterator[Database
 
 
 def _make_parts(
-    installation: Installation, *, database: Database, roles: frozenset[ServiceRole], clock: Clock
+    installation: Installation,
+    *,
+    database: Database,
+    roles: frozenset[ServiceRole],
+    clock: Clock,
+    serve_file: Path,
 ) -> _Parts:
     loop = asyncio.get_running_loop()
     keys = installation.load_keys()
-    wakeups = Wakeups()
+    wakeups, notices = _make_wakeups(installation, database)
     watch = _DriverWatch(clock=clock)
 
     def from_any_thread(ring: Callable[[], None]) -> Callable[[], None]:
@@ -158,7 +179,28 @@ def _make_parts(
         origin=resources.origin,
         uploads=UploadDesk(settings.gateway.max_uploads),
     )
-    return _Parts(installation=installation, keys=keys, resources=resources, engine=engine, watch=watch)
+    return _Parts(
+        installation=installation,
+        keys=keys,
+        resources=resources,
+        engine=engine,
+        watch=watch,
+        notices=notices,
+        serve_file=serve_file,
+    )
+
+
+def _make_wakeups(installation: Installation, database: Database) -> tuple[Wakeups, NoticeBoard | None]:
+    """The bells, and how other processes hear them: over PostgreSQL; on SQLite they look by themselves."""
+    if not database.is_server:
+        return Wakeups(), None
+
+    def hear(waiting: Waiting) -> None:
+        wakeups.hear(waiting)
+
+    notices = notice_board(installation, database, hear=hear)
+    wakeups = Wakeups(tell_others=lambda waiting: notices.post(waiting.value))
+    return wakeups, notices
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
@@ -188,11 +230,9 @@ async def _run(parts: _Parts, *, roles: frozenset[ServiceRole], stop: asyncio.Ev
             task = await listener.start(group)
             if listener.end is None:
                 cancelled.append(task)
-        if ServiceRole.DRIVER in roles:
-            cancelled.append(group.create_task(_drive(parts), name="driver"))
-            cancelled.append(group.create_task(_sign_checkpoints(parts), name="checkpoints"))
-            cancelled.append(group.create_task(_tidy(parts), name="janitor"))
-        _say_ready(parts.installation, {listener.name: listener.address for listener in listening})
+        for name, work in _background(parts, roles):
+            cancelled.append(group.create_task(work, name=name))
+        _say_ready(parts.serve_file, {listener.name: listener.address for listener in listening})
         await stop.wait()
         _log.info("coordinator_stopping")
         for listener in listening:
@@ -200,6 +240,18 @@ async def _run(parts: _Parts, *, roles: frozenset[ServiceRole], stop: asyncio.Ev
                 listener.end()
         for task in cancelled:
             task.cancel()
+
+
+def _background(parts: _Parts, roles: frozenset[ServiceRole]) -> Iterator[tuple[str, Coroutine[object, object, None]]]:
+    """What goes on beside the listeners: the driver's work, and what every process does whatever its roles."""
+    if ServiceRole.DRIVER in roles:
+        yield "driver", _drive(parts)
+        yield "checkpoints", _sign_checkpoints(parts)
+        yield "janitor", _tidy(parts)
+    if parts.notices is not None:
+        yield "notices", parts.notices.run()
+    lease = timedelta(seconds=parts.installation.settings.driver.lease_s)
+    yield "housekeeping", keep_house(parts.engine.db, clock=parts.engine.clock, lease=lease)
 
 
 def _open_listeners(parts: _Parts) -> tuple[_Listening, ...]:
@@ -252,12 +304,24 @@ def _http_listening(name: str, server: QuietServer, bound: socket.socket, *, end
 def _open_rest(parts: _Parts) -> _Listening:
     settings = parts.installation.settings.rest
     identity = parts.resources.authority.issue_server_certificate(names=settings.names, now=parts.resources.now())
-    # uvicorn reads its certificate from files; they are made anew at each start.
-    certificate = parts.installation.keys_directory / "rest.pem"
-    key = parts.installation.keys_directory / "rest.key.pem"
-    replace_file(certificate, identity.certificate_pem, mode=0o644)
-    replace_file(key, identity.key_pem, mode=0o600)
-    config = uvicorn.Config(
+    # uvicorn reads its certificate from files: a private folder of this process's, gone as soon as they are read.
+    with tempfile.TemporaryDirectory(prefix="wardround-rest-") as folder:
+        certificate, key = Path(folder) / "rest.pem", Path(folder) / "rest.key.pem"
+        replace_file(certificate, identity.certificate_pem, mode=0o600)
+        replace_file(key, identity.key_pem, mode=0o600)
+        config = _rest_config(parts, certificate=certificate, key=key)
+        config.load()
+    server = QuietServer(config)
+
+    def end() -> None:
+        server.should_exit = True
+
+    return _http_listening("rest", server, _bound_socket(settings.host, settings.port), end=end)
+
+
+def _rest_config(parts: _Parts, *, certificate: Path, key: Path) -> uvicorn.Config:
+    settings = parts.installation.settings.rest
+    return uvicorn.Config(
         create_app(parts.resources, max_body_bytes=settings.max_body_bytes),
         ssl_certfile=certificate,
         ssl_keyfile=key,
@@ -268,12 +332,6 @@ def _open_rest(parts: _Parts) -> _Listening:
         server_header=False,
         timeout_graceful_shutdown=int(_STOP_GRACE_S),
     )
-    server = QuietServer(config)
-
-    def end() -> None:
-        server.should_exit = True
-
-    return _http_listening("rest", server, _bound_socket(settings.host, settings.port), end=end)
 
 
 def _bound_socket(host: str, port: int) -> socket.socket:
@@ -319,11 +377,14 @@ async def _sign_checkpoints(parts: _Parts) -> None:
     every = parts.installation.settings.audit.checkpoint_every
     while True:
         await asyncio.sleep(_CHECKPOINT_POLL_S)
-        await asyncio.to_thread(checkpoint_audit, parts.resources, min_new_events=every)
+        try:
+            await asyncio.to_thread(checkpoint_audit, parts.resources, min_new_events=every)
+        except (DatabaseUnavailableError, DatabaseBusyError) as error:
+            _log.warning("checkpoint_waits_for_database", code=error.code)
 
 
-def _say_ready(installation: Installation, addresses: dict[str, str]) -> None:
+def _say_ready(serve_file: Path, addresses: dict[str, str]) -> None:
     nobody: dict[str, str | None] = {"rest": None, "gateway": None, "enrolment": None, "gateway_http1": None}
     document = {**nobody, **addresses, "pid": os.getpid()}
-    replace_file(installation.serve_file, json.dumps(document).encode() + b"\n", mode=0o644)
+    replace_file(serve_file, json.dumps(document).encode() + b"\n", mode=0o644)
     _log.info("coordinator_ready", **document)

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from coordinator.db.migrate import is_current
 from coordinator.installation import Installation, open_installation
+from coordinator.replicas import clock_offset, running_processes
 from coordinator.settings import BlobKind, SettingsInvalidError, unknown_environment_sections
 from fl_protocol.clock import Clock
 from fl_protocol.errors import WardroundError
@@ -48,7 +49,7 @@ def _findings(installation: Installation, *, clock: Clock) -> Iterator[Finding]:
     yield Finding(name="configuration", is_well=True, detail=detail)
     yield _check_keys(installation, clock=clock)
     yield _check_key_folder(installation)
-    yield _check_database(installation)
+    yield _check_database(installation, clock=clock)
     if installation.settings.blobs.kind is BlobKind.FOLDER:
         yield _check_disk(installation)
     yield _check_blobs(installation)
@@ -91,19 +92,21 @@ def _check_key_folder(installation: Installation) -> Finding:
     return Finding(name="permissions", is_well=True, detail="the keys are their owner's only")
 
 
-def _check_database(installation: Installation) -> Finding:
+def _check_database(installation: Installation, *, clock: Clock) -> Finding:
     try:
-        database = installation.open_database()
+        database = installation.open_database(patience_s=0.0)
         try:
             is_new = is_current(database.engine)
+            offset = clock_offset(database, clock=clock) if is_new else None
         finally:
             database.dispose()
-    except (SQLAlchemyError, WardroundError) as error:
+    except (SQLAlchemyError, ImportError, WardroundError) as error:
+        said = error.facts.get("error", str(error)) if isinstance(error, WardroundError) else type(error).__name__
         return Finding(
             name="database",
             is_well=False,
-            detail=f"cannot be reached ({type(error).__name__})",
-            advice="look at database.url",
+            detail=f"cannot be reached ({said})",
+            advice="look at database.url and database.password_file, and whether the server runs",
         )
     if not is_new:
         return Finding(
@@ -111,6 +114,13 @@ def _check_database(installation: Installation) -> Finding:
             is_well=False,
             detail="its schema is of another version",
             advice="run `wardround-coordinator migrate`",
+        )
+    if offset is not None and abs(offset) > timedelta(seconds=installation.settings.driver.lease_s) / 3:
+        return Finding(
+            name="database",
+            is_well=False,
+            detail=f"its clock differs from this machine's by {abs(offset.total_seconds()):.1f} s",
+            advice="let both follow a time server: leases are judged by the processes' own clocks",
         )
     return Finding(name="database", is_well=True, detail="reachable, with this version's schema")
 
@@ -156,7 +166,7 @@ def _check_port(installation: Installation, *, name: str, host: str, port: int) 
     label = f"port of {name}"
     if port == 0:
         return Finding(name=label, is_well=True, detail="chosen at each start")
-    if installation.serve_file.exists():
+    if running_processes(installation):
         return Finding(name=label, is_well=True, detail=f"{host}:{port}, a coordinator of this folder is running")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from sqlalchemy import select
 from sqlalchemy.engine import URL, make_url
 
 from coordinator.blobs.filesystem import FilesystemBlobStore
@@ -29,11 +30,18 @@ from coordinator.ca.authority import (
 from coordinator.ca.key_files import load_certificate, load_key, read_file, read_private_file, write_new_file
 from coordinator.db.engines import engine_from_url
 from coordinator.db.migrate import migrate
-from coordinator.db.tx import Database
+from coordinator.db.models import User
+from coordinator.db.tx import PATIENCE_S, Database
 from coordinator.services.checkpoint_audit import checkpoint_audit
 from coordinator.services.resources import Addresses, Resources
 from coordinator.services.users_and_tokens import Role, add_user, create_token
-from coordinator.settings import DEFAULT_FILE, BlobKind, CoordinatorSettings, load_settings
+from coordinator.settings import (
+    DEFAULT_DATABASE_URL,
+    DEFAULT_FILE,
+    BlobKind,
+    CoordinatorSettings,
+    load_settings,
+)
 from fl_protocol.clock import Clock
 from fl_protocol.errors import WardroundError
 from fl_protocol.ids import Sha256Hex
@@ -124,9 +132,22 @@ class Installation:
             url = url.set(password=read_private_file(path).decode().strip())
         return url.render_as_string(hide_password=False)
 
-    def open_database(self) -> Database:
+    def open_database(self, *, patience_s: float = PATIENCE_S) -> Database:
         """The database, which may still lack its tables."""
-        return Database(engine_from_url(self.database_url()))
+        engine = engine_from_url(self.database_url(), pool_size=self.settings.database.pool_size)
+        return Database(engine, patience_s=patience_s)
+
+    def migrate_database(self) -> None:
+        """Bring the database to this version's schema, however long a step may take.
+
+        Raises:
+            DatabaseUnavailableError: it does not answer.
+        """
+        engine = engine_from_url(self.database_url(), answer_timeout_s=None)
+        try:
+            migrate(engine)
+        finally:
+            engine.dispose()
 
     def open_blobs(self) -> BlobStore:
         """Where the blobs are, as the settings say. An object store is not spoken to yet.
@@ -212,11 +233,29 @@ def open_installation(config: Path) -> Installation:
     return Installation(directory=config.resolve().parent, settings=load_settings(config))
 
 
-def install(directory: Path, *, consortium: str, ports: Ports, clock: Clock) -> Installed:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseChoice:
+    """Which database a new coordinator is to have.
+
+    Attributes:
+        url: as in the settings.
+        password_file: an existing file with the password; it is named in the settings by its absolute path, not copied.
+    """
+
+    url: str = DEFAULT_DATABASE_URL
+    password_file: Path | None = None
+
+
+def install(
+    directory: Path, *, consortium: str, ports: Ports, clock: Clock, database: DatabaseChoice | None = None
+) -> Installed:
     """Make a coordinator's folder, whole or not at all.
 
+    A database that is a server must be empty, or already have a coordinator's tables and no users.
+
     Raises:
-        InstallationExistsError: the folder is there and not empty.
+        InstallationExistsError: the folder is there and not empty, or the database has another coordinator's users.
+        DatabaseUnavailableError: the database does not answer.
     """
     directory = directory.absolute()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -225,7 +264,9 @@ def install(directory: Path, *, consortium: str, ports: Ports, clock: Clock) -> 
     workplace = directory.with_name(f".{directory.name}.init-{os.getpid()}")
     workplace.mkdir(mode=0o700)
     try:
-        root_sha256 = _fill(workplace, consortium=consortium, ports=ports, clock=clock)
+        text = _settings_text(consortium=consortium, ports=ports, database=database or DatabaseChoice())
+        write_new_file(workplace / CONFIG_FILE, text.encode(), mode=0o644)
+        root_sha256 = _fill(workplace, consortium=consortium, clock=clock)
         # One rename: a folder that is there has everything in it.
         workplace.rename(directory)
     except BaseException:
@@ -239,22 +280,32 @@ def install(directory: Path, *, consortium: str, ports: Ports, clock: Clock) -> 
     )
 
 
-def _fill(folder: Path, *, consortium: str, ports: Ports, clock: Clock) -> Sha256Hex:
-    text = DEFAULT_FILE.format(
-        consortium=yaml.safe_dump(consortium, default_style='"', allow_unicode=True).strip(),
+def _settings_text(*, consortium: str, ports: Ports, database: DatabaseChoice) -> str:
+    def quoted(text: str) -> str:
+        return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1000).strip()
+
+    password_file = database.password_file
+    return DEFAULT_FILE.format(
+        consortium=quoted(consortium),
+        database_url=database.url if database.url == DEFAULT_DATABASE_URL else quoted(database.url),
+        password_file="null" if password_file is None else quoted(str(password_file.absolute())),
         rest_port=ports.rest,
         gateway_port=ports.gateway,
         enrolment_port=ports.enrolment,
         http1_port=ports.gateway_http1,
     )
-    write_new_file(folder / CONFIG_FILE, text.encode(), mode=0o644)
+
+
+def _fill(folder: Path, *, consortium: str, clock: Clock) -> Sha256Hex:
     installation = open_installation(folder / CONFIG_FILE)
     _write_keys(installation, consortium=consortium, clock=clock)
     installation.blobs_directory.mkdir(mode=0o700)
     keys = installation.load_keys()
+    installation.migrate_database()
     database = installation.open_database()
     try:
-        migrate(database.engine)
+        if database.read("users", lambda session: session.scalars(select(User.user_id).limit(1)).first()) is not None:
+            raise InstallationExistsError("the database belongs to another coordinator; name an empty one")
         resources = installation.resources(
             database=database, keys=keys, clock=clock, addresses=Addresses(gateway="", enrolment="")
         )

@@ -20,6 +20,7 @@ from pydantic_settings.sources import InitSettingsSource
 from fl_protocol.errors import WardroundError
 
 ENV_PREFIX = "WARDROUND_"
+DEFAULT_DATABASE_URL = "sqlite:///coordinator.db"
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -63,8 +64,18 @@ class _Section(BaseModel):
 class DatabaseSettings(_Section):
     """Where rows live."""
 
-    url: str = "sqlite:///coordinator.db"
+    url: str = DEFAULT_DATABASE_URL
     password_file: Path | None = None
+    pool_size: Annotated[int, Field(ge=2, le=200)] = 16
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_of_a_known_database(cls, url: str) -> str:
+        if not url.startswith(("sqlite:///", "postgresql+pg8000://")):
+            raise ValueError("a database is sqlite:///file or postgresql+pg8000://user@host/name")
+        if "@" in url and ":" in url.partition("://")[2].rpartition("@")[0]:
+            raise ValueError("no password in here: put it into a file and name that as database.password_file")
+        return url
 
 
 class BlobKind(StrEnum):
@@ -271,8 +282,10 @@ DEFAULT_FILE = """\
 consortium: {consortium}          # the organisation named in the root certificate
 
 database:
-  url: sqlite:///coordinator.db   # or postgresql+psycopg://user@host/name
-  password_file: null             # a file that holds the database's password
+  # sqlite:///file, or postgresql+pg8000://user@host/name (PostgreSQL 13 or later), which several processes may share
+  url: {database_url}
+  password_file: {password_file}             # a file that holds the database's password, mode 0600
+  pool_size: 16                   # PostgreSQL: the most connections of this process, one more listens
 
 blobs:                            # masked uploads, sums, releases; content-addressed
   kind: folder                    # folder | s3

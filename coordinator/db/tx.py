@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 _MAX_TRIES = 6
 _MAX_TRIES_OF_TAKEN = 3
-_PATIENCE_S = 10.0
+PATIENCE_S = 10.0
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _HAS_WRITTEN = "wardround-has-written"
@@ -91,7 +91,7 @@ class _Patience:
 class Database:
     """Runs functions inside transactions. One instance a process; safe in many threads."""
 
-    def __init__(self, engine: Engine, *, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(self, engine: Engine, *, patience_s: float = PATIENCE_S) -> None:
         """Take an engine of ``engine_from_url``.
 
         Args:

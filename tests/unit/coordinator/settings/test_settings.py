@@ -21,7 +21,13 @@ def written(folder: Path, text: str) -> Path:
 
 def test_default_file_names_every_key_and_means_the_defaults(tmp_path: Path) -> None:
     text = DEFAULT_FILE.format(
-        consortium='"A, B: C"', rest_port=8443, gateway_port=8444, enrolment_port=8445, http1_port=8446
+        consortium='"A, B: C"',
+        database_url="sqlite:///coordinator.db",
+        password_file="null",
+        rest_port=8443,
+        gateway_port=8444,
+        enrolment_port=8445,
+        http1_port=8446,
     )
     settings = load_settings(written(tmp_path, text))
     assert settings == CoordinatorSettings(consortium="A, B: C")
