@@ -34,7 +34,7 @@ from coordinator.errors import DatabaseBusyError, DatabaseUnavailableError
 from coordinator.gateway.http1_server import open_http1_gateway
 from coordinator.gateway.server import Listener, ListenerError, open_enrolment, open_gateway
 from coordinator.http_server import QuietServer, address_of, bound_socket
-from coordinator.installation import Installation, Keys
+from coordinator.installation import CONFIG_FILE, Installation, Keys
 from coordinator.replicas import is_database_current, keep_house, notice_board, serve_file_for
 from coordinator.services.checkpoint_audit import checkpoint_audit
 from coordinator.services.context import EngineContext
@@ -42,6 +42,7 @@ from coordinator.services.release_adapter import create_release
 from coordinator.services.resources import Addresses, Resources
 from coordinator.services.upload_desk import UploadDesk
 from coordinator.services.wakeups import Waiting, Wakeups
+from coordinator.settings import SettingsInvalidError
 from fl_protocol.clock import Clock
 from fl_protocol.errors import WardroundError
 from fl_protocol.ids import RunId
@@ -106,6 +107,7 @@ async def serve(
         serve_file: where it says its addresses; by default see ``serve_file_for``.
 
     Raises:
+        SettingsInvalidError: these roles need a setting that is missing.
         DatabaseUnavailableError: the database has not answered for a minute.
         DatabaseOutdatedError: the database has to be migrated first.
         ListenerError: a port cannot be bound.
@@ -117,6 +119,7 @@ async def serve(
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
+    _check_addresses(installation, roles)
     said_in = serve_file or serve_file_for(installation, roles, all_roles=frozenset(ServiceRole))
     async with _opened_database(installation) as database:
         parts = _make_parts(installation, database=database, roles=roles, clock=clock, serve_file=said_in)
@@ -127,6 +130,18 @@ async def serve(
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(name)
     _log.info("coordinator_stopped")
+
+
+def _check_addresses(installation: Installation, roles: frozenset[ServiceRole]) -> None:
+    """Invitations name the enrolment listener: without one of its own, a process has to be told where it is.
+
+    Raises:
+        SettingsInvalidError: it was not told.
+    """
+    is_told = installation.settings.enrolment.advertise is not None
+    if ServiceRole.API in roles and ServiceRole.GATEWAY not in roles and not is_told:
+        fault = "enrolment.advertise: say host:port where sites enrol, because this process runs api without gateway"
+        raise SettingsInvalidError((fault,), path=installation.directory / CONFIG_FILE)
 
 
 @contextlib.asynccontextmanager

@@ -24,7 +24,7 @@ CHANNEL = "wardround"
 _CONNECT_TIMEOUT_S = 5.0
 _HEARTBEAT_S = 15.0
 _FIRST_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 10.0
+_LONGEST_PAUSE_S = 3.0
 
 _log = structlog.get_logger("coordinator.db")
 

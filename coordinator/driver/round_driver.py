@@ -57,6 +57,7 @@ class RoundDriver:
 
     async def run(self) -> None:
         """Drive until cancelled; then finish nothing, give the leases back and leave the rest to the next."""
+        _log.info("driver_started", holder=self._holder)
         try:
             while True:
                 seen = self._ctx.wakeups.driver.count
