@@ -111,7 +111,7 @@ class JobDesk:
             ),
             threads=self._options.threads,
             device=self._options.device,
-            timeout_s=min(self._options.timeout_s, spec.cohort.round_deadline_s),
+            timeout_s=self._options.timeout_s,
         )
 
     @staticmethod
