@@ -74,6 +74,7 @@ class AuditKind(StrEnum):
     KEYS_ADVERTISED = "keys.advertised"
     SHARES_DEALT = "shares.dealt"
     SHARES_REVEALED = "shares.revealed"
+    REVEAL_RELEASED = "reveal.released"
     SURVIVORS_CONFIRMED = "survivors.confirmed"
     PAYLOAD_MASKED = "payload.masked"
     PAYLOAD_SENT = "payload.sent"

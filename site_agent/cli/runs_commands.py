@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from site_agent.cli.open_site import OpenSite, open_site
 from site_agent.cli.run_page import page_lines, run_document
 from site_agent.policy.evaluate import Denied, evaluate_run
 from site_agent.policy.explain import sentence_for_rule
+from site_agent.state.reveal_release import UnresolvedReveal, release_reveals, unresolved_reveals
 
 app = typer.Typer(no_args_is_help=True, help="The site's word on runs.")
 _SENT_BY_AGENT = "The agent sends it as soon as it runs ('wardround-site start')."
@@ -128,6 +130,60 @@ def resume(context: typer.Context) -> None:
     Example: wardround-site runs resume
     """
     _switch(console_of(context), is_paused=False)
+
+
+@app.command()
+def release(
+    context: typer.Context,
+    run: RunArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; for machines. It is recorded all the same.")] = False,  # noqa: FBT002 - a switch
+) -> None:
+    """Let this site take part again after a secure sum whose result it never saw.
+
+    This site revealed shares and then heard nothing more, so it refuses every further round that would sum the same
+    state over other sites. Say 'release' only when the coordinator's admin confirms that the sum was never made.
+
+    Example: wardround-site runs release run-...
+    """
+    console = console_of(context)
+    with open_site(console) as site:
+        run_id = site.db.run_read("find_run", lambda session: find_run(session, run)).run.run_id
+        reveals = site.db.run_read("unresolved-reveals", lambda session: unresolved_reveals(session, run_id))
+        for line in _release_warning(reveals):
+            console.say(line)
+        if not yes:
+            if not console.is_interactive:
+                raise UsageError("this is a person's decision: run it at a terminal, or say --yes")
+            typer.confirm("Release it all the same? This is recorded with your name.", abort=True)
+        user = local_user()
+        released = release_reveals(site.db, site.audit, run_id=run_id, local_user=user, now=console.clock.now())
+    items = [
+        {
+            "round_index": reveal.round.round_index,
+            "round_attempt": reveal.round.round_attempt,
+            "survivors": [*reveal.survivors],
+        }
+        for reveal in released
+    ]
+    line = "Released. The site takes part again when the coordinator opens the next attempt."
+    console.answer({"run_id": run_id, "released_by": user, "items": items}, line)
+
+
+_RELEASE_MAY_COST = (
+    "If that sum was made after all, whoever holds it and the next one can subtract them. What is left is what the "
+    "sites sent that are in one of the two only, beside the difference of two updates from the same state: where the "
+    "sums differ by one site, nearly that site's update and its losses alone. Nothing can take that back. Where you are "
+    "not sure, ask for a new run instead."
+)
+
+
+def _release_warning(reveals: Sequence[UnresolvedReveal]) -> list[str]:
+    lines = []
+    for reveal in reveals:
+        place = f"Round {reveal.round.round_index}, attempt {reveal.round.round_attempt}"
+        survivors = ", ".join(reveal.survivors) or "sites whose names are not kept"
+        lines.append(f"{place}: this site revealed shares for a sum over {survivors}, and never saw the result.")
+    return [*lines, _RELEASE_MAY_COST]
 
 
 def _approve(console: SiteConsole, site: OpenSite, run: str, word: StewardWord) -> None:

@@ -7,7 +7,8 @@ action. Invariants, across restarts:
 - a flag (step, exchange) is set once; M9 sets one by the payload's digest too, and a payload whose flag is set is never
   masked again;
 - an evaluation is revealed among one set of survivors only, whichever rounds and runs carry it;
-- a reveal stays unresolved until the result of that very exchange, or of one with the same survivors, is settled.
+- a reveal stays unresolved until the result of that very exchange, or of one with the same survivors, is settled, or
+  the steward releases it by an explicit word.
 """
 
 from __future__ import annotations
@@ -37,9 +38,14 @@ from site_agent.state.payload_memory import Evaluation, MaskedCohort, RevealedEx
 SUPERSEDED = "superseded"
 """A reveal whose round ended without a result, resolved by a later round with the same survivors."""
 
+RELEASED = "released"
+"""A reveal whose result never came, resolved by the steward's explicit word (``reveal_release``)."""
+
+PAYLOAD_FLAG = "M9/payload"
+OVER = frozenset(phase.value for phase in TERMINAL) | {SUPERSEDED, RELEASED}
+RESOLVED = frozenset({SessionPhase.SETTLED.value, SUPERSEDED, RELEASED})
+
 _ACTOR = "agent"
-_PAYLOAD_FLAG = "M9/payload"
-_OVER = frozenset(phase.value for phase in TERMINAL) | {SUPERSEDED}
 _SETTLED = SessionPhase.SETTLED.value
 _TRAINING = SessionPhase.TRAINING.value
 
@@ -58,12 +64,12 @@ class JoinedRound:
     @property
     def is_over(self) -> bool:
         """Whether nothing more happens in it."""
-        return self.state in _OVER
+        return self.state in OVER
 
     @property
     def is_unresolved(self) -> bool:
         """Whether this site revealed shares and has not seen what became of the sum."""
-        return self.is_revealed and self.state not in {_SETTLED, SUPERSEDED}
+        return self.is_revealed and self.state not in RESOLVED
 
 
 def survivors_digest(sites: Collection[SiteId]) -> str:
@@ -95,7 +101,7 @@ class RoundBook:
 
         def read(session: Session) -> tuple[JoinedRound, ...]:
             order = (JoinedRoundRow.run_id, JoinedRoundRow.round_index, JoinedRoundRow.round_attempt)
-            query = select(JoinedRoundRow).where(JoinedRoundRow.state.not_in(_OVER)).order_by(*order)
+            query = select(JoinedRoundRow).where(JoinedRoundRow.state.not_in(OVER)).order_by(*order)
             return tuple(_joined(row) for row in session.scalars(query))
 
         return self._db.run_read("open-rounds", read)
@@ -144,13 +150,13 @@ class RoundBook:
 
         def write(session: Session) -> None:
             row = session.get(JoinedRoundRow, _key(round_context))
-            if row is not None and row.state in _OVER:
+            if row is not None and row.state in OVER:
                 # A round ends once; declining it again, because the first word was lost, changes nothing.
                 return
             if row is not None:
                 row.state = state
                 row.updated_at = instant_text(self._clock.now())
-            if state in _OVER:
+            if state in OVER:
                 self._audit.append(
                     session, AuditKind.PARTICIPATION_STATE, _ACTOR, **_facts(round_context), state=state, reason=outcome
                 )
@@ -285,7 +291,7 @@ class RoundBook:
                 raise OneShotSpentError(message, step=Step.REVEAL.value)
             self._claim(session, Step.REVEAL.value, context.encode(), row.payload_sha256)
             for digest in payload_memory.payload_names(row.payload_sha256, evaluation):
-                self._claim(session, _PAYLOAD_FLAG, bytes.fromhex(digest), digest)
+                self._claim(session, PAYLOAD_FLAG, bytes.fromhex(digest), digest)
             at = instant_text(self._clock.now())
             payload_memory.remember_survivors(session, evaluation, context, survivors, at=at)
             row.m9_sent = True
@@ -332,7 +338,7 @@ class RoundBook:
 
 
 def _is_spent(session: Session, digest: str) -> bool:
-    return session.get(OneShotFlagRow, (_PAYLOAD_FLAG, bytes.fromhex(digest))) is not None
+    return session.get(OneShotFlagRow, (PAYLOAD_FLAG, bytes.fromhex(digest))) is not None
 
 
 def _resolve_like(session: Session, settled: JoinedRoundRow) -> None:

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sqlalchemy import select
 
+from fl_protocol.audit.events import event_from_bytes
 from fl_protocol.clock import SystemClock
 from fl_protocol.ids import RunId, Sha256Hex, SiteId
 from fl_protocol.pki.certificates import LeafNames, Validity, issue_leaf, make_ca_certificate, new_serial
 from fl_protocol.pki.identity import site_uri
 from fl_protocol.pki.keys import generate_private_key, spki_from_private_key
 from fl_protocol.pki.tls import certificate_fingerprint, pem_from_certificate
+from fl_protocol.spec.context import ExchangeContext, RoundContext
 from fl_protocol.spec.run_spec import bind_adapter, parse_run_spec, resolve_run_spec
 from fl_protocol.tensors.adapter_layout import AdapterLayout, TensorSpec
 from fl_protocol.testing.run_specs import pin_of, run_spec_document
@@ -24,11 +27,14 @@ from site_agent.cli.app import run_program
 from site_agent.datasets.declaration import DatasetDeclaration
 from site_agent.datasets.inspector import Inspection
 from site_agent.datasets.registry import register_dataset
+from site_agent.db.models import AuditEventRow
 from site_agent.db.tx import open_site_db
 from site_agent.enrolment.enrol import write_first_files
 from site_agent.enrolment.identity_file import SiteIdentity, save_identity
 from site_agent.enrolment.keystore import KeyStore
 from site_agent.folder import SiteFolder
+from site_agent.state.payload_memory import Evaluation, MaskedCohort, RevealedExchange
+from site_agent.state.round_book import RoundBook
 
 RUN_ID = RunId("run-" + "a" * 26)
 LAYOUT = AdapterLayout(kind="lora", tensors=(TensorSpec(name="a.weight", shape=(8, 16)),), peft_config={"r": 8})
@@ -183,6 +189,49 @@ def test_runs_approve_with_a_faulty_policy_exits_with_two_and_lists_faults(progr
     assert isinstance(error, dict)
     assert exit_code == 2
     assert [fault.partition(":")[0] for fault in error["faults"]] == ["tasks", "adapter"]
+
+
+def reveal_and_hear_no_more(folder: SiteFolder) -> None:
+    """As the agent leaves it whose round was aborted after its shares had left."""
+    place = RoundContext(run_id=RUN_ID, round_index=2, round_attempt=1)
+    context = ExchangeContext(run_id=RUN_ID, round_index=2, round_attempt=1, exchange_index=0, exchange_attempt=0)
+    survivors = (SiteId("charite"), SiteId("st-mary"), SiteId("ucsf"))
+    evaluation = Evaluation(sha256="77" * 32, is_alone=False)
+    clock = SystemClock()
+    db = open_site_db(folder.database)
+    book = RoundBook(db, AuditLog(KeyStore(folder).load_signer(), clock, "site:st-mary"), clock)
+    book.join(place, manifest_sha256="11" * 32, public_state_sha256="22" * 32)
+    cohort = MaskedCohort(context=context, sites=frozenset(survivors), threshold=3)
+    book.claim_mask(cohort, payload_sha256="33" * 32, evaluation=evaluation)
+    revealed = RevealedExchange(context=context, h_survivors=b"h" * 32)
+    book.ensure_revealed(revealed, survivors=survivors, evaluation=evaluation)
+    book.record_state(place, "abandoned", outcome="run-cancelled")
+    db.close()
+
+
+def test_runs_release_needs_an_explicit_word_shows_what_it_may_cost_and_is_recorded(program: Program) -> None:
+    reveal_and_hear_no_more(program.folder)
+    exit_code, text = program.text("runs", "release", RUN_ID)
+    assert exit_code == 2
+    assert "Round 2, attempt 1: this site revealed shares for a sum over charite, st-mary, ucsf" in text
+    assert "can subtract them" in text
+    assert "--yes" in text
+    exit_code, document = program("runs", "release", RUN_ID, "--yes")
+    assert exit_code == 0
+    survivors = ["charite", "st-mary", "ucsf"]
+    assert document["items"] == [{"round_index": 2, "round_attempt": 1, "survivors": survivors}]
+    db = open_site_db(program.folder.database)
+    bodies = db.run_read("audit", lambda session: [row.body for row in session.scalars(select(AuditEventRow))])
+    db.close()
+    (released,) = [event for event in map(event_from_bytes, bodies) if event.event.kind == "reveal.released"]
+    assert released.event.actor == f"user:{document['released_by']}"
+    assert program("audit", "verify")[0] == 0
+    exit_code, document = program("runs", "release", RUN_ID, "--yes")
+    assert (exit_code, document["error"]["code"]) == (1, "reveal-not-releasable")  # type: ignore[index]
+
+
+def test_runs_release_of_a_run_nobody_knows_exits_with_four(program: Program) -> None:
+    assert program("runs", "release", "run-" + "z" * 26, "--yes")[0] == 4
 
 
 def test_policy_explain_permitted_run_says_what_comes_next(program: Program) -> None:
