@@ -97,10 +97,10 @@ _PLAIN: Mapping[RunState, str] = MappingProxyType(
 _MESSAGES: Mapping[ExchangeState, str] = MappingProxyType(
     {
         ExchangeState.ADVERTISING: "the keys",
-        ExchangeState.SHARING: "the shares",
+        ExchangeState.SHARING: "the sealed shares",
         ExchangeState.COLLECTING: "the masked update",
-        ExchangeState.CONFIRMING: "the word on who takes part",
-        ExchangeState.REVEALING: "the shares that unmask the sum",
+        ExchangeState.CONFIRMING: "the word on who is in the sum",
+        ExchangeState.REVEALING: "the unmasking shares",
     }
 )
 
@@ -191,7 +191,7 @@ def _exchange(picture: RunPicture, found: RoundPicture, exchange: ExchangeStatus
         return _effect(picture, found, "the sum")
     missing = ", ".join(_with_note(picture, site) for site in exchange.missing) or "no site"
     n_here, n_needed = len(exchange.arrived), needed(exchange, picture.rules)
-    said = f"waits for {_MESSAGES[exchange.state]} of {missing}; {n_here} are there and {n_needed} are needed"
+    said = f"waits for {_MESSAGES[exchange.state]} of {missing}; it has {n_here} and needs {n_needed}"
     if exchange.state in {ExchangeState.CONFIRMING, ExchangeState.REVEALING} and n_here < n_needed:
         return said
     return f"{said}, and who makes no progress until {_clock(exchange.phase_deadline_at, picture.now)} is left out"

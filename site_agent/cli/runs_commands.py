@@ -172,8 +172,8 @@ def release(
 _RELEASE_MAY_COST = (
     "If that sum was made after all, whoever holds it and the next one can subtract them. What is left is what the "
     "sites sent that are in one of the two only, beside the difference of two updates from the same state: where the "
-    "sums differ by one site, nearly that site's update and its losses alone. Nothing can take that back. Where you are "
-    "not sure, ask for a new run instead."
+    "sums differ by one site, nearly that site's update and its losses alone. Nothing can take that back. Where you "
+    "are not sure, ask for a new run instead."
 )
 
 

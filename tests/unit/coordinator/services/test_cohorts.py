@@ -363,7 +363,7 @@ async def test_pause_lets_the_open_round_finish_and_resume_goes_on(make_lab: Mak
     await lab.settle_until(RelayShares)
     lab.set_run("PAUSED")
     await lab.settle_until(RelaySurvivors)
-    assert "waits for the word on who takes part of a-site, b-site, c-site" in lab.says()
+    assert "waits for the word on who is in the sum of a-site, b-site, c-site" in lab.says()
     assert lab.says().endswith("; then the run is paused until a person resumes it.")
     await lab.live(3600, step_s=600)
     assert attempts(lab) == [(0, 0, "COMMITTED", None)]
