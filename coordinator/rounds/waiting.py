@@ -202,7 +202,8 @@ def _fresh_exchange(picture: RunPicture, status: RoundStatus) -> str:
     missing = sorted(candidates & status.away)
     n_more = max(0, picture.rules.min_ready - len(candidates - status.away))
     listed = ", ".join(_with_note(picture, site) for site in missing) or "no site"
-    said = f"keeps what was trained and waits for {n_more} more sites, to begin its secure sum afresh: {listed}"
+    more = f"{n_more} more of {picture.rules.min_ready} sites"
+    said = f"keeps what was trained and waits for {more}, to begin its secure sum afresh: {listed}"
     if status.exchange_failed_at is None:
         return said
     return f"{said}, until {_clock(status.exchange_failed_at + picture.rules.round_deadline, picture.now)}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, object_session
 
 from coordinator.db.audit import append_audit
 from coordinator.db.exchanges import add_message, is_repeated
@@ -27,6 +27,7 @@ from coordinator.services.round_access import (
     require_exchange,
     site_actor,
 )
+from coordinator.services.site_presence import note_seen
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.ids import SiteId
 from fl_protocol.spec.context import ExchangeContext
@@ -143,8 +144,11 @@ def store_message(session: Session, access: ExchangeAccess, incoming: Incoming, 
 
 
 def note_progress(access: ExchangeAccess, *, now: datetime, pause: timedelta) -> None:
-    """A phase's deadline counts from the last progress in it."""
+    """A phase's deadline counts from the last progress in it, and a site that sends for hours asks nothing meanwhile."""
     access.exchange.phase_deadline_at = max(access.exchange.phase_deadline_at, now + pause)
+    session = object_session(access.participation)
+    assert session is not None, "the row is of the caller's transaction"
+    note_seen(session, SiteId(access.participation.site_id), now=now)
 
 
 async def take_message(ctx: EngineContext, name: str, incoming: Incoming, step: MessageStep) -> None:

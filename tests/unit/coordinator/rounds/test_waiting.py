@@ -180,7 +180,7 @@ def test_round_between_two_exchanges_names_who_is_away_and_until_when() -> None:
         sites={A: HERE, B: HERE, C: seen(timedelta(minutes=5))},
     )
     assert what_run_waits_for(picture) == (
-        "Round 2 keeps what was trained and waits for 1 more sites, to begin its secure sum afresh: "
+        "Round 2 keeps what was trained and waits for 1 more of 3 sites, to begin its secure sum afresh: "
         "c-site (last heard of at 12:25 UTC, 5 min ago), until 13:30 UTC."
     )
 

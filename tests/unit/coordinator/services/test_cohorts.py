@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
-from coordinator_engine_lab import RUN_ID, EngineLab
+from coordinator_engine_lab import RUN_ID, EngineLab, parts_of
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
@@ -14,6 +15,7 @@ from coordinator.db.models import Round, Site
 from coordinator.errors import BlobStoreFullError
 from coordinator.rounds.instructions import RoundRef
 from coordinator.services.accept_round import DeclineKind, accept_round, decline_round
+from coordinator.services.accept_upload import UploadTruncatedError, accept_upload
 from coordinator.services.poll_instruction import (
     Idle,
     Instruction,
@@ -79,7 +81,7 @@ async def test_loss_that_outlasts_the_deadline_costs_time_and_the_run_completes(
     await lab.settle_until(phase)
     lab.sites[C].is_lost = True
     # Longer than training is given, so that a round that has not begun its exchange ends.
-    await lab.live(3700 if phase is TrainRound else 600)
+    await lab.live(3700 if phase is TrainRound else 600, step_s=60)
     assert lab.run().state == "ACTIVE"
     assert "c-site" in lab.says()
     lab.sites[C].is_lost = False
@@ -394,7 +396,7 @@ async def test_cancel_ends_a_round_that_waits_for_its_sites_between_two_exchange
     await lab.settle_until(RelayKeys)
     lab.sites[C].is_lost = True
     await lab.live(300)
-    assert "keeps what was trained and waits for 1 more sites" in lab.says()
+    assert "keeps what was trained and waits for 1 more of 3 sites" in lab.says()
     lab.set_run("CANCELLED")
     await lab.settle()
     assert attempts(lab) == [(0, 0, "ABORTED", "run-cancelled")]
@@ -421,6 +423,21 @@ async def test_withdrawal_that_breaks_the_quorum_is_waited_for_by_name(make_lab:
 
 
 # Presence
+
+
+async def test_upload_that_is_on_its_way_is_word_of_its_site(make_lab: MakeLab) -> None:
+    lab = make_lab()
+    asked = await lab.settle_until(RelayShares)
+    lab.clock.advance(500)
+    site, context = lab.sites[A], asked[A].exchange
+    site.mask(context, asked[A].m4)
+    m5 = site.role(context).last_message
+    with pytest.raises(UploadTruncatedError):
+        await accept_upload(
+            lab.ctx, site_id=A, exchange=context, m5=m5, offset=0, parts=parts_of(site.uploads[context][:70])
+        )
+    assert lab.db.read("seen", lambda session: session.get(Site, "a-site").last_seen_at) == lab.clock.at
+    assert lab.exchange().phase_deadline_at == lab.clock.at + timedelta(seconds=600)  # type: ignore[union-attr]
 
 
 async def test_poll_notes_that_the_site_was_heard_of_at_most_twice_a_minute(make_lab: MakeLab) -> None:
