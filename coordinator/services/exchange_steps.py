@@ -144,7 +144,7 @@ def store_message(session: Session, access: ExchangeAccess, incoming: Incoming, 
 
 
 def note_progress(access: ExchangeAccess, *, now: datetime, pause: timedelta) -> None:
-    """A phase's deadline counts from the last progress in it, and a site that sends for hours asks nothing meanwhile."""
+    """A phase's deadline counts from the last progress in it; who sends for hours asks nothing meanwhile."""
     access.exchange.phase_deadline_at = max(access.exchange.phase_deadline_at, now + pause)
     session = object_session(access.participation)
     assert session is not None, "the row is of the caller's transaction"
