@@ -7,8 +7,8 @@ above all that an earlier epoch can have used.
 
 from __future__ import annotations
 
-EPOCH_STRIDE = 1000
-"""How many attempts at a round an epoch has to itself; at the longest pause between two they last a week."""
+EPOCH_STRIDE = 100_000
+"""How many attempts at a round an epoch has to itself; at the longest pause between two they last almost two years."""
 
 
 def lowest_attempt(epoch: int) -> int:

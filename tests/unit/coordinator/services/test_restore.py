@@ -140,7 +140,7 @@ async def test_restore_from_the_middle_of_a_round_goes_on_with_attempts_that_nob
     await lab.settle()
     assert (lab.run().state, lab.run().reason) == ("COMPLETED", None)
     after = {context for site in lab.sites.values() for context in site.roles} - before
-    assert {(one.round_index, one.round_attempt) for one in after} == {(1, 1000), (2, 1000)}
+    assert {(one.round_index, one.round_attempt) for one in after} == {(1, 100_000), (2, 100_000)}
     # Seeds, keys and payloads belong to an attempt, and no attempt is one that was before.
     refs_after = {ref for site in lab.sites.values() for ref in site.manifests} - refs_before
     assert not {(r.round_index, r.round_attempt) for r in refs_after} & {
@@ -213,7 +213,7 @@ async def test_second_restore_of_a_backup_takes_an_epoch_above_the_first(tmp_pat
     restoring.back_up(lab, installation, tmp_path / "backup.tar")
     restoring.restore_under(lab, tmp_path / "backup.tar", tmp_path / "second")
     acknowledge(lab)
-    await lab.settle(until=lambda: any(ref.round_attempt == 1000 for ref in lab.sites[SiteId("a-site")].manifests))
+    await lab.settle(until=lambda: any(ref.round_attempt == 100_000 for ref in lab.sites[SiteId("a-site")].manifests))
     options = RestoreOptions(passphrase=restoring.PASSPHRASE, epoch=2)
     restored, _ = restoring.restore_under(lab, tmp_path / "backup.tar", tmp_path / "third", options=options)
     assert restored.epoch == 2
