@@ -11,6 +11,7 @@ import asyncio
 import os
 import random
 import signal
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from importlib.metadata import PackageNotFoundError, version
 
@@ -25,9 +26,9 @@ from site_agent.enrolment.keystore import KeyStore
 from site_agent.jobs.job_dir import DeviceChoice
 from site_agent.jobs.process import ProcessRunner, ProcessRunnerOptions, end_orphans
 from site_agent.link.backoff import Backoff
-from site_agent.link.channel import TlsIdentity, open_channel
 from site_agent.link.client import CoordinatorClient
 from site_agent.link.downloader import Downloader
+from site_agent.link.link_channel import LinkChannel
 from site_agent.link.uploader import Uploader
 from site_agent.settings import SiteSettings
 from site_agent.state.coordinator_log import CoordinatorLog
@@ -40,6 +41,7 @@ from site_agent.supervision.assignments import AssignmentLoop
 from site_agent.supervision.judgement import PolicyJudge
 from site_agent.supervision.seams import JobOptions, SiteSeams, Spawn, SystemEntropy
 from site_agent.supervision.status_board import StatusBoard
+from site_agent.way_out import find_way_out
 
 log = structlog.get_logger(__name__)
 
@@ -74,19 +76,15 @@ def run_site_agent(settings: SiteSettings) -> None:
 
 
 async def _serve(settings: SiteSettings, identity: SiteIdentity, db: SiteDb) -> None:
-    keys = KeyStore(settings.folder)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    channel = open_channel(
-        settings.coordinator.address or identity.gateway_address,
-        TlsIdentity(
-            root_pem=identity.root_pem,
-            certificate_pem=identity.certificate_pem,
-            private_key_pem=keys.load_tls_key_pem(),
-            server_name=settings.coordinator.server_name or identity.gateway_server_name,
-        ),
+    board = StatusBoard(settings.folder.status_json, identity.site_id, SystemClock())
+    channel = LinkChannel(
+        find_way_out(settings, identity, environment=os.environ).link_options(),
+        clock_s=time.monotonic,
+        announce=lambda transport: board.transport(transport.value),
     )
     known = CoordinatorLog(
         settings.folder.coordinator_log,
@@ -97,8 +95,12 @@ async def _serve(settings: SiteSettings, identity: SiteIdentity, db: SiteDb) -> 
     client = CoordinatorClient(channel, agent_version=agent_version(), coordinator_log=known)
     try:
         async with asyncio.TaskGroup() as group:
-            seams = _compose(settings, identity, db, client, spawn=_guarded_spawn(group))
-            await _run_until(stopping, seams, settings, identity, group)
+            seams = _compose(settings, identity, db, client, board=board, spawn=_guarded_spawn(group))
+            keeper = group.create_task(_keep_running("transport", channel.keep))
+            try:
+                await _run_until(stopping, seams, settings, identity, group)
+            finally:
+                keeper.cancel()
     finally:
         await channel.close()
 
@@ -137,7 +139,13 @@ async def _run_until(
 
 
 def _compose(
-    settings: SiteSettings, identity: SiteIdentity, db: SiteDb, client: CoordinatorClient, *, spawn: Spawn
+    settings: SiteSettings,
+    identity: SiteIdentity,
+    db: SiteDb,
+    client: CoordinatorClient,
+    *,
+    board: StatusBoard,
+    spawn: Spawn,
 ) -> SiteSeams:
     folder, clock, entropy = settings.folder, SystemClock(), SystemEntropy()
     signer = KeyStore(folder).load_signer()
@@ -176,7 +184,7 @@ def _compose(
             device=DeviceChoice(settings.runner.device),
             timeout_s=settings.runner.timeout_s,
         ),
-        board=StatusBoard(folder.status_json, identity.site_id, clock),
+        board=board,
         spawn=spawn,
     )
 

@@ -80,6 +80,8 @@ def _agent_line(agent: Mapping[str, object]) -> str:
     if not agent.get("is_running"):
         return "not running; 'wardround-site start' starts it"
     connection = "connected" if agent.get("connected") else "NOT connected"
+    if agent.get("transport") not in {None, "grpc"}:
+        connection += f" over {agent['transport']} (gRPC does not get through; 'wardround-site doctor' says why)"
     work = str(agent.get("state") or "idle")
     if agent.get("run_id"):
         work += f", run {agent['run_id']}, round {agent.get('round_index')}"

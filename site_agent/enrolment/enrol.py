@@ -179,6 +179,7 @@ def _identity_from_answer(
         root_pem=pem_from_certificate(root),
         root_sha256=root_sha256,
         enrolled_at=now,
+        fallback_address=answer.fallback_address or None,
     )
 
 

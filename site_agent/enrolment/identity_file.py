@@ -24,6 +24,7 @@ class SiteIdentity:
     Attributes:
         gateway_address: ``host:port`` to dial.
         gateway_server_name: the name in the gateway's certificate.
+        fallback_address: ``host:port`` of the gateway over HTTP/1.1; None where enrolment named none.
         coordinator_signing_spki: the key that signs M0, receipts and results.
         root_sha256: SHA-256 of the root certificate (DER) that issued this site's certificate.
     """
@@ -37,6 +38,7 @@ class SiteIdentity:
     root_pem: bytes
     root_sha256: Sha256Hex
     enrolled_at: datetime
+    fallback_address: str | None = None
 
 
 def save_identity(folder: SiteFolder, identity: SiteIdentity) -> None:
@@ -53,6 +55,8 @@ def save_identity(folder: SiteFolder, identity: SiteIdentity) -> None:
         "root_sha256": identity.root_sha256,
         "enrolled_at": instant_text(identity.enrolled_at),
     }
+    if identity.fallback_address is not None:
+        document["fallback_address"] = identity.fallback_address
     write_whole(folder.identity, (json.dumps(document, indent=2) + "\n").encode(), mode=0o644)
 
 
@@ -92,6 +96,7 @@ def load_identity(folder: SiteFolder) -> SiteIdentity:
             root_pem=root_pem,
             root_sha256=sha256_hex_from_text(texts["root_sha256"]),
             enrolled_at=instant_from_text(texts["enrolled_at"]),
+            fallback_address=texts.get("fallback_address"),
         )
     except (KeyError, ValueError, binascii.Error, ProtocolError) as error:
         raise _damaged() from error

@@ -56,6 +56,7 @@ class EnrolmentAnswer:
     gateway_address: str
     gateway_server_name: str
     coordinator_signing_spki_der: bytes
+    fallback_address: str = ""
 
 
 class EnrolmentListener(Protocol):
@@ -134,6 +135,7 @@ class GrpcEnrolmentListener:
             gateway_address=answer.gateway_address,
             gateway_server_name=answer.gateway_server_name,
             coordinator_signing_spki_der=answer.coordinator_signing_spki_der,
+            fallback_address=answer.fallback_address,
         )
 
 

@@ -7,7 +7,9 @@ within its two times. The coordinator's listener permits more frequent pings tha
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import grpc
 import grpc.aio
@@ -39,6 +41,22 @@ class TlsIdentity:
     def __repr__(self) -> str:
         """Name the peer; never show the key."""
         return f"TlsIdentity(server_name={self.server_name!r})"
+
+
+class CallChannel(Protocol):
+    """What the generated stubs ask of a channel."""
+
+    def unary_unary(self, method: str, /, **how: object) -> Callable[..., Awaitable[object]]:
+        """One request, one answer."""
+        ...
+
+    def stream_unary(self, method: str, /, **how: object) -> Callable[..., Awaitable[object]]:
+        """Many requests, one answer."""
+        ...
+
+    def unary_stream(self, method: str, /, **how: object) -> Callable[..., AsyncIterator[object]]:
+        """One request, many answers."""
+        ...
 
 
 def open_channel(

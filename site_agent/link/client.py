@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import grpc.aio
 
@@ -15,6 +16,7 @@ from fl_protocol.spec.context import ExchangeContext, RoundContext
 from fl_protocol.wire.convert import proto_from_exchange, proto_from_round, proto_from_signed, signed_from_proto
 from fl_protocol.wire.v1 import round_pb2, round_pb2_grpc, run_pb2, run_pb2_grpc
 from site_agent.errors import LinkError
+from site_agent.link.channel import CallChannel
 from site_agent.link.instructions import (
     Instruction,
     PublishedResult,
@@ -76,12 +78,18 @@ class CoordinatorClient:
     """
 
     def __init__(
-        self, channel: grpc.aio.Channel, *, agent_version: str, coordinator_log: CoordinatorLog | None = None
+        self,
+        channel: grpc.aio.Channel | CallChannel,
+        *,
+        agent_version: str,
+        coordinator_log: CoordinatorLog | None = None,
     ) -> None:
-        """Speak over a channel; the caller closes it."""
+        """Speak over a channel of either transport; the caller closes it."""
         self._coordinator_log = coordinator_log
-        self.rounds = round_pb2_grpc.RoundServiceStub(channel)
-        self._runs = run_pb2_grpc.RunServiceStub(channel)
+        # The generated stubs ask no more of a channel than CallChannel offers; their types name gRPC's class.
+        called = cast("grpc.aio.Channel", channel)
+        self.rounds = round_pb2_grpc.RoundServiceStub(called)
+        self._runs = run_pb2_grpc.RunServiceStub(called)
         self._agent_version = agent_version
 
     async def poll_assignment(self, *, holding: Sequence[RoundContext], wait_s: float) -> Instruction:

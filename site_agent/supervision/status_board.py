@@ -20,6 +20,7 @@ class AgentStatus:
     site_id: SiteId
     state: str = "idle"
     connected: bool = False
+    transport: str = "grpc"
     run_id: str | None = None
     round_index: int | None = None
     activity: str | None = None
@@ -51,6 +52,10 @@ class StatusBoard:
     def connected(self, *, is_connected: bool, problem: str | None = None) -> None:
         """Whether the coordinator answers, and with which code it does not."""
         self._status = replace(self._status, connected=is_connected, problem=problem)
+
+    def transport(self, name: str) -> None:
+        """How the coordinator is reached."""
+        self._status = replace(self._status, transport=name)
 
     def change_state(self, state: str) -> None:
         """What the agent is at."""

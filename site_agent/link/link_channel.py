@@ -1,0 +1,208 @@
+"""The link: gRPC, and HTTP/1.1 where gRPC cannot get through. The stubs see one channel and never which it is.
+
+A call that fails is never repeated here: whoever made it does that, and all calls may be. What is chosen, and why, is
+said in the log as ``transport_changed``; ``transport_choice`` decides, and this room looks and acts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import cast
+
+import grpc.aio
+import structlog
+
+from fl_protocol.wire.v1 import run_pb2, run_pb2_grpc
+from site_agent.link.channel import CallChannel, Keepalive, open_channel
+from site_agent.link.faults import PathFault
+from site_agent.link.http1_channel import Http1Channel
+from site_agent.link.probe import Way, probe_way
+from site_agent.link.refusals import CallFailedError, is_of_the_line
+from site_agent.link.transport_choice import Look, Transport, TransportChoice
+
+log = structlog.get_logger(__name__)
+
+_PROBE_S = 15.0
+_TURN_S = 5.0
+_CALL_ERRORS = (grpc.aio.AioRpcError, CallFailedError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkOptions:
+    """The ways of a link, and its patience. ``fallback`` is None where no HTTP/1.1 address is known."""
+
+    way: Way
+    fallback: Way | None
+    keepalive: Keepalive
+    turn_s: float = _TURN_S
+
+
+class LinkChannel:
+    """Stands where a gRPC channel stands. Someone must ``keep`` it, else it stays with gRPC."""
+
+    def __init__(
+        self,
+        options: LinkOptions,
+        *,
+        clock_s: Callable[[], float],
+        announce: Callable[[Transport], None] = lambda _: None,
+        choice: TransportChoice | None = None,
+    ) -> None:
+        """Take the ways, a clock that never goes back, and whom to tell of a change."""
+        self._options = options
+        self._clock_s = clock_s
+        self._announce = announce
+        self._choice = choice or TransportChoice(has_other=options.fallback is not None)
+        self._grpc = _grpc_channel(options)
+        self._http1 = (
+            None
+            if options.fallback is None
+            else Http1Channel(options.fallback.address, options.fallback.identity, proxy=options.fallback.proxy)
+        )
+        self._failed = asyncio.Event()
+        self._told: PathFault | None = None
+
+    @property
+    def transport(self) -> Transport:
+        """How the next call is made."""
+        return self._choice.current
+
+    def unary_unary(self, method: str, /, **how: object) -> Callable[..., Awaitable[object]]:
+        """One request, one answer, over the transport of the moment."""
+        return self._answering({way: channel.unary_unary(method, **how) for way, channel in self._channels()})
+
+    def stream_unary(self, method: str, /, **how: object) -> Callable[..., Awaitable[object]]:
+        """Many requests, one answer."""
+        return self._answering({way: channel.stream_unary(method, **how) for way, channel in self._channels()})
+
+    def unary_stream(self, method: str, /, **how: object) -> Callable[..., AsyncIterator[object]]:
+        """One request, many answers."""
+        calls = {way: channel.unary_stream(method, **how) for way, channel in self._channels()}
+
+        async def call(request: object, *, timeout: float | None = None) -> AsyncIterator[object]:  # noqa: ASYNC109 # a stub's word
+            transport = self.transport
+            try:
+                async for answer in calls[transport](request, timeout=timeout):
+                    self._choice.succeeded(transport, self._clock_s())
+                    yield answer
+            except _CALL_ERRORS as error:
+                self._note(transport, error)
+                raise
+            self._choice.succeeded(transport, self._clock_s())
+
+        return call
+
+    async def keep(self) -> None:
+        """Watch over the transport until cancelled: look after failures, change, try to return."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._options.turn_s):
+                    await self._failed.wait()
+            self._failed.clear()
+            await self._look()
+
+    async def close(self) -> None:
+        """End both."""
+        await self._grpc.close()
+        if self._http1 is not None:
+            await self._http1.close()
+
+    def _channels(self) -> list[tuple[Transport, CallChannel]]:
+        channels = [(Transport.GRPC, cast("CallChannel", self._grpc))]
+        if self._http1 is not None:
+            channels.append((Transport.HTTP1, cast("CallChannel", self._http1)))
+        return channels
+
+    def _answering(self, calls: dict[Transport, Callable[..., Awaitable[object]]]) -> Callable[..., Awaitable[object]]:
+        async def call(request: object, *, timeout: float | None = None) -> object:  # noqa: ASYNC109 # a stub's word
+            transport = self.transport
+            try:
+                answer = await calls[transport](request, timeout=timeout)
+            except _CALL_ERRORS as error:
+                self._note(transport, error)
+                raise
+            self._choice.succeeded(transport, self._clock_s())
+            self._told = None
+            return answer
+
+        return call
+
+    def _note(self, transport: Transport, error: grpc.aio.AioRpcError | CallFailedError) -> None:
+        if is_of_the_line(error):
+            self._choice.failed(transport, self._clock_s())
+            self._failed.set()
+        else:
+            self._choice.succeeded(transport, self._clock_s())
+
+    async def _look(self) -> None:
+        look = self._choice.look(self._clock_s())
+        match look:
+            case Look.NOTHING:
+                return
+            case Look.HTTP2_ONLY:
+                fault = await self._diagnose(self._options.way)
+                if fault is PathFault.HTTP2_BROKEN and await self._http1_answers():
+                    self._change(Transport.HTTP1, reason=fault.value)
+                    return
+            case Look.OTHER_WAY if self._choice.current is Transport.GRPC:
+                # In this order: a coordinator that comes back answers by both, and then gRPC is the one.
+                if await self._http1_answers() and not await self._grpc_answers():
+                    fault = await self._diagnose(self._options.way)
+                    self._change(Transport.HTTP1, reason="grpc-fails" if fault is None else fault.value)
+                    return
+            case Look.OTHER_WAY:
+                if await self._grpc_answers():
+                    self._change(Transport.GRPC, reason="http/1.1-fails")
+                    return
+            case Look.RETURN:
+                if await self._grpc_answers():
+                    self._change(Transport.GRPC, reason="grpc-works-again")
+                    return
+        self._choice.looked(self._clock_s())
+
+    def _change(self, to: Transport, *, reason: str) -> None:
+        was = self._choice.current
+        self._choice.change(to, self._clock_s())
+        self._announce(to)
+        log.warning("transport_changed", **{"from": was.value, "to": to.value, "reason": reason})
+
+    async def _diagnose(self, way: Way) -> PathFault | None:
+        """Where the way ends; said in the log once, as long as nothing changes."""
+        ends = [step for step in await asyncio.to_thread(probe_way, way, is_http2=True) if step.fault is not None]
+        if not ends:
+            return None
+        if ends[0].fault is not self._told:
+            self._told = ends[0].fault
+            log.warning(
+                "way_ends", step=ends[0].name, fault=ends[0].fault, found=ends[0].message, advice=ends[0].advice
+            )
+        return ends[0].fault
+
+    async def _http1_answers(self) -> bool:
+        if self._http1 is None:
+            return False
+        try:
+            await self._http1.probe(timeout_s=_PROBE_S)
+        except CallFailedError as error:
+            # A refusal is an answer: the way is open, and the coordinator says no by either.
+            return not is_of_the_line(error)
+        return True
+
+    async def _grpc_answers(self) -> bool:
+        """Whether a call gets through on a new connection, which knows nothing of the old one's waits."""
+        channel = _grpc_channel(replace(self._options, keepalive=Keepalive()))
+        try:
+            await run_pb2_grpc.RunServiceStub(channel).ListPending(run_pb2.ListPendingRequest(), timeout=_PROBE_S)
+        except grpc.aio.AioRpcError as error:
+            return not is_of_the_line(error)
+        finally:
+            await channel.close()
+        return True
+
+
+def _grpc_channel(options: LinkOptions) -> grpc.aio.Channel:
+    way = options.way
+    return open_channel(way.address, way.identity, proxy=way.proxy, keepalive=options.keepalive)
