@@ -29,10 +29,11 @@ _MIN_PING_INTERVAL_MS = 20_000
 _MAX_CONNECTION_AGE_MS = 6 * 3600 * 1000
 _CONNECTION_GRACE_MS = 3600 * 1000
 _MAX_CONCURRENT_ENROLMENTS = 32
-_OPTIONS: tuple[tuple[str, int], ...] = (
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
+    # gRPC's own name for the least interval between pings that it receives; below the 30 s that sites keep.
+    ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
     # Sites ping through long polls and while they train; without this they are told too_many_pings.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_ping_strikes", 0),
@@ -81,7 +82,7 @@ def open_gateway(
     Raises:
         ListenerError: the port cannot be bound.
     """
-    server = grpc.aio.server(interceptors=[GatewayInterceptor(identify=identify_by(resources))], options=_OPTIONS)
+    server = grpc.aio.server(interceptors=[GatewayInterceptor(identify=identify_by(resources))], options=SERVER_OPTIONS)
     round_pb2_grpc.add_RoundServiceServicer_to_server(RoundServicer(engine), server)
     run_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(resources), server)
     credentials = grpc.ssl_server_credentials(
@@ -100,7 +101,7 @@ def open_enrolment(resources: Resources, *, identity: ServerIdentity, host: str,
     """
     server = grpc.aio.server(
         interceptors=[GatewayInterceptor(identify=None)],
-        options=_OPTIONS,
+        options=SERVER_OPTIONS,
         maximum_concurrent_rpcs=_MAX_CONCURRENT_ENROLMENTS,
     )
     enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server(EnrolmentServicer(resources), server)

@@ -27,7 +27,7 @@ from site_agent.enrolment.errors import (
     EnrolmentUnreachableError,
     NotEnrolledError,
 )
-from site_agent.errors import CoordinatorUnavailableError, SiteAgentError
+from site_agent.errors import CoordinatorUnavailableError, ProxyCredentialsError, ProxyInvalidError, SiteAgentError
 from site_agent.folder import SiteFolder
 from site_agent.policy.reading import PolicyFaultsError
 from site_agent.settings import SettingsInvalidError
@@ -65,6 +65,8 @@ _EXIT_CODES: tuple[tuple[tuple[type[WardroundError], ...], int], ...] = (
             PurposeNeededError,
             NotEnrolledError,
             IdentifierInvalidError,
+            ProxyInvalidError,
+            ProxyCredentialsError,
         ),
         WRONG_USAGE,
     ),

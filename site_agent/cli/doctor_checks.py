@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-import socket
-import ssl
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 from fl_protocol.audit.verify import AuditFault
 from fl_protocol.errors import WardroundError
 from fl_protocol.pki.tls import certificate_from_pem, remaining_validity
 from site_agent.audit.store import origin_of_site, verify_site_log
+from site_agent.cli.check_results import CheckResult, Health
+from site_agent.cli.network_checks import network_checks
 from site_agent.datasets.registry import list_datasets
 from site_agent.db.tx import open_site_db
-from site_agent.enrolment.identity_file import SiteIdentity, load_identity
+from site_agent.enrolment.identity_file import load_identity
 from site_agent.enrolment.keystore import KeyStore
-from site_agent.enrolment.listener import split_address
 from site_agent.folder import SiteFolder
 from site_agent.policy_file import load_policy
 from site_agent.settings import SiteSettings, load_settings
@@ -27,25 +24,6 @@ from site_agent.settings import SiteSettings, load_settings
 _WARN_BEFORE = timedelta(days=14)
 _LITTLE_DISK_BYTES = 5 * 10**9
 _NO_DISK_BYTES = 5 * 10**8
-_CONNECT_TIMEOUT_S = 10.0
-
-
-class Health(StrEnum):
-    """How a check came out."""
-
-    OK = "ok"
-    WARNING = "warning"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckResult:
-    """One check's outcome."""
-
-    name: str
-    health: Health
-    message: str
-    advice: str = ""
 
 
 def run_checks(folder: SiteFolder, *, now: datetime) -> Iterator[CheckResult]:
@@ -60,16 +38,27 @@ def run_checks(folder: SiteFolder, *, now: datetime) -> Iterator[CheckResult]:
     yield _checked("base models", lambda: _base_models(folder))
     yield _checked("trainer", _trainer)
     yield _checked("disk", lambda: _disk(folder))
-    yield _checked("coordinator", lambda: _coordinator(folder))
+    yield from _network(folder)
+
+
+def _network(folder: SiteFolder) -> Iterator[CheckResult]:
+    try:
+        yield from network_checks(folder)
+    except WardroundError as error:
+        yield _failure("coordinator", error)
 
 
 def _checked(name: str, check: Callable[[], tuple[Health, str, str]]) -> CheckResult:
     try:
         health, message, advice = check()
     except WardroundError as error:
-        advice = str(getattr(error, "advice", "") or "")
-        return CheckResult(name=name, health=Health.FAILED, message=str(error), advice=advice)
+        return _failure(name, error)
     return CheckResult(name=name, health=health, message=message, advice=advice)
+
+
+def _failure(name: str, error: WardroundError) -> CheckResult:
+    advice = str(getattr(error, "advice", "") or "")
+    return CheckResult(name=name, health=Health.FAILED, message=str(error), advice=advice)
 
 
 def _ok(message: str) -> tuple[Health, str, str]:
@@ -174,33 +163,3 @@ def _disk(folder: SiteFolder) -> tuple[Health, str, str]:
     if free < _LITTLE_DISK_BYTES:
         return Health.WARNING, message, "A large adapter may need more."
     return _ok(message)
-
-
-def _coordinator(folder: SiteFolder) -> tuple[Health, str, str]:
-    identity = load_identity(folder)
-    settings = load_settings(folder.root)
-    address = settings.coordinator.address or identity.gateway_address
-    server_name = settings.coordinator.server_name or identity.gateway_server_name
-    host, port = split_address(address)
-    try:
-        connection = socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S)
-    except OSError as error:
-        return Health.FAILED, f"{address} does not answer: {error}", "Check the address, the firewall and the proxy."
-    try:
-        with connection, _tls_context(folder, identity).wrap_socket(connection, server_hostname=server_name):
-            return _ok(f"{address} answers, with a certificate of the pinned root")
-    except ssl.SSLCertVerificationError as error:
-        advice = (
-            "Something opens the connection on its way (a TLS-inspecting proxy?), or the coordinator changed its root."
-        )
-        return Health.FAILED, f"another certificate answers: {error.verify_message}", advice
-    except OSError as error:
-        return Health.FAILED, f"{address} ends the connection: {error}", "Is the gateway's port the right one?"
-
-
-def _tls_context(folder: SiteFolder, identity: SiteIdentity) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cadata=identity.root_pem.decode("ascii"))
-    context.load_cert_chain(folder.certificate, folder.tls_key)
-    context.set_alpn_protocols(["h2"])
-    return context

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from site_agent.cli.check_results import Health
 from site_agent.cli.console import FAILED, console_of, table
-from site_agent.cli.doctor_checks import Health, run_checks
+from site_agent.cli.doctor_checks import run_checks
 
 
 def doctor(context: typer.Context) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,10 +17,12 @@ from site_agent.audit.store import AuditLog, origin_of_site
 from site_agent.cli.console import console_of, local_user
 from site_agent.db.tx import open_site_db
 from site_agent.enrolment.code import code_from_text
-from site_agent.enrolment.enrol import EnrolmentOrder, enrol_site, fingerprint_from_text
+from site_agent.enrolment.enrol import EnrolmentOrder, ProxyChoice, enrol_site, fingerprint_from_text
 from site_agent.enrolment.identity_file import SiteIdentity
 from site_agent.enrolment.listener import GrpcEnrolmentListener
 from site_agent.folder import SiteFolder
+from site_agent.link.proxy import ProxyRoute, check_proxy_setting, choose_proxy
+from site_agent.settings import SiteSettings, load_settings
 
 _NEXT = (
     "policy.yaml: say what this hospital permits (it permits nothing yet)",
@@ -36,6 +41,16 @@ def enrol(
         str | None,
         typer.Option("--root-fingerprint", metavar="SHA256", help="The coordinator's root, as you were told."),
     ] = None,
+    proxy: Annotated[
+        str | None,
+        typer.Option(
+            "--proxy", metavar="URL", help="http://HOST:PORT, or 'none'; else https_proxy. Kept in site.yaml."
+        ),
+    ] = None,
+    proxy_credentials_file: Annotated[
+        Path | None,
+        typer.Option("--proxy-credentials-file", metavar="FILE", help="user:password, mode 0600. Kept in site.yaml."),
+    ] = None,
 ) -> None:
     """Give this folder an identity at a coordinator. Keys are made here and stay here.
 
@@ -47,6 +62,7 @@ def enrol(
         code=code_from_text(code),
         root_fingerprint=None if root_fingerprint is None else fingerprint_from_text(root_fingerprint),
         agent_version=agent_version(),
+        proxy=ProxyChoice(url=proxy, credentials_file=proxy_credentials_file),
     )
     folder = console.folder
     folder.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -54,7 +70,8 @@ def enrol(
     def record(identity: SiteIdentity, signer: Signer) -> None:
         record_enrolment(folder, identity, signer, clock=console.clock)
 
-    identity = enrol_site(folder, order, listener=GrpcEnrolmentListener(), now=console.clock.now(), record=record)
+    listener = GrpcEnrolmentListener(proxy_for=_proxies(folder, order.proxy))
+    identity = enrol_site(folder, order, listener=listener, now=console.clock.now(), record=record)
     document = {
         "site_id": identity.site_id,
         "signing_key_sha256": identity.signing_key_sha256,
@@ -75,6 +92,21 @@ def enrol(
         f"Next, in {folder.root}:",
         *(f"  {number}. {step}" for number, step in enumerate(_NEXT, start=1)),
     )
+
+
+def _proxies(folder: SiteFolder, chosen: ProxyChoice) -> Callable[[str], ProxyRoute | None]:
+    """Which proxy leads where: as was typed now, else by ``site.yaml`` if it is there already, else the environment."""
+    settings = load_settings(folder.root) if folder.site_yaml.exists() else SiteSettings.from_document(folder.root, {})
+    if chosen.url is not None:
+        check_proxy_setting(chosen.url)
+    file = chosen.credentials_file or settings.proxy_credentials_path
+
+    def proxy_for(target: str) -> ProxyRoute | None:
+        return choose_proxy(
+            chosen.url or settings.coordinator.proxy, target=target, credentials_file=file, environment=os.environ
+        )
+
+    return proxy_for
 
 
 def record_enrolment(folder: SiteFolder, identity: SiteIdentity, signer: Signer, *, clock: Clock) -> None:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -47,6 +48,14 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyChoice:
+    """The proxy that was typed, to be kept; None where nothing was, and the environment decides."""
+
+    url: str | None = None
+    credentials_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolmentOrder:
     """What the operator typed."""
 
@@ -54,6 +63,7 @@ class EnrolmentOrder:
     code: EnrolmentCode
     root_fingerprint: Sha256Hex | None
     agent_version: str
+    proxy: ProxyChoice = ProxyChoice()
 
 
 def fingerprint_from_text(text: str) -> Sha256Hex:
@@ -107,16 +117,22 @@ def enrol_site(
     tls_key = keys.load_tls_key()
     answer = listener.enrol(order.coordinator_address, certificate_der, _request(order, signer, tls_key))
     identity = _identity_from_answer(answer, order=order, signer=signer, tls_key=tls_key, now=now)
-    write_first_files(folder, identity)
+    write_first_files(folder, identity, proxy=order.proxy)
     record(identity, signer)
     save_identity(folder, identity)
     return identity
 
 
-def write_first_files(folder: SiteFolder, identity: SiteIdentity) -> None:
+def write_first_files(folder: SiteFolder, identity: SiteIdentity, *, proxy: ProxyChoice) -> None:
     """Leave a commented configuration and a policy that permits nothing; files that are there stay as they are."""
     if not folder.site_yaml.exists():
-        text = site_yaml(site_id=identity.site_id, gateway_address=identity.gateway_address)
+        file = None if proxy.credentials_file is None else str(proxy.credentials_file.absolute())
+        text = site_yaml(
+            site_id=identity.site_id,
+            gateway_address=identity.gateway_address,
+            proxy=proxy.url,
+            proxy_credentials_file=file,
+        )
         write_whole(folder.site_yaml, text.encode(), mode=0o644)
     if not folder.policy_yaml.exists():
         write_whole(folder.policy_yaml, POLICY_YAML.encode(), mode=0o644)

@@ -5,9 +5,8 @@ Knows gRPC and sockets and decides nothing: whether the certificate is the right
 
 from __future__ import annotations
 
-import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
@@ -24,12 +23,15 @@ from site_agent.enrolment.errors import (
     EnrolmentRefusedError,
     EnrolmentUnreachableError,
 )
+from site_agent.link.channel import grpc_proxy_options
+from site_agent.link.connecting import WayEndsError, connect_through
+from site_agent.link.faults import ADVICE
+from site_agent.link.proxy import ProxyRoute, address_text
 
 SERVER_NAME = "enrolment.wardround.internal"
 REFUSAL_METADATA_KEY = "wardround-refusal-bin"
 DEFAULT_PORT = 8445
 
-_CONNECT_TIMEOUT_S = 10.0
 _CALL_TIMEOUT_S = 30.0
 _MAX_ANSWER_BYTES = 1 << 20
 _UNREACHABLE_ADVICE = "Check the address and port, that the coordinator runs, and that this machine may dial out to it."
@@ -72,7 +74,11 @@ class EnrolmentListener(Protocol):
 
 
 class GrpcEnrolmentListener:
-    """The real listener."""
+    """The real listener, straight or through the hospital's proxy."""
+
+    def __init__(self, *, proxy_for: Callable[[str], ProxyRoute | None] = lambda _: None) -> None:
+        """Take which proxy leads to ``host:port``."""
+        self._proxy_for = proxy_for
 
     def fetch_certificate(self, address: str) -> bytes:
         """The certificate (DER) that answers at ``host:port``.
@@ -88,10 +94,12 @@ class GrpcEnrolmentListener:
         context.set_alpn_protocols(["h2"])
         try:
             with (
-                socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S) as connection,
+                connect_through(host, port, proxy=self._proxy_for(address_text(host, port))) as connection,
                 context.wrap_socket(connection, server_hostname=SERVER_NAME) as secured,
             ):
                 certificate = secured.getpeercert(binary_form=True)
+        except WayEndsError as end:
+            raise EnrolmentUnreachableError(str(end), advice=ADVICE[end.fault], address=address) from end
         except (OSError, ValueError) as error:
             message = "the coordinator's enrolment listener does not answer"
             raise EnrolmentUnreachableError(
@@ -115,6 +123,7 @@ class GrpcEnrolmentListener:
         options = (
             ("grpc.ssl_target_name_override", SERVER_NAME),
             ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
+            *grpc_proxy_options(self._proxy_for(address_text(host, port))),
         )
         message = enrolment_pb2.EnrolRequest(
             code_secret=request.code_secret,
@@ -123,7 +132,7 @@ class GrpcEnrolmentListener:
             possession_signature=request.possession_signature,
             agent_version=request.agent_version,
         )
-        with grpc.secure_channel(f"{_target_host(host)}:{port}", credentials, options=options) as channel:
+        with grpc.secure_channel(address_text(host, port), credentials, options=options) as channel:
             try:
                 answer = enrolment_pb2_grpc.EnrolmentServiceStub(channel).Enrol(message, timeout=_CALL_TIMEOUT_S)
             except grpc.RpcError as error:
@@ -155,10 +164,6 @@ def split_address(address: str) -> tuple[str, int]:
             "this is no address", advice="Write it as HOST:PORT, as in the invitation.", address=address[:200]
         )
     return host, int(port_text)
-
-
-def _target_host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _error_from_rpc(error: grpc.RpcError, *, address: str) -> EnrolmentError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 SITE_YAML = """\
 # Wardround site: {site_id}
 #
@@ -11,6 +13,13 @@ SITE_YAML = """\
 coordinator:
   # Where the agent dials out to. Nothing ever dials in.
   address: {gateway_address}
+  # The hospital's proxy, for example http://proxy:3128; TLS goes through it by CONNECT and stays closed. null: what
+  # https_proxy and no_proxy say; none: no proxy, whatever they say.
+  proxy: {proxy}
+  # A file of mode 0600 with one line, user:password, where the proxy asks for Basic credentials.
+  proxy_credentials_file: {proxy_credentials_file}
+  # The gateway over HTTP/1.1, used by itself where a middlebox breaks HTTP/2. null: as enrolment said; none: never.
+  fallback_address: null
 
 # The rules that no coordinator can weaken. Relative paths are relative to this folder.
 policy: policy.yaml
@@ -76,6 +85,18 @@ approval: manual
 """
 
 
-def site_yaml(*, site_id: str, gateway_address: str) -> str:
+def site_yaml(
+    *, site_id: str, gateway_address: str, proxy: str | None = None, proxy_credentials_file: str | None = None
+) -> str:
     """The first ``site.yaml`` of a site."""
-    return SITE_YAML.format(site_id=site_id, gateway_address=f'"{gateway_address}"')
+    return SITE_YAML.format(
+        site_id=site_id,
+        gateway_address=_scalar(gateway_address),
+        proxy=_scalar(proxy),
+        proxy_credentials_file=_scalar(proxy_credentials_file),
+    )
+
+
+def _scalar(value: str | None) -> str:
+    # A JSON string is a YAML scalar, whatever is in it.
+    return json.dumps(value)

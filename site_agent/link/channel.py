@@ -26,7 +26,8 @@ class Keepalive:
     """When a silent connection is asked, and how long its answer may take, in seconds."""
 
     time_s: float = 30.0
-    timeout_s: float = 10.0
+    timeout_s: float = 20.0
+    """Long enough for a ping that waits behind an upload on a slow line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,8 @@ def open_channel(
     options: list[tuple[str, str | int]] = [
         ("grpc.keepalive_time_ms", int(keepalive.time_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(keepalive.timeout_s * 1000)),
+        # What counts in this gRPC is how long a ping may go unanswered; by default a minute, whatever the line above.
+        ("grpc.http2.ping_timeout_ms", int(keepalive.timeout_s * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", _FIRST_RECONNECT_MS),

@@ -17,10 +17,10 @@ from fl_protocol.pki.contexts import client_context
 from fl_protocol.pki.errors import CertificateInvalidError
 from fl_protocol.pki.tls import certificate_from_der, certificate_from_pem, verify_issued_by
 from site_agent.link.channel import TlsIdentity
-from site_agent.link.faults import ADVICE, PathFault, fault_of_connect_status
-from site_agent.link.proxy import ConnectAnswer, ProxyRoute
+from site_agent.link.connecting import WayEndsError, connect_through
+from site_agent.link.faults import ADVICE, PathFault
+from site_agent.link.proxy import ProxyRoute
 
-_TIMEOUT_S = 10.0
 _HTTP2 = "h2"
 _HTTP1 = "http/1.1"
 # RFC 9113, 3.4: the client's preface, and an empty SETTINGS frame. The server's first frame is SETTINGS, type 4.
@@ -61,12 +61,6 @@ class Step:
         return "" if self.fault is None else ADVICE[self.fault]
 
 
-class _EndsHereError(Exception):
-    def __init__(self, fault: PathFault, message: str) -> None:
-        super().__init__(message)
-        self.fault = fault
-
-
 def probe_way(way: Way, *, is_http2: bool) -> tuple[Step, ...]:
     """Walk the way until it ends; the last step says where, if it does."""
     return tuple(_walk(way, is_http2=is_http2))
@@ -81,7 +75,7 @@ def _walk(way: Way, *, is_http2: bool) -> Iterator[Step]:
     first = "tcp" if way.proxy is None else "proxy"
     try:
         connection = _connect(way)
-    except _EndsHereError as end:
+    except WayEndsError as end:
         yield Step(name=first, message=str(end), fault=end.fault)
         return
     through = f"{way.address} answers" if way.proxy is None else f"{way.proxy.address} opens a tunnel to {way.address}"
@@ -89,7 +83,7 @@ def _walk(way: Way, *, is_http2: bool) -> Iterator[Step]:
     with connection:
         try:
             secured = _secure(way, connection, is_http2=is_http2)
-        except _EndsHereError as end:
+        except WayEndsError as end:
             yield Step(name="tls", message=str(end), fault=end.fault)
             return
         with secured:
@@ -99,39 +93,7 @@ def _walk(way: Way, *, is_http2: bool) -> Iterator[Step]:
 
 
 def _connect(way: Way) -> socket.socket:
-    host, port = (way.host, way.port) if way.proxy is None else (way.proxy.host, way.proxy.port)
-    to = way.address if way.proxy is None else f"the proxy {way.proxy.address}"
-    try:
-        connection = socket.create_connection((host, port), timeout=_TIMEOUT_S)
-    except socket.gaierror as error:
-        fault = PathFault.HOST_UNKNOWN if way.proxy is None else PathFault.PROXY_UNREACHABLE
-        raise _EndsHereError(fault, f"the host of {to} is not known here") from error
-    except OSError as error:
-        fault = PathFault.UNREACHABLE if way.proxy is None else PathFault.PROXY_UNREACHABLE
-        raise _EndsHereError(fault, f"{to} does not answer: {error.strerror or 'no answer in time'}") from error
-    if way.proxy is not None:
-        try:
-            _open_tunnel(connection, way, way.proxy)
-        except _EndsHereError:
-            connection.close()
-            raise
-    return connection
-
-
-def _open_tunnel(connection: socket.socket, way: Way, proxy: ProxyRoute) -> None:
-    answer = ConnectAnswer()
-    try:
-        connection.sendall(proxy.connect_request(way.host, way.port))
-        while data := connection.recv(4096):
-            if answer.feed(data):
-                break
-    except OSError as error:
-        message = f"the proxy {proxy.address} ends the connection at CONNECT {way.address}"
-        raise _EndsHereError(PathFault.PROXY_FAILED, message) from error
-    if not answer.is_open:
-        said = f"answers {answer.status}" if answer.status else "gives no answer of HTTP"
-        message = f"the proxy {proxy.address} {said} to CONNECT {way.address}"
-        raise _EndsHereError(fault_of_connect_status(answer.status or 0), message)
+    return connect_through(way.host, way.port, proxy=way.proxy)
 
 
 def _secure(way: Way, connection: socket.socket, *, is_http2: bool) -> ssl.SSLSocket:
@@ -142,9 +104,9 @@ def _secure(way: Way, connection: socket.socket, *, is_http2: bool) -> ssl.SSLSo
     except OSError as error:
         if is_http2 and _stands_without_http2(way):
             message = f"{way.address} ends the TLS handshake when h2 is offered, and completes it when it is not"
-            raise _EndsHereError(PathFault.HTTP2_BROKEN, message) from error
+            raise WayEndsError(PathFault.HTTP2_BROKEN, message) from error
         fault = PathFault.TLS_ENDS if way.proxy is None else PathFault.TUNNEL_ENDS
-        raise _EndsHereError(fault, f"the TLS handshake with {way.address} is cut off") from error
+        raise WayEndsError(fault, f"the TLS handshake with {way.address} is cut off") from error
 
 
 def _handshake(way: Way, connection: socket.socket, *, protocol: str) -> ssl.SSLSocket:
@@ -160,22 +122,22 @@ def _stands_without_http2(way: Way) -> bool:
     try:
         with _connect(way) as connection, _handshake(way, connection, protocol=_HTTP1):
             return True
-    except (OSError, _EndsHereError):
+    except (OSError, WayEndsError):
         return False
 
 
-def _wrong_certificate(way: Way, verdict: str) -> _EndsHereError:
+def _wrong_certificate(way: Way, verdict: str) -> WayEndsError:
     shown = _shown_certificate(way)
     if shown is None:
-        return _EndsHereError(PathFault.TLS_INTERCEPTED, f"another certificate answers at {way.address}: {verdict}")
+        return WayEndsError(PathFault.TLS_INTERCEPTED, f"another certificate answers at {way.address}: {verdict}")
     if _is_of_root(shown, way.identity.root_pem):
-        return _EndsHereError(PathFault.CERTIFICATE_WRONG, f"the gateway's certificate does not fit: {verdict}")
+        return WayEndsError(PathFault.CERTIFICATE_WRONG, f"the gateway's certificate does not fit: {verdict}")
     issuer = shown.issuer.rfc4514_string()[:200] or "an unnamed authority"
     message = (
         f"TLS is intercepted: the certificate presented is issued by {issuer} and not by the pinned root; "
         f"ask for an exemption for {way.address}"
     )
-    return _EndsHereError(PathFault.TLS_INTERCEPTED, message)
+    return WayEndsError(PathFault.TLS_INTERCEPTED, message)
 
 
 def _shown_certificate(way: Way) -> x509.Certificate | None:
@@ -184,7 +146,7 @@ def _shown_certificate(way: Way) -> x509.Certificate | None:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     server_name = way.identity.server_name or way.host
-    with contextlib.suppress(OSError, _EndsHereError, CertificateInvalidError):
+    with contextlib.suppress(OSError, WayEndsError, CertificateInvalidError):
         with _connect(way) as connection, context.wrap_socket(connection, server_hostname=server_name) as secured:
             der = secured.getpeercert(binary_form=True)
         return None if der is None else certificate_from_der(der)

@@ -1,0 +1,63 @@
+"""A TCP connection to the coordinator for those who look or enrol: straight, or by CONNECT. Blocking."""
+
+from __future__ import annotations
+
+import socket
+
+from site_agent.link.faults import PathFault, fault_of_connect_status
+from site_agent.link.proxy import ConnectAnswer, ProxyRoute, address_text
+
+_TIMEOUT_S = 10.0
+
+
+class WayEndsError(Exception):
+    """There is no connection; ``fault`` says where the way ends, and the sentence what was seen there."""
+
+    def __init__(self, fault: PathFault, message: str) -> None:
+        """Keep the fault beside the sentence."""
+        super().__init__(message)
+        self.fault = fault
+
+
+def connect_through(host: str, port: int, *, proxy: ProxyRoute | None) -> socket.socket:
+    """A connection to ``host:port``; the caller closes it.
+
+    Raises:
+        WayEndsError: there is none.
+    """
+    target = address_text(host, port)
+    to = target if proxy is None else f"the proxy {proxy.address}"
+    try:
+        connection = socket.create_connection(
+            (host, port) if proxy is None else (proxy.host, proxy.port), timeout=_TIMEOUT_S
+        )
+    except socket.gaierror as error:
+        fault = PathFault.HOST_UNKNOWN if proxy is None else PathFault.PROXY_UNREACHABLE
+        raise WayEndsError(fault, f"the host of {to} is not known here") from error
+    except OSError as error:
+        fault = PathFault.UNREACHABLE if proxy is None else PathFault.PROXY_UNREACHABLE
+        raise WayEndsError(fault, f"{to} does not answer: {error.strerror or 'no answer in time'}") from error
+    if proxy is not None:
+        try:
+            _open_tunnel(connection, host, port, proxy=proxy)
+        except WayEndsError:
+            connection.close()
+            raise
+    return connection
+
+
+def _open_tunnel(connection: socket.socket, host: str, port: int, *, proxy: ProxyRoute) -> None:
+    target = address_text(host, port)
+    answer = ConnectAnswer()
+    try:
+        connection.sendall(proxy.connect_request(host, port))
+        while data := connection.recv(4096):
+            if answer.feed(data):
+                break
+    except OSError as error:
+        message = f"the proxy {proxy.address} ends the connection at CONNECT {target}"
+        raise WayEndsError(PathFault.PROXY_FAILED, message) from error
+    if not answer.is_open:
+        said = f"answers {answer.status}" if answer.status else "gives no answer of HTTP"
+        message = f"the proxy {proxy.address} {said} to CONNECT {target}"
+        raise WayEndsError(fault_of_connect_status(answer.status or 0), message)
