@@ -51,7 +51,7 @@ def write_file(path: Path, content: bytes) -> None:
     write_file_parts(path, (content,))
 
 
-def write_file_parts(path: Path, parts: Iterable[bytes]) -> None:
+def write_file_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """As ``write_file``, of parts that need not be in memory at once."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
