@@ -90,7 +90,7 @@ async def _serve(settings: SiteSettings, identity: SiteIdentity, db: SiteDb) -> 
         settings.folder.coordinator_log,
         coordinator_spki=identity.coordinator_signing_spki,
         db=db,
-        audit=AuditLog(keys.load_signer(), SystemClock(), origin_of_site(identity.site_id)),
+        audit=AuditLog(KeyStore(settings.folder).load_signer(), SystemClock(), origin_of_site(identity.site_id)),
     )
     client = CoordinatorClient(channel, agent_version=agent_version(), coordinator_log=known)
     try:
