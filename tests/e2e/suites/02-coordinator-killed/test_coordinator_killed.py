@@ -1,0 +1,102 @@
+"""The coordinator is killed with SIGKILL at exact instructions, in each phase of an exchange, at its sum, fold and commit.
+
+It is started again each time. The run must go on to the same adapter, bit for bit, as if nothing had happened: no
+accepted message or upload is lost, none is counted twice, no round is committed twice, and there is one release.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.suites.conftest import MakeFederation, Undisturbed
+from tests.e2e.support.crash_points import Arming, CrashPoint
+from tests.e2e.support.template import SMALL
+from tests.e2e.support.verdicts import verified_outcome
+
+pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.timeout(300)]
+
+RUN_TX = "coordinator.db.tx:Database.run_tx"
+BLOBS = "coordinator.blobs.filesystem:FilesystemBlobStore"
+EXCHANGE_MOVES = "coordinator.services.advance_run:store_exchange"
+
+
+def in_transaction_to(state: str) -> CrashPoint:
+    """Inside the transaction that moves the exchange there, before it is committed."""
+    return CrashPoint(
+        name=f"in-transaction-to-{state}", target=EXCHANGE_MOVES, match={"1.state": state}, when="after"
+    )
+
+
+def after_transaction(name: str, *, nth: int) -> CrashPoint:
+    """After a commit, before anybody hears of it."""
+    return CrashPoint(name=f"after-{nth}-{name}", target=RUN_TX, match={"0": name}, nth=nth, when="after")
+
+
+IN_UPLOAD = Arming(target=RUN_TX, match={"0": "begin-upload"})
+PERFORMER = "coordinator.driver.effects_performer"
+
+IN_EACH_PHASE = (
+    # ADVERTISING
+    after_transaction("accept-advertisement", nth=2),
+    in_transaction_to("SHARING"),
+    # SHARING
+    after_transaction("accept-shares", nth=1),
+    # COLLECTING
+    CrashPoint(name="bytes-on-disk-not-in-row", target=f"{BLOBS}.append_partial", when="after", armed_by=IN_UPLOAD),
+    CrashPoint(name="upload-is-a-blob-not-in-row", target=f"{BLOBS}.finish_partial", when="after", armed_by=IN_UPLOAD),
+    after_transaction("complete-upload", nth=1),
+    # CONFIRMING
+    after_transaction("accept-confirmation", nth=2),
+    in_transaction_to("REVEALING"),
+    # REVEALING
+    after_transaction("accept-reveal", nth=1),
+)
+
+AT_EFFECTS = (
+    # The sum of round 0: begun and not stored, stored and not in its row, in its row and nobody told.
+    CrashPoint(name="sum-not-begun", target=f"{PERFORMER}:aggregate_round", match={"1.round_index": "0"}),
+    CrashPoint(
+        name="sum-stored-not-in-row",
+        target=f"{BLOBS}.put",
+        when="after",
+        armed_by=Arming(target="coordinator.services.aggregate_round:recover_mask_terms"),
+    ),
+    after_transaction("complete-sum", nth=1),
+    # The fold and the commit of round 1.
+    CrashPoint(
+        name="state-stored-not-in-row",
+        target=f"{BLOBS}.put",
+        nth=2,  # the sum is the first
+        when="after",
+        armed_by=Arming(target="coordinator.services.advance_run:commit_round", match={"1.round_index": "0"}),
+    ),
+    CrashPoint(
+        name="in-transaction-to-COMMITTED",
+        target="coordinator.services.advance_run:commit_round",
+        match={"1.round_index": "1"},
+        when="after",
+    ),
+    # The last commit, and the release.
+    CrashPoint(
+        name="committed-and-nobody-told",
+        target=RUN_TX,
+        match={"0": "advance-run"},
+        when="after",
+        armed_by=Arming(target="coordinator.services.advance_run:commit_round", match={"1.round_index": "2"}),
+    ),
+    CrashPoint(name="release-made-effect-open", target="coordinator.app:create_release", when="after"),
+)
+
+
+@pytest.mark.parametrize(
+    "points", [pytest.param(IN_EACH_PHASE, id="in-each-phase"), pytest.param(AT_EFFECTS, id="at-effects")]
+)
+def test_coordinator_killed_at_exact_instructions_run_ends_with_the_same_bytes(
+    make_federation: MakeFederation, undisturbed: Undisturbed, points: tuple[CrashPoint, ...]
+) -> None:
+    federation = make_federation(sites=SMALL.sites)
+    federation.define_coordinator(dies_at=points)
+    federation.start()
+    outcome = verified_outcome(federation, federation.start_run(SMALL), SMALL)
+    assert federation.processes["coordinator"].n_starts == 1 + len(points)
+    assert outcome == undisturbed(SMALL)

@@ -1,0 +1,53 @@
+"""What the suites share: one federation that is set up and copied, and each study's undisturbed outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.support.federation import Federation, Place
+from tests.e2e.support.template import Study, Template, make_template
+from tests.e2e.support.verdicts import Outcome, verified_outcome
+
+MakeFederation = Callable[..., Federation]
+Undisturbed = Callable[[Study], Outcome]
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
+    return make_template(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture
+def make_federation(template: Template, tmp_path: Path) -> Iterator[MakeFederation]:
+    """Federations of this test, ended with it."""
+    made: list[Federation] = []
+
+    def make(*, sites: Sequence[str], place: Place | None = None) -> Federation:
+        federation = Federation(template, tmp_path / f"federation-{len(made)}", sites=sites, place=place)
+        made.append(federation)
+        return federation
+
+    yield make
+    for federation in made:
+        federation.end()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(template: Template, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """The outcome of a study in which nothing breaks, run once a session."""
+    outcomes: dict[Study, Outcome] = {}
+
+    def outcome_of(study: Study) -> Outcome:
+        if study not in outcomes:
+            federation = Federation(template, tmp_path_factory.mktemp("undisturbed") / "work", sites=study.sites)
+            try:
+                federation.start()
+                outcomes[study] = verified_outcome(federation, federation.start_run(study), study)
+            finally:
+                federation.end()
+        return outcomes[study]
+
+    return outcome_of

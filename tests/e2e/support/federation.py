@@ -1,0 +1,276 @@
+"""One coordinator and its sites as processes of this machine, made from a template, with everything a suite does to them.
+
+Processes are known by name: ``coordinator`` (or ``api``, ``gateway``, ``driver`` ... where it is split) and a site's own
+name. What was killed while it was to run is started again with the same command line, as a supervisor would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+
+from tests.e2e.support import crashing
+from tests.e2e.support.crash_points import CrashPlan, CrashPoint
+from tests.e2e.support.processes import Processes, end_processes_of
+from tests.e2e.support.template import ENVIRONMENT, Study, Template
+from wardround.client.connection import Connection, read_token
+from wardround.client.rest import RestClient
+from wardround.client.run_upload import create_run
+from wardround.documents import Document, text_of
+from wardround.errors import UnavailableError
+
+T = TypeVar("T")
+
+COORDINATOR = "coordinator"
+_CRASHING = str(Path(crashing.__file__))
+_LOOK_EVERY_S = 0.1
+_READY_TIMEOUT_S = 60.0
+RUN_TIMEOUT_S = 180.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a coordinator listens for sites. ``address`` is an address of this machine."""
+
+    address: str = "127.0.0.1"
+
+
+class Federation:
+    """The processes, their folders, and a client with the admin's token."""
+
+    def __init__(
+        self, template: Template, folder: Path, *, sites: Sequence[str], place: Place | None = None
+    ) -> None:
+        """Copy the template; nothing is started."""
+        self.template = template
+        self.folder = folder
+        self.site_names = tuple(sites)
+        self.processes = Processes(folder / "logs", ENVIRONMENT)
+        self._plans: dict[str, CrashPlan] = {}
+        self._client: RestClient | None = None
+        place = place or Place()
+        shutil.copytree(template.coordinator, self.coordinator_dir)
+        for name in self.site_names:
+            shutil.copytree(template.site(name), self.site_dir(name))
+        self.rest_port, self.gateway_port = free_port("127.0.0.1"), free_port(place.address)
+        self.gateway_address = f"{place.address}:{self.gateway_port}"
+        self.configure_coordinator(
+            rest={"port": self.rest_port},
+            gateway={"host": place.address, "port": self.gateway_port},
+            # A driver that starts again waits for its own old lease; nothing here sleeps past a short one.
+            driver={"poll_s": 0.1, "lease_s": 2.0},
+        )
+        for name in self.site_names:
+            self.configure_site(name, coordinator={"address": self.gateway_address})
+        self.define_coordinator()
+        for name in self.site_names:
+            self.define_site(name)
+
+    # Folders and settings
+
+    @property
+    def coordinator_dir(self) -> Path:
+        return self.folder / "coordinator"
+
+    def site_dir(self, name: str) -> Path:
+        return self.folder / "sites" / name
+
+    def configure_coordinator(self, **sections: Mapping[str, object]) -> None:
+        """Change keys of ``coordinator.yaml``; they hold from the next start."""
+        _change_yaml(self.coordinator_dir / "coordinator.yaml", sections)
+
+    def configure_site(self, name: str, **sections: Mapping[str, object]) -> None:
+        """Change keys of a site's ``site.yaml``; they hold from the next start."""
+        _change_yaml(self.site_dir(name) / "site.yaml", sections)
+
+    # How programs are called
+
+    def define_coordinator(self, *, dies_at: Iterable[CrashPoint] = (), name: str = COORDINATOR, roles: str = "") -> None:
+        """The coordinator's program: whole, or some of its roles under another name; or one that dies at points."""
+        words = ["serve", "--config", str(self.coordinator_dir / "coordinator.yaml")]
+        words += ["--roles", roles] if roles else []
+        self._define(name, "coordinator", words, dies_at)
+
+    def define_site(
+        self, name: str, *, dies_at: Iterable[CrashPoint] = (), prefix: Sequence[str] = (), **environment: str
+    ) -> None:
+        """A site's agent, and its trainers with it; ``prefix`` puts it into a network namespace."""
+        words = ["--state-dir", str(self.site_dir(name)), "start"]
+        self._define(name, "site_agent", words, dies_at, prefix=prefix, **environment)
+
+    def _define(
+        self,
+        name: str,
+        module: str,
+        words: Sequence[str],
+        dies_at: Iterable[CrashPoint],
+        *,
+        prefix: Sequence[str] = (),
+        **environment: str,
+    ) -> None:
+        points = tuple(dies_at)
+        program = [sys.executable, "-m", module]
+        if points:
+            self._plans[name] = CrashPlan.write(self.folder / "plans" / f"{name}.json", points)
+            program = [sys.executable, _CRASHING, str(self._plans[name].file), module]
+        self.processes.define(name, (*prefix, *program, *words), **environment)
+
+    # Starting and ending
+
+    def start(self, *, sites: Sequence[str] | None = None) -> None:
+        """Start the coordinator, wait until it answers, and start the sites."""
+        self.start_coordinator()
+        for name in self.site_names if sites is None else sites:
+            self.processes.start(name)
+
+    def start_coordinator(self, *names: str) -> None:
+        """Start the coordinator, or the processes that it is split into, and wait until REST answers."""
+        for name in names or (COORDINATOR,):
+            self.processes.start(name)
+        self.wait_until("the coordinator answers", lambda: self.client.get("/api/v1/me"), timeout_s=_READY_TIMEOUT_S)
+
+    def end(self) -> None:
+        """End everything that was started."""
+        if self._client is not None:
+            self._client.close()
+        self.processes.end_all()
+        end_processes_of(self.folder)
+
+    def suspend_process(self, name: str) -> None:
+        """SIGSTOP: it is there, and does nothing."""
+        os.kill(self.processes[name].pid, signal.SIGSTOP)
+
+    def continue_process(self, name: str) -> None:
+        """SIGCONT."""
+        os.kill(self.processes[name].pid, signal.SIGCONT)
+
+    def trainer_pid(self, site: str) -> int | None:
+        """The number of the trainer that a site's agent started last; None while there is none."""
+        for file in self.site_dir(site).glob("jobs/run-*/trainer.pid"):
+            text = file.read_text()
+            if text.isdigit():
+                return int(text)
+        return None
+
+    # REST
+
+    @property
+    def client(self) -> RestClient:
+        """Signed in as admin."""
+        if self._client is None:
+            token = read_token(self.coordinator_dir / "admin.token")
+            url = f"https://127.0.0.1:{self.rest_port}"
+            self._client = RestClient(Connection(url=url, root_file=self.coordinator_dir / "root.pem", token=token))
+        return self._client
+
+    def start_run(self, study: Study) -> str:
+        """Create and start a run; its identifier."""
+        spec, adapter = self.template.spec_of(study)
+        run_id = text_of(create_run(self.client, spec, adapter), "run_id")
+        self.client.post(f"/api/v1/runs/{run_id}:start")
+        return run_id
+
+    def run(self, run_id: str) -> Document:
+        return self.client.get(f"/api/v1/runs/{run_id}")
+
+    def rounds(self, run_id: str) -> list[Document]:
+        """The latest attempt of each round, in order."""
+        found = self.client.pages(f"/api/v1/runs/{run_id}/rounds")
+        return sorted(found, key=lambda document: int(str(document["round_index"])))
+
+    def round(self, run_id: str, index: int) -> Document | None:
+        """One round, once it is there."""
+        return next((found for found in self.rounds(run_id) if found["round_index"] == index), None)
+
+    def exchange_state(self, run_id: str, index: int) -> str:
+        """The state of a round's exchange; empty before there is one."""
+        found = self.round(run_id, index)
+        exchange = None if found is None else found.get("exchange")
+        return str(exchange["state"]) if isinstance(exchange, dict) else ""
+
+    def participation(self, run_id: str, index: int, site: str) -> str:
+        """A site's state in a round; empty before it was invited."""
+        found = self.round(run_id, index)
+        rows = found.get("participations") if found is not None else None
+        assert isinstance(rows, list | None)
+        return next((str(row["state"]) for row in rows or () if row["site_id"] == site), "")
+
+    # Waiting
+
+    def wait_until(self, what: str, look: Callable[[], T], *, timeout_s: float = RUN_TIMEOUT_S) -> T:
+        """Look until it is true; what was killed meanwhile is started again, and a coordinator that is away is waited for.
+
+        Raises:
+            AssertionError: it did not become true in time, or a process ended by itself; with the end of every log.
+        """
+        deadline = time.monotonic() + timeout_s
+        last: object = None
+        while time.monotonic() < deadline:
+            self.processes.look()
+            try:
+                last = look()
+            except UnavailableError as error:
+                last = error
+            else:
+                if last:
+                    return last  # type: ignore[return-value]
+            time.sleep(_LOOK_EVERY_S)
+        raise AssertionError(
+            f"not within {timeout_s:.0f} s: {what} (last: {last!r}; not reached: {self.missed_crashes()})\n"
+            f"{self.processes.tails()}"
+        )
+
+    def wait_for_end(self, run_id: str, *, state: str = "COMPLETED", timeout_s: float = RUN_TIMEOUT_S) -> Document:
+        """Wait until the run has ended, and hold it to the state in which it has to end."""
+
+        def look() -> Document | None:
+            run = self.run(run_id)
+            return run if run["state"] in {"COMPLETED", "CANCELLED", "FAILED"} else None
+
+        run = self.wait_until(f"run {run_id} ends", look, timeout_s=timeout_s)
+        assert run["state"] == state, f"{run['state']}: {run['reason']}\n{self.processes.tails()}"
+        return run
+
+    def missed_crashes(self) -> dict[str, list[str]]:
+        """The crash points of every process that were not reached."""
+        return {name: missed for name, plan in self._plans.items() if (missed := plan.missed())}
+
+    def call_sites(self, *words: str) -> dict[str, dict[str, object]]:
+        """One command of every site's program; its documents."""
+        import subprocess
+
+        def call(name: str) -> dict[str, object]:
+            arguments = [sys.executable, "-m", "site_agent", "--json", "--state-dir", str(self.site_dir(name)), *words]
+            answer = subprocess.run(
+                arguments, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+            )
+            return {"exit": answer.returncode, **json.loads(answer.stdout)}
+
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            return dict(zip(self.site_names, pool.map(call, self.site_names), strict=True))
+
+
+def free_port(address: str) -> int:
+    """A port that is free now; it is kept over restarts."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+def _change_yaml(path: Path, sections: Mapping[str, Mapping[str, object]]) -> None:
+    document = yaml.safe_load(path.read_text()) or {}
+    for name, keys in sections.items():
+        document[name] = {**(document.get(name) or {}), **keys}
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
