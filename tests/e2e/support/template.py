@@ -85,9 +85,18 @@ class Study:
 
 SMALL = Study(name="small")
 BIG = Study(
-    name="big", rounds=1, rank=_MAX_RANK, steps=2, targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj")
+    name="big",
+    rounds=1,
+    rank=_MAX_RANK,
+    steps=2,
+    targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    phase_deadline_s=150,
+    round_deadline_s=300,
 )
-"""An upload of about five megabytes, five chunks of it, so that a line can break in the middle of one."""
+"""An upload of four megabytes, four chunks and a bit, so that a line can break in the middle of it."""
+
+BIG_UPLOAD_BYTES = 4 * 1024 * 2 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64))
+"""Four bytes a weight; two layers; rank times (in + out) of each target of the tiny model."""
 
 
 @dataclass(slots=True, kw_only=True)

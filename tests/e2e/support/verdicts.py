@@ -32,6 +32,8 @@ class Outcome:
 def verified_outcome(federation: Federation, run_id: str, study: Study) -> Outcome:
     """Wait until the run is completed and its sites are at rest, hold it to everything that holds of any run."""
     federation.wait_for_end(run_id)
+    federation.wait_until("every crash point was reached", lambda: not federation.missed_crashes(), timeout_s=30)
+    federation.wait_until("the coordinator answers", lambda: federation.client.get("/api/v1/me"), timeout_s=30)
     rounds = federation.rounds(run_id)
     assert [found["state"] for found in rounds] == ["COMMITTED"] * (study.rounds + 1)
     for found in rounds:
@@ -40,7 +42,6 @@ def verified_outcome(federation: Federation, run_id: str, study: Study) -> Outco
     assert [row[0] for row in sums[:-1]] == [sum(RECORD_COUNTS[site] for site in study.sites)] * study.rounds
     state = settled_state(federation, run_id, study.sites)
     adapter = released_adapter(federation, run_id)
-    federation.wait_until("every crash point was reached", lambda: not federation.missed_crashes(), timeout_s=30)
     events = verified_audit(federation)
     committed = Counter(
         event["facts"]["round_index"]
