@@ -20,6 +20,7 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from botocore.config import Config
 
 from coordinator.blobs.s3_errors import typed_s3_errors
 from coordinator.blobs.s3_partial import PART_BYTES, Bucket, PartialPart, S3Partial, discard, parts_of
-from coordinator.blobs.store import CHUNK_BYTES, Chunk, StoredBlob
+from coordinator.blobs.store import CHUNK_BYTES, UNRESUMED, Chunk, StoredBlob
 from coordinator.errors import (
     BlobDigestMismatchError,
     BlobNotFoundError,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PARTIAL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,180}")
+_PUT = "put-"
+"""Before the names of partials that ``put`` makes for itself."""
 _MAX_READ_TRIES = 4
 _CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 60.0
@@ -112,7 +115,7 @@ class S3BlobStore:
     def put(self, chunks: Iterable[Chunk], *, expected_sha256: str | None = None) -> StoredBlob:
         """Store the concatenation of ``chunks``; see BlobStore."""
         digest = hashlib.sha256()
-        name = f"put-{secrets.token_hex(16)}"
+        name = f"{_PUT}{secrets.token_hex(16)}"
         small, writer = bytearray(), None
         try:
             for chunk in chunks:
@@ -181,6 +184,21 @@ class S3BlobStore:
             name = key.removeprefix(start)
             if _DIGEST.fullmatch(name) is not None:
                 yield name
+
+    def discard_unfinished(self, *, older_than_s: float) -> int:
+        """Forget what a crash left of blobs that were being stored; see BlobStore. Goes by the server's clock."""
+        bucket = self._bucket
+        until = bucket.now() - timedelta(seconds=older_than_s)
+        latest: dict[str, datetime] = {}
+        for folder in (bucket.owner_key(""), bucket.partials):
+            for start in (UNRESUMED, _PUT):
+                for key, written_at in bucket.list_with_times(f"{folder}{start}"):
+                    name = key.removeprefix(folder).partition("/")[0]
+                    latest[name] = max(written_at, latest.get(name, written_at))
+        unfinished = [name for name, written_at in latest.items() if written_at <= until]
+        for name in unfinished:
+            discard(bucket, name)
+        return len(unfinished) + bucket.abort_multipart_uploads(bucket.blob_key(""), begun_until=until)
 
     def free_bytes(self) -> int | None:
         """Not known: a bucket does not tell."""

@@ -23,7 +23,7 @@ from coordinator.rounds.round_machine import RoundState
 from coordinator.services.context import EngineContext
 from coordinator.services.effect_kinds import EffectKind
 from coordinator.services.round_access import COORDINATOR, ref_of, round_facts, site_actor
-from fl_protocol.audit.events import AuditKind
+from fl_protocol.audit.events import AuditFact, AuditKind
 from fl_protocol.audit.restored import RestoredStatement, sign_restored
 from fl_protocol.ids import SiteId
 from fl_protocol.signing.keys import Signer
@@ -142,7 +142,7 @@ def begin_epoch(
         )
     )
     session.flush()
-    facts = {
+    facts: dict[str, AuditFact] = {
         "epoch": epoch,
         "restored_size": size,
         "restored_head": head,
@@ -166,7 +166,12 @@ def note_head(session: Session, site_id: SiteId, *, seen_size: int, seen_head: s
         session.add(held)
     held.seen_size, held.seen_head, held.reported_at = seen_size, seen_head, now
     session.flush()
-    facts = {"epoch": row.epoch, "site_id": site_id, "seen_size": seen_size, "seen_head": seen_head}
+    facts: dict[str, AuditFact] = {
+        "epoch": row.epoch,
+        "site_id": site_id,
+        "seen_size": seen_size,
+        "seen_head": seen_head,
+    }
     append_audit(session, AuditKind.HEAD_REPORTED, actor=site_actor(site_id), facts=facts, now=now)
     return True
 
@@ -209,7 +214,7 @@ def acknowledge_restore(session: Session, *, actor: str, now: datetime) -> Epoch
         row.acknowledged_at, row.acknowledged_by = now, actor
         session.flush()
         view = _view(session, row)
-        facts = {
+        facts: dict[str, AuditFact] = {
             "epoch": row.epoch,
             "n_sites": len(view.heads),
             "n_lost": view.n_lost,

@@ -124,8 +124,6 @@ def network_namespace() -> Iterator[Namespace]:
 def call(*words: str) -> str:
     """A command of this machine; what it says when it fails is in the error."""
     program, *arguments = words
-    outcome = subprocess.run(
-        [str(tool(program)), *arguments], capture_output=True, text=True, timeout=30, check=False
-    )
+    outcome = subprocess.run([str(tool(program)), *arguments], capture_output=True, text=True, timeout=30, check=False)
     assert outcome.returncode == 0, f"{' '.join(words)}: {outcome.stderr}"
     return outcome.stdout

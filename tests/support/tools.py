@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-_PLACES = ("/usr/lib/postgresql/15/bin", "/usr/sbin", "/sbin")
+_PLACES = (str(Path(sys.executable).parent), "/usr/lib/postgresql/15/bin", "/usr/sbin", "/sbin")
 
 
 def tool(name: str) -> Path:

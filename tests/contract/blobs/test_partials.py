@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from coordinator.blobs.store import BlobStore
+from coordinator.blobs.store import UNRESUMED, BlobStore
 from coordinator.errors import BlobNotFoundError, BlobOffsetError, PartialTakenOverError
 
 OpenStore = Callable[[], BlobStore]
@@ -183,3 +183,16 @@ def test_partial_without_a_byte_is_the_empty_blob(store: BlobStore) -> None:
     assert writer.finish(sha256=empty).n_bytes == 0
     writer.close()
     assert store.read(empty) == b""
+
+
+def test_only_what_nobody_resumes_is_collected_and_only_once_it_is_old(store: BlobStore) -> None:
+    append_all(store, f"{UNRESUMED}left-by-a-crash", until=9 * MIB)
+    append_all(store, "u.resumed", until=9 * MIB)
+    kept = store.put_bytes(b"a blob").sha256
+    assert store.discard_unfinished(older_than_s=3600) == 0
+    assert store.partial_size(f"{UNRESUMED}left-by-a-crash") == 9 * MIB
+    # A second more than the whole seconds of an object store's clock.
+    assert store.discard_unfinished(older_than_s=-2) >= 1
+    assert store.partial_size(f"{UNRESUMED}left-by-a-crash") == 0
+    assert store.partial_size("u.resumed") == 9 * MIB
+    assert store.has(kept)

@@ -1,4 +1,4 @@
-"""Any program of Wardround, with one instruction at which it kills itself. Called as ``crashing.py PLAN MODULE WORDS...``
+"""Any program of Wardround, with an instruction at which it kills itself: ``crashing.py PLAN MODULE WORDS...``.
 
 A composition for tests only; the product has no hook for it. ``PLAN`` is a JSON file with a list of points. A point
 names a callable (``module:Class.method``), what its arguments must be, which such call is meant, and whether the
@@ -113,7 +113,7 @@ def install(point: Point) -> None:
 Look = Callable[[tuple[object, ...], Mapping[str, object]], None]
 
 
-def around(call: Call, is_method: bool, *, before: Look | None = None, after: Look | None = None) -> Call:  # noqa: FBT001
+def around(call: Call, is_method: bool, *, before: Look | None = None, after: Look | None = None) -> Call:
     """The same callable, with a look at its arguments before or after."""
     first = 1 if is_method else 0
 
@@ -145,7 +145,7 @@ def around(call: Call, is_method: bool, *, before: Look | None = None, after: Lo
 def start_trainers_with(plan: Path) -> None:
     """Let an agent start its trainers through this program, with the same plan."""
 
-    def wrap(call: Call, is_method: bool) -> Call:  # noqa: FBT001
+    def wrap(call: Call, is_method: bool) -> Call:
         del is_method
 
         @functools.wraps(call)

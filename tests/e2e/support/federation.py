@@ -50,9 +50,7 @@ class Place:
 class Federation:
     """The processes, their folders, and a client with the admin's token."""
 
-    def __init__(
-        self, template: Template, folder: Path, *, sites: Sequence[str], place: Place | None = None
-    ) -> None:
+    def __init__(self, template: Template, folder: Path, *, sites: Sequence[str], place: Place | None = None) -> None:
         """Copy the template; nothing is started."""
         self.template = template
         self.folder = folder
@@ -97,7 +95,9 @@ class Federation:
 
     # How programs are called
 
-    def define_coordinator(self, *, dies_at: Iterable[CrashPoint] = (), name: str = COORDINATOR, roles: str = "") -> None:
+    def define_coordinator(
+        self, *, dies_at: Iterable[CrashPoint] = (), name: str = COORDINATOR, roles: str = ""
+    ) -> None:
         """The coordinator's program: whole, or some of its roles under another name; or one that dies at points."""
         words = ["serve", "--config", str(self.coordinator_dir / "coordinator.yaml")]
         words += ["--roles", roles] if roles else []

@@ -48,7 +48,7 @@ def verified_outcome(federation: Federation, run_id: str, study: Study) -> Outco
         for event in events
         if event["kind"] == "round.committed" and event["facts"]["run_id"] == run_id
     )
-    assert committed == {index: 1 for index in range(study.rounds + 1)}
+    assert committed == dict.fromkeys(range(study.rounds + 1), 1)
     return Outcome(adapter_sha256=hashlib.sha256(adapter).hexdigest(), sums=sums, state_sha256=state)
 
 

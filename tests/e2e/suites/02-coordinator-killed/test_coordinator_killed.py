@@ -1,4 +1,4 @@
-"""The coordinator is killed with SIGKILL at exact instructions, in each phase of an exchange, at its sum, fold and commit.
+"""The coordinator is killed with SIGKILL at exact instructions: in each phase, at its sum, fold and commit.
 
 It is started again each time. The run must go on to the same adapter, bit for bit, as if nothing had happened: no
 accepted message or upload is lost, none is counted twice, no round is committed twice, and there is one release.
@@ -22,9 +22,7 @@ EXCHANGE_MOVES = "coordinator.services.advance_run:store_exchange"
 
 def in_transaction_to(state: str) -> CrashPoint:
     """Inside the transaction that moves the exchange there, before it is committed."""
-    return CrashPoint(
-        name=f"in-transaction-to-{state}", target=EXCHANGE_MOVES, match={"1.state": state}, when="after"
-    )
+    return CrashPoint(name=f"in-transaction-to-{state}", target=EXCHANGE_MOVES, match={"1.state": state}, when="after")
 
 
 def after_transaction(name: str, *, nth: int) -> CrashPoint:

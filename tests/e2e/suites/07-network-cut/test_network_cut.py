@@ -50,8 +50,10 @@ def test_link_down_for_a_minute_in_an_upload_and_in_a_poll_run_goes_on(
     sent_before = uploading.n_bytes_out()
     federation.wait_until(
         "the others have uploaded, and st-mary most of its vector",
-        lambda: federation.participation(run_id, 0, "charite") == "UPLOADED"
-        and uploading.n_bytes_out() - sent_before > 0.6 * BIG_UPLOAD_BYTES,
+        lambda: (
+            federation.participation(run_id, 0, "charite") == "UPLOADED"
+            and uploading.n_bytes_out() - sent_before > 0.6 * BIG_UPLOAD_BYTES
+        ),
     )
     assert federation.participation(run_id, 0, "st-mary") == "KEYED"
     began = time.monotonic()

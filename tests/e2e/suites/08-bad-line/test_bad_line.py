@@ -1,4 +1,4 @@
-"""A site behind a line that loses 2 % of its packets and carries 8 Mbit/s, and that breaks once in the middle of an upload.
+"""A site behind a line that loses 2 % of its packets, carries 8 Mbit/s, and breaks once in the middle of an upload.
 
 The run must end with the same adapter, bit for bit; the upload goes on where it broke.
 """
