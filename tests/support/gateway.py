@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import grpc
 import grpc.aio
@@ -181,12 +182,15 @@ class QuietRunServicer(run_pb2_grpc.RunServiceServicer):
     GetRun = SubmitApproval = Withdraw = GetRoster = _unused
 
 
+TServicer = TypeVar("TServicer", bound=round_pb2_grpc.RoundServiceServicer)
+
+
 @dataclass
-class Gateway:
+class Gateway(Generic[TServicer]):
     """Both listeners, up."""
 
     pki: Pki
-    servicer: KeepingServicer
+    servicer: TServicer
     revoked: set[str]
     grpc_address: str
     http1_address: str
@@ -197,13 +201,13 @@ class Gateway:
 @contextlib.asynccontextmanager
 async def running_gateway(
     pki: Pki,
-    servicer: KeepingServicer,
+    servicer: TServicer,
     *,
     grpc_options: tuple[tuple[str, int], ...] = (),
     grpc_port: int = 0,
     http1_port: int = 0,
-) -> AsyncIterator[Gateway]:
-    """Open both on loopback, and end them."""
+) -> AsyncIterator[Gateway[TServicer]]:
+    """Open both on loopback with these servicers of rounds behind them, and end them."""
     revoked: set[str] = set()
 
     async def identify(site_id: SiteId, certificate_sha256: str) -> CallingSite:
