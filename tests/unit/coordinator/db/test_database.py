@@ -1,43 +1,20 @@
+"""What is SQLite's own, and what needs no database; what both databases promise stands in tests/contract/database."""
+
 from __future__ import annotations
 
-import threading
+import sqlite3
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
-from sqlalchemy import inspect, select
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
-from sqlalchemy.schema import CreateTable
 
-from coordinator.db.audit import append_audit, audit_head, write_checkpoint
-from coordinator.db.migrate import downgrade, is_current, migrate
-from coordinator.db.models import AuditCheckpoint, AuditRow, Base, Lease, Run, Site
-from coordinator.db.outbox import (
-    add_effect,
-    append_event,
-    due_effects,
-    note_effect_failure,
-    pending_events,
-    take_open_effect,
-)
+from coordinator.db.faults import Fault, LinkLostError, fault_of, said_by
+from coordinator.db.models import Base, Lease
 from coordinator.db.tx import Database
-from coordinator.driver.leases import claim_lease, holds_lease, release_lease
-from coordinator.errors import DatabaseBusyError
-from fl_protocol.audit.chain import AuditRow as Leaf
-from fl_protocol.audit.events import AuditKind
-from fl_protocol.audit.verify import AuditFault, AuditVerified, verify_log
-from fl_protocol.ids import RunId
-from fl_protocol.signing.signed import SignedBody
-from fl_protocol.testing.entropy import seeded_signer
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-SIGNER = seeded_signer("coordinator")
-RUN = RunId("run-" + "c" * 26)
+from coordinator.errors import DatabaseBusyError, DatabaseUnavailableError
 
 
 @pytest.fixture
@@ -48,266 +25,103 @@ def db(tmp_path: Path) -> Iterator[Database]:
     database.dispose()
 
 
-def add_run(session: Session) -> None:
-    session.add(
-        Run(
-            run_id=RUN,
-            name="n",
-            state="ACTIVE",
-            run_spec_json=b"",
-            run_spec_sha256="",
-            layout_json=b"",
-            layout_blob_sha256="",
-            initial_blob_sha256="",
-            public_state_sha256="",
-            public_state_blob_sha256="",
-            created_by="user:x",
-            created_at=NOW,
-        )
-    )
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    made: list[float] = []
+    monkeypatch.setattr("coordinator.db.tx.time.sleep", made.append)
+    return made
 
 
-# Migrations
+def locked() -> OperationalError:
+    return OperationalError("BEGIN", {}, sqlite3.OperationalError("database is locked"))
 
 
-def test_migrations_go_up_down_up_and_equal_the_models(tmp_path: Path) -> None:
-    database = Database.from_path(tmp_path / "migrated.db")
-    assert not is_current(database.engine)
-    migrate(database.engine)
-    migrate(database.engine)
-    assert is_current(database.engine)
-    with database.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, Base.metadata) == []
-    downgrade(database.engine, "base")
-    assert inspect(database.engine).get_table_names() == ["alembic_version"]
-    migrate(database.engine)
-    assert is_current(database.engine)
-    database.dispose()
-
-
-def test_tables_are_valid_for_postgresql() -> None:
-    for table in Base.metadata.sorted_tables:
-        assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=postgresql.dialect()))
-
-
-# Transactions
-
-
-def test_transaction_that_fails_writes_nothing(db: Database) -> None:
-    def write(session: Session) -> None:
-        session.add(Lease(name="x", holder="y", expires_at=NOW))
-        session.flush()
-        raise RuntimeError("no")
-
-    with pytest.raises(RuntimeError):
-        db.run_tx("fails", write)
-    assert db.read("look", lambda session: session.get(Lease, "x")) is None
-
-
-def test_transaction_is_run_again_while_the_database_is_locked(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sqlite3
-
-    monkeypatch.setattr("coordinator.db.tx.time.sleep", lambda seconds: None)
+def test_transaction_is_run_again_while_the_database_is_locked(db: Database, pauses: list[float]) -> None:
     tries = []
 
     def write(session: Session) -> str:
         tries.append(1)
         if len(tries) < 3:
-            raise OperationalError("BEGIN", {}, sqlite3.OperationalError("database is locked"))
+            raise locked()
         return "done"
 
     assert db.run_tx("again", write) == "done"
     assert len(tries) == 3
+    assert pauses == sorted(pauses)
 
     def always(session: Session) -> None:
-        raise OperationalError("BEGIN", {}, sqlite3.OperationalError("database is locked"))
+        raise locked()
 
     with pytest.raises(DatabaseBusyError) as caught:
         db.run_tx("never", always)
     assert caught.value.facts["attempts"] == 6
 
 
-def test_other_database_errors_are_not_tried_again(db: Database) -> None:
+def test_lost_server_is_asked_for_as_long_as_patience_lasts_and_no_longer(db: Database, pauses: list[float]) -> None:
+    patient = Database(db.engine, patience_s=3.0)
+
+    def lost(session: Session) -> None:
+        raise LinkLostError("connection reset")
+
+    with pytest.raises(DatabaseUnavailableError) as caught:
+        patient.run_tx("lost", lost)
+    assert sum(pauses) == pytest.approx(3.0)
+    assert max(pauses) <= 1.0
+    assert caught.value.facts == {"tx": "lost", "error": "connection reset", "is_outcome_known": True}
+    with pytest.raises(DatabaseUnavailableError):
+        patient.read("lost", lost, patience_s=0.0)
+    assert sum(pauses) == pytest.approx(3.0)
+
+
+def test_key_that_is_taken_is_a_fault_at_once_where_one_writes_at_a_time(db: Database) -> None:
+    from tests.contract.database.rows import NOW
+
     tries = []
 
     def write(session: Session) -> None:
         tries.append(1)
-        session.add(Site(site_id="a", state="NOT_A_STATE", created_at=NOW))
-        session.flush()
+        session.add(Lease(name="x", holder="y", expires_at=NOW))
 
-    with pytest.raises(IntegrityError):
-        db.run_tx("wrong", write)
-    assert len(tries) == 1
-
-
-def test_two_writers_at_once_do_not_lose_an_update(db: Database) -> None:
-    db.run_tx("start", lambda session: session.add(Lease(name="n", holder="0", expires_at=NOW)))
-
-    def increment() -> None:
-        for _ in range(20):
-            db.run_tx("increment", add_one)
-
-    def add_one(session: Session) -> None:
-        lease = session.get(Lease, "n")
-        assert lease is not None
-        lease.holder = str(int(lease.holder) + 1)
-
-    threads = [threading.Thread(target=increment) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert db.read("end", lambda session: session.get(Lease, "n").holder) == "60"  # type: ignore[union-attr]
+    db.run_tx("first", write)
+    with pytest.raises(DBAPIError):
+        db.run_tx("second", write)
+    assert len(tries) == 2
 
 
-def test_instants_come_back_aware_and_naive_ones_are_refused(db: Database) -> None:
-    east = datetime(2026, 1, 1, 2, tzinfo=timezone(timedelta(hours=2)))
-    db.run_tx("add", lambda session: session.add(Lease(name="t", holder="h", expires_at=east)))
-    found = db.read("look", lambda session: session.get(Lease, "t"))
-    assert found is not None
-    assert found.expires_at == NOW
-    assert found.expires_at.tzinfo is UTC
-    naive = datetime(2026, 1, 1)  # noqa: DTZ001 # the point of the test
-    with pytest.raises(StatementError):
-        db.run_tx("naive", lambda session: session.add(Lease(name="u", holder="h", expires_at=naive)))
+def server_error(state: str, kind: type[DBAPIError] = ProgrammingError) -> DBAPIError:
+    # The shape of pg8000's errors: one dictionary of the protocol's fields.
+    return kind("SELECT", {}, Exception({"S": "ERROR", "C": state, "M": f"the server's words for {state}"}))
 
 
-def test_foreign_keys_are_enforced(db: Database) -> None:
-    with pytest.raises(IntegrityError):
-        db.run_tx("orphan", lambda session: append_event(session, "run-none", kind="k", payload={}, now=NOW))
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (server_error("40001"), Fault.CONTENTION),
+        (server_error("40P01"), Fault.CONTENTION),
+        (server_error("23505"), Fault.TAKEN),
+        (server_error("57P01"), Fault.LOST),
+        (server_error("57P03"), Fault.LOST),
+        (server_error("53300"), Fault.LOST),
+        (server_error("08006"), Fault.LOST),
+        (server_error("28P01"), Fault.TURNED_AWAY),
+        (server_error("28000", InterfaceError), Fault.TURNED_AWAY),
+        (server_error("3D000"), Fault.TURNED_AWAY),
+        (server_error("42P01"), Fault.OTHER),
+        (server_error("23503"), Fault.OTHER),
+        (InterfaceError("SELECT", {}, Exception("network error")), Fault.LOST),
+        (ProgrammingError("SELECT", {}, Exception("x"), connection_invalidated=True), Fault.LOST),
+        (LinkLostError("reset"), Fault.LOST),
+        (PoolTimeoutError("QueuePool limit"), Fault.NO_CONNECTION_FREE),
+        (locked(), Fault.CONTENTION),
+        (OperationalError("SELECT", {}, sqlite3.OperationalError("no such table")), Fault.OTHER),
+        (OSError("a file of somebody else's"), Fault.OTHER),
+        (RuntimeError("no"), Fault.OTHER),
+    ],
+    ids=lambda value: value.value if isinstance(value, Fault) else None,
+)
+def test_error_means_what_the_database_meant(error: BaseException, fault: Fault) -> None:
+    assert fault_of(error) is fault
 
 
-# Audit
-
-
-def append(db: Database, count: int) -> None:
-    for number in range(count):
-        db.run_tx(
-            "append",
-            lambda session, number=number: append_audit(
-                session, AuditKind.RUN_STATE, actor="coordinator", facts={"number": number}, now=NOW
-            ),
-        )
-
-
-def log_of(db: Database) -> tuple[list[Leaf], list[SignedBody]]:
-    def read(session: Session) -> tuple[list[Leaf], list[SignedBody]]:
-        rows = session.scalars(select(AuditRow).order_by(AuditRow.seq))
-        checkpoints = session.scalars(select(AuditCheckpoint).order_by(AuditCheckpoint.size))
-        return (
-            [Leaf(seq=row.seq, body=row.body, leaf_sha256=row.leaf_sha256) for row in rows],
-            [SignedBody(body=row.body, signature=row.signature) for row in checkpoints],
-        )
-
-    return db.read("log", read)
-
-
-def test_audit_log_verifies_against_its_checkpoints_and_an_altered_row_is_named(db: Database) -> None:
-    append(db, 5)
-    for _ in range(2):
-        db.run_tx("checkpoint", lambda session: write_checkpoint(session, signer=SIGNER, origin="o", now=NOW))
-    append(db, 3)
-    rows, checkpoints = log_of(db)
-    assert len(checkpoints) == 1
-    verified = verify_log(rows, checkpoints, SIGNER.spki_der)
-    assert isinstance(verified, AuditVerified)
-    assert (verified.size, verified.head) == db.read("head", audit_head)
-
-    def alter(session: Session) -> None:
-        row = session.get(AuditRow, 2)
-        assert row is not None
-        row.body = row.body.replace(b'"number":2', b'"number":9')
-
-    db.run_tx("alter", alter)
-    rows, checkpoints = log_of(db)
-    fault = verify_log(rows, checkpoints, SIGNER.spki_der)
-    assert isinstance(fault, AuditFault)
-    assert fault.seq == 2
-
-
-def test_audit_of_a_transaction_that_fails_is_not_recorded(db: Database) -> None:
-    append(db, 1)
-
-    def write(session: Session) -> None:
-        append_audit(session, AuditKind.RUN_STATE, actor="coordinator", facts={}, now=NOW)
-        raise RuntimeError("no")
-
-    with pytest.raises(RuntimeError):
-        db.run_tx("fails", write)
-    append(db, 1)
-    rows, _ = log_of(db)
-    assert [row.seq for row in rows] == [0, 1]
-    assert isinstance(verify_log(rows, [], SIGNER.spki_der), AuditVerified)
-
-
-# Outbox
-
-
-def test_events_are_read_in_order_until_consumed(db: Database) -> None:
-    db.run_tx("run", add_run)
-    for number in range(3):
-        db.run_tx(
-            "event", lambda session, number=number: append_event(session, RUN, kind=f"k{number}", payload={}, now=NOW)
-        )
-
-    def consume_first(session: Session) -> list[str]:
-        rows = pending_events(session, RUN)
-        rows[0].consumed_at = NOW
-        return [row.kind for row in rows]
-
-    assert db.run_tx("consume", consume_first) == ["k0", "k1", "k2"]
-    assert db.run_tx("consume", consume_first) == ["k1", "k2"]
-
-
-def test_effect_is_taken_once_and_waits_after_a_failure(db: Database) -> None:
-    db.run_tx("run", add_run)
-    db.run_tx("effect", lambda session: add_effect(session, RUN, kind="fold-round", payload={"a": [1]}, now=NOW))
-
-    def due(session: Session, now: datetime = NOW) -> list[int]:
-        return [row.id for row in due_effects(session, RUN, now=now)]
-
-    (effect_id,) = db.read("due", due)
-    attempts = db.run_tx(
-        "fail",
-        lambda session: note_effect_failure(session, effect_id, error="e", now=NOW, pause=timedelta(seconds=5)),
-    )
-    assert attempts == 1
-    assert db.read("due", due) == []
-    assert db.read("due", lambda session: due(session, NOW + timedelta(seconds=5))) == [effect_id]
-    assert [db.run_tx("take", lambda session: take_open_effect(session, effect_id, now=NOW)) for _ in range(2)] == [
-        True,
-        False,
-    ]
-
-
-# Leases
-
-
-def claim(db: Database, holder: str, at: datetime) -> bool:
-    return db.run_tx(
-        "claim", lambda session: claim_lease(session, RUN, holder=holder, now=at, duration=timedelta(seconds=10))
-    )
-
-
-def holds(db: Database, holder: str, at: datetime) -> bool:
-    return db.read("holds", lambda session: holds_lease(session, RUN, holder=holder, now=at))
-
-
-def test_lease_belongs_to_one_holder_until_it_runs_out(db: Database) -> None:
-    assert claim(db, "one", NOW)
-    assert not claim(db, "two", NOW + timedelta(seconds=9))
-    assert claim(db, "one", NOW + timedelta(seconds=6))
-    assert not claim(db, "two", NOW + timedelta(seconds=15))
-    assert claim(db, "two", NOW + timedelta(seconds=16))
-    assert not claim(db, "one", NOW + timedelta(seconds=17))
-    assert holds(db, "two", NOW + timedelta(seconds=17))
-    assert not holds(db, "two", NOW + timedelta(seconds=26))
-
-
-def test_lease_given_back_is_free_and_another_holders_is_left_alone(db: Database) -> None:
-    claim(db, "one", NOW)
-    db.run_tx("release", lambda session: release_lease(session, RUN, holder="two"))
-    assert holds(db, "one", NOW)
-    db.run_tx("release", lambda session: release_lease(session, RUN, holder="one"))
-    assert claim(db, "two", NOW)
+def test_servers_own_sentence_is_what_is_told() -> None:
+    assert said_by(server_error("40001")) == "the server's words for 40001"
