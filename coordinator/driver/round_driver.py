@@ -20,6 +20,7 @@ from coordinator.driver.leases import claim_lease, holds_lease, release_lease
 from coordinator.errors import DatabaseBusyError, DatabaseUnavailableError
 from coordinator.services.advance_run import advance_run
 from coordinator.services.context import EngineContext
+from coordinator.services.turn import TurnOutcome
 from fl_protocol.ids import RunId
 
 _log = structlog.get_logger("coordinator.driver")
@@ -71,7 +72,7 @@ class RoundDriver:
 
         This is the smallest thing that a driver does: between two of them it may die.
         """
-        if await self._advance(run_id):
+        if await self._advance(run_id) is not TurnOutcome.NOTHING:
             return True
         effects = await self._due_effects(run_id)
         if effects:
@@ -90,7 +91,8 @@ class RoundDriver:
             return
         for run_id in run_ids:
             try:
-                while await self._advance(run_id):
+                # What was only noted has been thought through to its end; what moved may lead on at once.
+                while await self._advance(run_id) is TurnOutcome.MOVED:
                     pass
                 await self._start_effects(run_id)
             except (DatabaseUnavailableError, DatabaseBusyError) as error:
@@ -100,21 +102,22 @@ class RoundDriver:
                 _log.exception("run_turn_failed", run_id=run_id)
         self.last_turn_at = self._ctx.now()
 
-    async def _advance(self, run_id: RunId) -> bool:
+    async def _advance(self, run_id: RunId) -> TurnOutcome:
         now = self._ctx.now()
-        is_held, is_changed = await self._ctx.db.run_tx_async(
+        is_held, outcome = await self._ctx.db.run_tx_async(
             "advance-run", lambda session: self._advance_held(session, run_id, now=now)
         )
         if is_held:
             self._held.add(run_id)
-        if is_changed:
+        if outcome is TurnOutcome.MOVED:
+            # Not for every message that was counted: that would let all sites look as often as all sites speak.
             self._ctx.wakeups.wake_sites()
-        return is_changed
+        return outcome
 
-    def _advance_held(self, session: Session, run_id: RunId, *, now: datetime) -> tuple[bool, bool]:
-        """Whether the lease is held, and whether anything changed under it."""
+    def _advance_held(self, session: Session, run_id: RunId, *, now: datetime) -> tuple[bool, TurnOutcome]:
+        """Whether the lease is held, and what came of the turn under it."""
         if not claim_lease(session, run_id, holder=self._holder, now=now, duration=self._settings.lease):
-            return False, False
+            return False, TurnOutcome.NOTHING
         return True, advance_run(self._ctx, session, run_id, now=now)
 
     async def _start_effects(self, run_id: RunId) -> None:

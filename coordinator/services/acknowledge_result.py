@@ -49,7 +49,6 @@ async def acknowledge_result(
     )
     if not is_same:
         _log.error("public_state_differs", site_id=site_id, run_id=exchange.run_id, round_index=exchange.round_index)
-    ctx.wakeups.wake_sites()
 
 
 def _acknowledge(

@@ -20,7 +20,7 @@ from coordinator.services.context import EngineContext
 from coordinator.services.drive_round import drive_round
 from coordinator.services.event_rows import event_from_row
 from coordinator.services.plan_round import plan_round
-from coordinator.services.turn import Turn
+from coordinator.services.turn import Turn, TurnOutcome
 from fl_protocol.audit.events import AuditKind
 
 _MILESTONES = frozenset(
@@ -28,11 +28,11 @@ _MILESTONES = frozenset(
 )
 
 
-def advance_run(ctx: EngineContext, session: Session, run_id: str, *, now: datetime) -> bool:
+def advance_run(ctx: EngineContext, session: Session, run_id: str, *, now: datetime) -> TurnOutcome:
     """Read what happened and go as far as it leads.
 
     Returns:
-        Whether anything changed; then there may be more to do at once.
+        Whether anything changed, and whether it concerns anybody.
 
     Raises:
         NotFoundError: there is no such run.
@@ -51,10 +51,9 @@ def advance_run(ctx: EngineContext, session: Session, run_id: str, *, now: datet
     for row in rows:
         row.consumed_at = now
         turn.is_changed = True
-    if turn.trail:
-        turn.is_changed = True
+    outcome = turn.outcome
     is_milestone = turn.trail.holds_any(_MILESTONES)
     turn.trail.write(session, now=now)
     if is_milestone:
         write_checkpoint(session, signer=ctx.signer, origin=ctx.origin, now=now)
-    return turn.is_changed
+    return outcome

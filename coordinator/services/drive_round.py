@@ -140,6 +140,7 @@ class _Drive:
             self._perform(effect)
         if before.state is step.status.state:
             return
+        self.turn.has_moved = True
         if step.status.state is ExchangeState.SUMMED:
             self._publish(exchange)
             self._step_round(ExchangeSummed())
@@ -156,7 +157,7 @@ class _Drive:
         if step.status.state is not before.state:
             self.row.state = step.status.state.value
             self.row.reason = None if step.status.reason is None else step.status.reason.value
-            self.turn.is_changed = True
+            self.turn.has_moved = True
         for effect in step.effects:
             self._perform(effect)
         if step.status.state is RoundState.ABORTED:
@@ -193,6 +194,7 @@ class _Drive:
                 end_exchange(self.exchange, trail=self.turn.trail, now=self.now)
 
     def _ask(self, kind: EffectKind, payload: dict[str, object]) -> None:
+        self.turn.has_moved = True
         add_effect(self.session, self.row.run_id, kind=kind, payload=payload, now=self.now)
 
     def _open_exchange(self, effect: effects.OpenExchange) -> None:
@@ -220,7 +222,6 @@ class _Drive:
                 self._record(row)
 
     def _record(self, row: Participation) -> None:
-        self.turn.is_changed = True
         self.turn.trail.add(
             AuditKind.PARTICIPATION_STATE,
             {

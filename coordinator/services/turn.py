@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 
 from sqlalchemy.orm import Session
 
@@ -20,9 +21,28 @@ from fl_protocol.audit.events import AuditKind
 from fl_protocol.ids import Sha256Hex, SiteId
 
 
+class TurnOutcome(StrEnum):
+    """What came of a turn.
+
+    Attributes:
+        NOTHING: nothing was written.
+        NOTED: what sites sent was counted, and nobody is asked for anything else than before.
+        MOVED: what somebody should do may have changed, and there may be more to do at once.
+    """
+
+    NOTHING = "nothing"
+    NOTED = "noted"
+    MOVED = "moved"
+
+
 @dataclass(slots=True, kw_only=True)
 class Turn:
-    """What one turn of a run's machines works with. ``is_changed`` once something was written."""
+    """What one turn of a run's machines works with.
+
+    Attributes:
+        is_changed: something was written.
+        has_moved: a state changed, of which sites or the driver hear.
+    """
 
     ctx: EngineContext
     session: Session
@@ -30,6 +50,14 @@ class Turn:
     now: datetime
     trail: AuditTrail = field(default_factory=lambda: AuditTrail(actor=COORDINATOR))
     is_changed: bool = False
+    has_moved: bool = False
+
+    @property
+    def outcome(self) -> TurnOutcome:
+        """What came of it so far. Everything that is put on the trail is a state that changed."""
+        if self.has_moved or self.trail:
+            return TurnOutcome.MOVED
+        return TurnOutcome.NOTED if self.is_changed else TurnOutcome.NOTHING
 
     @property
     def rules(self) -> RoundRules:
