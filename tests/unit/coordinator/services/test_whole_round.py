@@ -255,3 +255,15 @@ async def test_poll_with_nothing_due_returns_idle_and_with_an_unknown_round_aban
     foreign = type(held)(run_id=RUN_ID, round_index=9, round_attempt=0)
     found = await poll_instruction(lab.ctx, site_id=site, holding=[foreign], wait_s=0)
     assert found == AbandonRound(round=foreign, reason="round-unknown")
+
+
+async def test_bell_of_the_sites_rings_by_phases_and_not_by_messages(make_lab: MakeLab) -> None:
+    """Each ring lets every site look: were it by messages, a round would cost the square of its sites."""
+    rings = []
+    for names in (("a-site", "b-site", "c-site"), tuple(f"{letter}-site" for letter in "abcdef")):
+        lab = make_lab(*names)
+        await lab.settle(until=lambda lab=lab: lab.run().next_round_index == 1)
+        rings.append(lab.ctx.wakeups.sites.count)
+    assert rings[0] == rings[1]
+    # Opened, exchanging, five phases, summed, committed; and what the run itself went through.
+    assert 9 <= rings[0] <= 12
