@@ -1,4 +1,4 @@
-"""Any program of Wardround, with an instruction at which it kills itself: ``crashing.py PLAN MODULE WORDS...``.
+"""Any program of Wardround, with an instruction at which it kills itself: ``crashing.py PLAN MODULE WORDS...``
 
 A composition for tests only; the product has no hook for it. ``PLAN`` is a JSON file with a list of points. A point
 names a callable (``module:Class.method``), what its arguments must be, which such call is meant, and whether the
@@ -82,13 +82,25 @@ def fits(match: Mapping[str, str], arguments: tuple[object, ...], named: Mapping
 
 
 def replace(target: str, wrap: Callable[[Call, bool], Call]) -> None:
-    """Put a wrapper around a function or method; ``wrap`` is told whether its first argument is the object."""
+    """Put a wrapper around a function or method; ``wrap`` is told whether its first argument is the object.
+
+    A function is named where it is defined. Who imported it by name already gets the wrapper too; who does so later
+    finds it.
+    """
     module_name, _, path = target.partition(":")
     owner: object = importlib.import_module(module_name)
     *outer, name = path.split(".")
     for part in outer:
         owner = getattr(owner, part)
-    setattr(owner, name, wrap(getattr(owner, name), bool(outer)))
+    call = getattr(owner, name)
+    wrapper = wrap(call, bool(outer))
+    holders = (
+        [owner]
+        if outer
+        else [module for module in sys.modules.values() if getattr(module, "__dict__", {}).get(name) is call]
+    )
+    for holder in holders:
+        setattr(holder, name, wrapper)
 
 
 def install(point: Point) -> None:

@@ -1,7 +1,6 @@
-"""One coordinator and its sites as processes of this machine, made from a template, with everything a suite does to them.
+"""One coordinator and its sites as processes of this machine, from a template, with everything a suite does to them.
 
-Processes are known by name: ``coordinator`` (or ``api``, ``gateway``, ``driver`` ... where it is split) and a site's own
-name. What was killed while it was to run is started again with the same command line, as a supervisor would.
+Processes are known by name: ``coordinator`` (``api``, ``gateway``, ``driver`` ... where it is split) and a site's own. What was killed while it was to run is started again with the same command line, as a supervisor would.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -54,6 +54,7 @@ class Federation:
         """Copy the template; nothing is started."""
         self.template = template
         self.folder = folder
+        self.coordinator_dir = folder / "coordinator"
         self.site_names = tuple(sites)
         self.processes = Processes(folder / "logs", ENVIRONMENT)
         self._plans: dict[str, CrashPlan] = {}
@@ -77,10 +78,6 @@ class Federation:
             self.define_site(name)
 
     # Folders and settings
-
-    @property
-    def coordinator_dir(self) -> Path:
-        return self.folder / "coordinator"
 
     def site_dir(self, name: str) -> Path:
         return self.folder / "sites" / name
@@ -185,10 +182,29 @@ class Federation:
     def run(self, run_id: str) -> Document:
         return self.client.get(f"/api/v1/runs/{run_id}")
 
+    def waits_for(self, run_id: str) -> str:
+        """What ``wardround runs show`` says that the run waits for."""
+        environment = {
+            **ENVIRONMENT,
+            "WARDROUND_URL": self.client.url,
+            "WARDROUND_TOKEN_FILE": str(self.coordinator_dir / "admin.token"),
+            "WARDROUND_ROOT_FILE": str(self.coordinator_dir / "root.pem"),
+        }
+        words = [sys.executable, "-m", "wardround", "runs", "show", run_id, "--json"]
+        answer = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=True)
+        return str(json.loads(answer.stdout)["waiting_for"])
+
     def rounds(self, run_id: str) -> list[Document]:
         """The latest attempt of each round, in order."""
         found = self.client.pages(f"/api/v1/runs/{run_id}/rounds")
         return sorted(found, key=lambda document: int(str(document["round_index"])))
+
+    def counted(self, run_id: str, index: int) -> set[str]:
+        """The sites that are in a committed round's sum; none before."""
+        found = self.round(run_id, index)
+        sites = found["counted_sites"] if found is not None else []
+        assert isinstance(sites, list)
+        return {str(site) for site in sites}
 
     def round(self, run_id: str, index: int) -> Document | None:
         """One round, once it is there."""
@@ -210,7 +226,7 @@ class Federation:
     # Waiting
 
     def wait_until(self, what: str, look: Callable[[], T], *, timeout_s: float = RUN_TIMEOUT_S) -> T:
-        """Look until it is true; what was killed meanwhile is started again, and a coordinator that is away is waited for.
+        """Look until it is true; what was killed is started again, and a coordinator that is away is waited for.
 
         Raises:
             AssertionError: it did not become true in time, or a process ended by itself; with the end of every log.
@@ -249,7 +265,6 @@ class Federation:
 
     def call_sites(self, *words: str) -> dict[str, dict[str, object]]:
         """One command of every site's program; its documents."""
-        import subprocess
 
         def call(name: str) -> dict[str, object]:
             arguments = [sys.executable, "-m", "site_agent", "--json", "--state-dir", str(self.site_dir(name)), *words]

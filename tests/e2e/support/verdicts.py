@@ -22,7 +22,7 @@ _SUMS = ("n_records", "n_eval_records", "n_clipped", "train_loss", "eval_loss", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a run came to: the released adapter's bytes, the sums of its rounds, and the last public state of its sites."""
+    """What a run came to: the released adapter's bytes, the sums of its rounds, the last public state of its sites."""
 
     adapter_sha256: str
     sums: tuple[tuple[object, ...], ...]

@@ -1,4 +1,4 @@
-"""The coordinator is killed with SIGKILL at exact instructions: in each phase, at its sum, fold and commit.
+"""The coordinator is killed with SIGKILL at exact instructions: in each phase of an exchange, at sum, fold and commit.
 
 It is started again each time. The run must go on to the same adapter, bit for bit, as if nothing had happened: no
 accepted message or upload is lost, none is counted twice, no round is committed twice, and there is one release.
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.timeout(300)]
 
 RUN_TX = "coordinator.db.tx:Database.run_tx"
 BLOBS = "coordinator.blobs.filesystem:FilesystemBlobStore"
-EXCHANGE_MOVES = "coordinator.services.advance_run:store_exchange"
+EXCHANGE_MOVES = "coordinator.services.round_status:store_exchange"
 
 
 def in_transaction_to(state: str) -> CrashPoint:
@@ -31,7 +31,6 @@ def after_transaction(name: str, *, nth: int) -> CrashPoint:
 
 
 IN_UPLOAD = Arming(target=RUN_TX, match={"0": "begin-upload"})
-PERFORMER = "coordinator.driver.effects_performer"
 
 IN_EACH_PHASE = (
     # ADVERTISING
@@ -52,12 +51,16 @@ IN_EACH_PHASE = (
 
 AT_EFFECTS = (
     # The sum of round 0: begun and not stored, stored and not in its row, in its row and nobody told.
-    CrashPoint(name="sum-not-begun", target=f"{PERFORMER}:aggregate_round", match={"1.round_index": "0"}),
+    CrashPoint(
+        name="sum-not-begun",
+        target="coordinator.services.aggregate_round:aggregate_round",
+        match={"1.round_index": "0"},
+    ),
     CrashPoint(
         name="sum-stored-not-in-row",
         target=f"{BLOBS}.put",
         when="after",
-        armed_by=Arming(target="coordinator.services.aggregate_round:recover_mask_terms"),
+        armed_by=Arming(target="fl_protocol.secagg.coordinator_role.unmasking:recover_mask_terms"),
     ),
     after_transaction("complete-sum", nth=1),
     # The fold and the commit of round 1.
@@ -66,11 +69,11 @@ AT_EFFECTS = (
         target=f"{BLOBS}.put",
         nth=2,  # the sum is the first
         when="after",
-        armed_by=Arming(target="coordinator.services.advance_run:commit_round", match={"1.round_index": "0"}),
+        armed_by=Arming(target="coordinator.services.commit_round:commit_round", match={"1.round_index": "0"}),
     ),
     CrashPoint(
         name="in-transaction-to-COMMITTED",
-        target="coordinator.services.advance_run:commit_round",
+        target="coordinator.services.commit_round:commit_round",
         match={"1.round_index": "1"},
         when="after",
     ),
@@ -80,9 +83,11 @@ AT_EFFECTS = (
         target=RUN_TX,
         match={"0": "advance-run"},
         when="after",
-        armed_by=Arming(target="coordinator.services.advance_run:commit_round", match={"1.round_index": "2"}),
+        armed_by=Arming(target="coordinator.services.commit_round:commit_round", match={"1.round_index": "2"}),
     ),
-    CrashPoint(name="release-made-effect-open", target="coordinator.app:create_release", when="after"),
+    CrashPoint(
+        name="release-made-effect-open", target="coordinator.services.release_adapter:create_release", when="after"
+    ),
 )
 
 

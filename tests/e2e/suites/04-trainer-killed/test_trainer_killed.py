@@ -1,4 +1,4 @@
-"""Trainers are killed with SIGKILL in the middle of a step, in an evaluation, and before their job is closed.
+"""Trainers are killed with SIGKILL: in the middle of a step, in an evaluation, with a payload written and no result.
 
 The agent starts another trainer for the same job. The round must end within the same attempt, with the same bytes: the
 same records in the same order, whether the job was begun anew or taken up from a checkpoint.
