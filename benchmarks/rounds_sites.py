@@ -46,6 +46,7 @@ from site_agent.settings import SiteSettings, load_settings
 from site_agent.supervision.approval_loop import ApprovalLoop
 from site_agent.supervision.assignments import AssignmentLoop
 from site_agent.supervision.seams import SiteSeams
+from site_agent.supervision.status_board import StatusBoard
 from wardround.demo.site_host import policy_for_run
 
 N_RECORDS = 200
@@ -204,10 +205,11 @@ async def _seams(
             server_name=identity.gateway_server_name,
         ),
     )
+    board = StatusBoard(settings.folder.status_json, identity.site_id, SystemClock())
     stack.push_async_callback(channel.close)
     client = CoordinatorClient(channel, agent_version=agent_version())
     spawn = daemon._guarded_spawn(group)  # noqa: SLF001 - the daemon's own composition
-    return daemon._compose(settings, identity, db, client, spawn=spawn)  # noqa: SLF001 - as above
+    return daemon._compose(settings, identity, db, client, board=board, spawn=spawn)  # noqa: SLF001 - as above
 
 
 async def serve(folders: list[SiteFolder], n_parameters: int) -> None:
