@@ -1,6 +1,7 @@
 """One coordinator and its sites as processes of this machine, from a template, with everything a suite does to them.
 
-Processes are known by name: ``coordinator`` (``api``, ``gateway``, ``driver`` ... where it is split) and a site's own. What was killed while it was to run is started again with the same command line, as a supervisor would.
+Processes are known by name: ``coordinator`` (``api``, ``gateway``, ``driver`` ... where it is split) and a site's own.
+What was killed while it was to run is started again with the same command line, as a supervisor would.
 """
 
 from __future__ import annotations
