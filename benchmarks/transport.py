@@ -21,7 +21,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import grpc
 
@@ -135,7 +137,8 @@ async def bare_upload(channel: grpc.aio.Channel, n_bytes: int) -> None:
         for start in range(0, n_bytes, MIB):
             yield chunk[: min(MIB, n_bytes - start)]
 
-    received = await channel.stream_unary(f"/{BARE_SERVICE}/Upload")(parts())
+    send = cast("Callable[[AsyncIterator[bytes]], Awaitable[bytes]]", channel.stream_unary(f"/{BARE_SERVICE}/Upload"))
+    received = await send(parts())
     if int(received) != n_bytes:
         raise RuntimeError(f"the bare stream lost bytes: {received!r}")
 
@@ -143,7 +146,8 @@ async def bare_upload(channel: grpc.aio.Channel, n_bytes: int) -> None:
 async def bare_download(channel: grpc.aio.Channel, n_bytes: int) -> None:
     """The yardstick of a download."""
     n_received = 0
-    async for data in channel.unary_stream(f"/{BARE_SERVICE}/Download")(str(n_bytes).encode()):
+    ask = cast("Callable[[bytes], AsyncIterator[bytes]]", channel.unary_stream(f"/{BARE_SERVICE}/Download"))
+    async for data in ask(str(n_bytes).encode()):
         n_received += len(data)
     if n_received != n_bytes:
         raise RuntimeError("the bare stream lost bytes")
@@ -165,15 +169,11 @@ async def throughput_rows(rig: Rig, sites: list[str]) -> list[Row]:
             uploader = uploader_of(rig, client, site)
             downloads = rig.folder / "downloads" / site
             downloader = Downloader(client, backoff=Backoff(random.random), folder=downloads)
-            bare_up.append(await timed(lambda channel=channel: bare_upload(channel, rig.n_bytes)))
-            up.append(await timed(lambda uploader=uploader, site=site: uploader.upload(rig.upload(site))))
-            bare_down.append(await timed(lambda channel=channel: bare_download(channel, rig.n_bytes)))
+            bare_up.append(await timed(partial(bare_upload, channel, rig.n_bytes)))
+            up.append(await timed(partial(uploader.upload, rig.upload(site))))
+            bare_down.append(await timed(partial(bare_download, channel, rig.n_bytes)))
             down.append(
-                await timed(
-                    lambda downloader=downloader: downloader.download(
-                        RUN_ID, rig.initial_sha256, max_bytes=rig.n_bytes + MIB
-                    )
-                )
+                await timed(partial(downloader.download, RUN_ID, rig.initial_sha256, max_bytes=rig.n_bytes + MIB))
             )
         await channel.close()
     return [
@@ -296,7 +296,7 @@ async def break_rows(rig: Rig, sites: tuple[str, str]) -> list[Row]:
         ):
             await client.query_upload(rig.upload(site).context)
             uploader = uploader_of(rig, client, site)
-            seconds.append(await timed(lambda uploader=uploader, site=site: uploader.upload(rig.upload(site))))
+            seconds.append(await timed(partial(uploader.upload, rig.upload(site))))
             bytes_up.append(relay.bytes_up)
     return [
         Row(name="a break at 50 %: seconds lost", value=seconds[1] - seconds[0], unit="s"),

@@ -16,9 +16,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from coordinator.ca.authority import GATEWAY_SERVER_NAME, CertificateAuthority, ServerIdentity
@@ -48,6 +50,7 @@ from fl_protocol.secagg.site_role import SiteRole
 from fl_protocol.signing.keys import spki_fingerprint
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import ExchangeContext
+from fl_protocol.spec.payload_layout import PayloadLayout
 from fl_protocol.spec.round_spec import RoundManifest
 from fl_protocol.spec.run_spec import RunSpec, bind_adapter, parse_run_spec, resolve_run_spec
 from fl_protocol.spec.secagg_params import SecAggParams
@@ -266,7 +269,7 @@ def _open_role(engine: EngineContext, site: RigSite, study: Study, context: Exch
     )
 
 
-def _layout_of(study: Study, site: RigSite):  # noqa: ANN202 # a PayloadLayout, said once below
+def _layout_of(study: Study, site: RigSite) -> PayloadLayout:
     assert site.manifest is not None
     spec = study.spec()
     kind = RoundManifest.decode(site.manifest.body).kind
@@ -279,7 +282,7 @@ def _mask(folder: Path, site: RigSite, study: Study) -> None:
     assert site.manifest is not None
     spec = study.spec()
     kind = RoundManifest.decode(site.manifest.body).kind
-    values = {
+    values: dict[str, NDArray[Any]] = {
         "adapter_update": np.zeros(study.layout.n_parameters, np.float32),
         "train_loss_sum": np.zeros(1),
         "train_tokens": np.ones(1, np.int64),
@@ -336,7 +339,7 @@ async def _bare_server(authority: CertificateAuthority, identity: ServerIdentity
             yield chunk[: min(MIB, int(request) - start)]
 
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)])
-    handlers = {
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
         "Upload": grpc.stream_unary_rpc_method_handler(upload),
         "Download": grpc.unary_stream_rpc_method_handler(download),
     }
