@@ -23,7 +23,7 @@ from coordinator.services.accept_advertisement import accept_advertisement
 from coordinator.services.accept_complaint import accept_complaint
 from coordinator.services.accept_confirmation import accept_confirmation
 from coordinator.services.accept_reveal import accept_reveal
-from coordinator.services.accept_round import accept_round
+from coordinator.services.accept_round import DeclineKind, accept_round, decline_round
 from coordinator.services.accept_shares import accept_shares
 from coordinator.services.accept_upload import accept_upload, query_upload
 from coordinator.services.acknowledge_result import ACKNOWLEDGEMENT_KIND, acknowledge_result
@@ -194,6 +194,11 @@ class LabSite:
                 await accept_round(ctx, site_id=me, round=ref)
                 await report_progress(ctx, site_id=me, round=ref, activity=SiteActivity.TRAINING, step=1, steps=2)
                 await report_ready(ctx, site_id=me, round=ref)
+            case OpenExchange(exchange=context) if self.ref(context) not in self.holding:
+                # What was abandoned was deleted, as a site does.
+                await decline_round(
+                    ctx, site_id=me, round=self.ref(context), kind=DeclineKind.FAILED, reason="payload-lost"
+                )
             case OpenExchange(exchange=context):
                 await accept_advertisement(ctx, site_id=me, exchange=context, m1=self.role(context).advertise())
             case RelayKeys(exchange=context, m2=m2):

@@ -220,7 +220,7 @@ async def test_second_restore_of_a_backup_takes_an_epoch_above_the_first(tmp_pat
     acknowledge(lab)
     await lab.settle()
     assert lab.run().state == "COMPLETED"
-    assert {row.round_attempt for row in rounds(lab) if row.round_index == 1} == {0, 2000}
+    assert {row.round_attempt for row in rounds(lab) if row.round_index == 1} == {0, 200_000}
     with pytest.raises(ConflictError):
         restore_backup(
             tmp_path / "backup.tar",
