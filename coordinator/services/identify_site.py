@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from coordinator.db.models import Certificate, Site
@@ -13,6 +14,13 @@ from coordinator.services.refusals import CertificateUnknownError
 from coordinator.services.resources import Resources
 from coordinator.services.site_presence import is_note_due, note_seen
 from fl_protocol.ids import SiteId
+
+_CALLER = (
+    select(Certificate.site_id, Certificate.revoked_at, Certificate.not_after, Site.state, Site.last_seen_at)
+    .join(Site, Site.site_id == Certificate.site_id)
+    .where(Certificate.fingerprint_sha256 == bindparam("sha256"))
+)
+"""Columns and not rows: it is asked at every call of every site, twenty times a round."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,17 +41,16 @@ def identify_site(resources: Resources, *, site_id: SiteId, certificate_sha256: 
     now = resources.now()
 
     def check(session: Session) -> bool:
-        certificate = session.get(Certificate, certificate_sha256)
-        site = session.get(Site, site_id)
-        if certificate is None or site is None or certificate.site_id != site_id:
+        found = session.execute(_CALLER, {"sha256": certificate_sha256}).one_or_none()
+        if found is None or found.site_id != site_id:
             raise CertificateUnknownError("this certificate was not issued by this coordinator; enrol again")
-        if site.state != SiteState.ENROLLED.value:
+        if found.state != SiteState.ENROLLED.value:
             raise SiteNotActiveError(
-                f"this site is {site.state}; ask the consortium's admin", site_id=site_id, state=site.state
+                f"this site is {found.state}; ask the consortium's admin", site_id=site_id, state=found.state
             )
-        if certificate.revoked_at is not None or certificate.not_after <= now:
+        if found.revoked_at is not None or found.not_after <= now:
             raise CertificateUnknownError("this certificate has ended; enrol again", site_id=site_id)
-        return is_note_due(site, now=now)
+        return is_note_due(found.last_seen_at, now=now)
 
     if resources.db.read("identify_site", check):
         resources.db.run_tx("note_site_seen", lambda session: note_seen(session, site_id, now=now))

@@ -176,7 +176,7 @@ def _look_and_note(
     ctx: EngineContext, session: Session, site_id: SiteId, holding: Sequence[RoundRef]
 ) -> tuple[Instruction | None, bool]:
     """What is due, and whether it is time to note that the site asked."""
-    is_due = is_note_due(require_active_site(session, site_id), now=ctx.now())
+    is_due = is_note_due(require_active_site(session, site_id).last_seen_at, now=ctx.now())
     return _look(ctx, session, site_id, holding), is_due
 
 

@@ -12,9 +12,9 @@ from fl_protocol.ids import SiteId
 _NOTE_EVERY = timedelta(seconds=30)
 
 
-def is_note_due(site: Site, *, now: datetime) -> bool:
+def is_note_due(last_seen_at: datetime | None, *, now: datetime) -> bool:
     """Whether the site's note is so old that a new one is written."""
-    return site.last_seen_at is None or now - site.last_seen_at >= _NOTE_EVERY
+    return last_seen_at is None or now - last_seen_at >= _NOTE_EVERY
 
 
 def note_seen(session: Session, site_id: SiteId, *, now: datetime) -> None:
