@@ -89,7 +89,7 @@ class NoticeBoard:
                 finally:
                     self.is_listening.clear()
                     connection.terminate()
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except Exception as error:  # noqa: BLE001 # whatever breaks listening, nobody depends on it
                 _log.warning("listening_interrupted", error=said_by(error), again_in_s=round(pause_s, 1))
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 # spreads the replicas' attempts
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)

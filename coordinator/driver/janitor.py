@@ -17,6 +17,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from coordinator.db.models import Lease
+from coordinator.errors import DatabaseBusyError, DatabaseUnavailableError
 from coordinator.rounds.instructions import RoundRef
 from coordinator.services.collect_blobs import collect_orphans, delete_dead_partials, delete_scrubbed
 from coordinator.services.context import EngineContext
@@ -63,7 +64,11 @@ class Janitor:
                 await self.sweep()
                 await asyncio.sleep(self._settings.poll_s)
         finally:
-            await self._ctx.db.run_tx_async("release-janitor", self._release)
+            try:
+                await self._ctx.db.run_tx_async("release-janitor", self._release)
+            except (DatabaseUnavailableError, DatabaseBusyError) as error:
+                # It runs out by itself.
+                _log.warning("leases_not_given_back", code=error.code, leases=1)
 
     async def sweep(self) -> bool:
         """One pass; whether this janitor held the lease. A step that fails is logged, and tried again by the next."""
