@@ -263,6 +263,25 @@ def test_restart_of_postgresql_is_lived_through_by_every_process(coordinator, ru
     assert all(process.poll() is None for process in coordinator.processes.values())
 
 
+def test_driver_starts_before_its_database_and_stops_without_it(coordinator) -> None:
+    coordinator.postgres.stop("fast")
+    try:
+        coordinator.start("driver-3", "driver")
+        time.sleep(4.0)
+        assert coordinator.processes["driver-3"].poll() is None, coordinator.log("driver-3")
+        assert not coordinator.files["driver-3"].exists()
+    finally:
+        coordinator.postgres.start()
+    coordinator.await_ready()
+    coordinator.postgres.stop("fast")
+    try:
+        coordinator.processes["driver-3"].send_signal(signal.SIGTERM)
+        assert coordinator.processes["driver-3"].wait(timeout=START_S) == 0, coordinator.log("driver-3")
+    finally:
+        coordinator.postgres.start()
+    assert not coordinator.files.pop("driver-3").exists()
+
+
 def test_database_of_one_coordinator_is_not_given_to_another(coordinator, tmp_path: Path) -> None:
     other = replace(coordinator, directory=tmp_path / "x" / "other", processes={}, files={})
     other.directory.parent.mkdir()
