@@ -20,7 +20,7 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PARTIAL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,180}")
 _PUT = "put-"
-"""Before the names of partials that ``put`` makes for itself."""
+"""How the names of this store's own partials begin, those of ``put``."""
 _MAX_READ_TRIES = 4
 _CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 60.0
@@ -186,19 +186,21 @@ class S3BlobStore:
                 yield name
 
     def discard_unfinished(self, *, older_than_s: float) -> int:
-        """Forget what a crash left of blobs that were being stored; see BlobStore. Goes by the server's clock."""
+        """Forget what a crash left; see BlobStore. Goes by the server's own clock."""
         bucket = self._bucket
-        until = bucket.now() - timedelta(seconds=older_than_s)
-        latest: dict[str, datetime] = {}
-        for folder in (bucket.owner_key(""), bucket.partials):
-            for start in (UNRESUMED, _PUT):
-                for key, written_at in bucket.list_with_times(f"{folder}{start}"):
-                    name = key.removeprefix(folder).partition("/")[0]
-                    latest[name] = max(written_at, latest.get(name, written_at))
-        unfinished = [name for name, written_at in latest.items() if written_at <= until]
-        for name in unfinished:
+        marker = f"{bucket.prefix}now-{secrets.token_hex(8)}"
+        bucket.put(marker, b"")
+        newest = bucket.stored_at(marker) - timedelta(seconds=older_than_s)
+        bucket.delete([marker])
+        names = {
+            key.removeprefix(bucket.owner_key("")): at
+            for key, at in bucket.list_with_time(bucket.owner_key(""))
+            if key.removeprefix(bucket.owner_key("")).startswith((UNRESUMED, _PUT))
+        }
+        old = [name for name, at in names.items() if at <= newest]
+        for name in old:
             discard(bucket, name)
-        return len(unfinished) + bucket.abort_multipart_uploads(bucket.blob_key(""), begun_until=until)
+        return len(old) + bucket.abort_uploads(bucket.blob_key(""), newest=newest)
 
     def free_bytes(self) -> int | None:
         """Not known: a bucket does not tell."""

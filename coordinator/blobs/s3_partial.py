@@ -34,14 +34,9 @@ class Bucket:
     name: str
     prefix: str
 
-    @property
-    def partials(self) -> str:
-        """Before the keys of all partials' objects."""
-        return f"{self.prefix}partials/"
-
     def parts_prefix(self, partial: str, lineage: str = "") -> str:
         """Before the keys of a partial's objects."""
-        return f"{self.partials}{partial}/" + (f"{lineage}/" if lineage else "")
+        return f"{self.prefix}partials/{partial}/" + (f"{lineage}/" if lineage else "")
 
     def owner_key(self, partial: str) -> str:
         """The object that says who writes."""
@@ -67,10 +62,10 @@ class Bucket:
 
     def list(self, prefix: str) -> Iterator[str]:
         """The keys that begin so, in order."""
-        return (key for key, _ in self.list_with_times(prefix))
+        yield from (key for key, _ in self.list_with_time(prefix))
 
-    def list_with_times(self, prefix: str) -> Iterator[tuple[str, datetime]]:
-        """The keys that begin so, in order, and when each was written, by the server's clock."""
+    def list_with_time(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        """The keys that begin so, in order, and when each was written."""
         pages = iter(self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix))
         while True:
             with typed_s3_errors("ListObjectsV2"):
@@ -79,30 +74,20 @@ class Bucket:
                 return
             yield from ((found["Key"], found["LastModified"]) for found in page.get("Contents", ()))
 
-    def now(self) -> datetime:
-        """The server's clock: what it says of an object that is written now. Whole seconds."""
-        key = f"{self.prefix}clock/{secrets.token_hex(8)}"
-        self.put(key, b"")
-        try:
-            with typed_s3_errors("HeadObject"):
-                return self.s3.head_object(Bucket=self.name, Key=key)["LastModified"]
-        finally:
-            self.delete([key])
+    def stored_at(self, key: str) -> datetime:
+        """When an object was written, by the server's clock."""
+        with typed_s3_errors("HeadObject"):
+            return self.s3.head_object(Bucket=self.name, Key=key)["LastModified"]
 
-    def abort_multipart_uploads(self, prefix: str, *, begun_until: datetime) -> int:
-        """End multipart uploads that were begun until then; returns how many."""
-        pages = iter(self.s3.get_paginator("list_multipart_uploads").paginate(Bucket=self.name, Prefix=prefix))
-        n_aborted = 0
-        while True:
-            with typed_s3_errors("ListMultipartUploads"):
-                page = next(pages, None)
-            if page is None:
-                return n_aborted
-            for upload in page.get("Uploads", ()):
-                if upload["Initiated"] <= begun_until:
-                    with typed_s3_errors("AbortMultipartUpload"):
-                        self.s3.abort_multipart_upload(Bucket=self.name, Key=upload["Key"], UploadId=upload["UploadId"])
-                    n_aborted += 1
+    def abort_uploads(self, prefix: str, *, newest: datetime) -> int:
+        """Give up the multipart uploads that were begun before; how many there were."""
+        with typed_s3_errors("ListMultipartUploads"):
+            found = self.s3.list_multipart_uploads(Bucket=self.name, Prefix=prefix).get("Uploads", [])
+        old = [upload for upload in found if upload["Initiated"] <= newest]
+        for upload in old:
+            with typed_s3_errors("AbortMultipartUpload"):
+                self.s3.abort_multipart_upload(Bucket=self.name, Key=upload["Key"], UploadId=upload["UploadId"])
+        return len(old)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove objects; those that are not there are removed already."""

@@ -181,6 +181,7 @@ async def _store(
         await asyncio.to_thread(sink.finish, sha256)
     finally:
         await asyncio.to_thread(sink.close)
+        await notes.settle()
         if sink.digests.n_bytes == sink.held < plan.n_bytes:
             ctx.uploads.keep(plan.partial, sink.digests, lineage=sink.writer.lineage)
     return sha256
@@ -206,14 +207,28 @@ class _ProgressNotes:
         self._incoming = incoming
         self._noted_bytes = noted_bytes
         self._noted_at: datetime | None = None
+        self._writing: asyncio.Task[None] | None = None
 
     async def hear(self, held: int) -> None:
-        """So much is held now."""
+        """So much is held now. What is noted is written beside the stream, which does not wait for the database.
+
+        Raises:
+            LateError, WrongPhaseError, SiteNotActiveError: the last note found that the site may not go on.
+        """
+        if self._writing is not None:
+            if not self._writing.done():
+                return
+            await self._writing
         now = self._ctx.now()
         is_due = self._noted_at is None or now - self._noted_at >= _PROGRESS_EVERY
         if held - self._noted_bytes >= _PROGRESS_BYTES or (held > self._noted_bytes and is_due):
             self._noted_bytes, self._noted_at = held, now
-            await _note_received(self._ctx, self._incoming, held)
+            self._writing = asyncio.create_task(_note_received(self._ctx, self._incoming, held))
+
+    async def settle(self) -> None:
+        """Wait for what is still being written; the stream has ended, and how is its own matter."""
+        if self._writing is not None:
+            await asyncio.gather(self._writing, return_exceptions=True)
 
 
 def _begin(ctx: EngineContext, session: Session, incoming: Incoming) -> SignedBody | _Plan:
