@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import hashlib
+import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -24,7 +28,9 @@ from site_agent.errors import (
     BlobInvalidError,
     CoordinatorRefusedError,
     CoordinatorUnavailableError,
+    DownloadDiskError,
     ReceiptInvalidError,
+    TransferIdleError,
 )
 from site_agent.link.backoff import Backoff, BackoffPlan
 from site_agent.link.client import CoordinatorClient
@@ -39,6 +45,8 @@ CONTEXT = ExchangeContext(run_id=RUN_ID, round_index=0, round_attempt=0, exchang
 MASKED = SeededEntropy("masked").draw((1 << 20) * 3 + 17)
 HEADER = b"the signed header of M5"
 AT_ONCE = BackoffPlan(first_s=0.001, longest_s=0.001)
+IDLE_S = 1.0
+MIB = 1 << 20
 
 
 class FlakyCoordinator(round_pb2_grpc.RoundServiceServicer):
@@ -55,6 +63,10 @@ class FlakyCoordinator(round_pb2_grpc.RoundServiceServicer):
         self.is_broken = False
         self.claims: int | None = None
         self.blob = MASKED
+        self.flips: set[int] = set()
+        self.n_busy = 0
+        self.n_stalls = 0
+        self.sends_leaves = True
 
     def receipt(self) -> bytes:
         digest = hashlib.sha256(HEADER).digest()
@@ -74,6 +86,9 @@ class FlakyCoordinator(round_pb2_grpc.RoundServiceServicer):
             metadata = ((REFUSAL_KEY, refusal.SerializeToString()),)
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "late", trailing_metadata=metadata)
         first = await anext(request_iterator)
+        if self.n_busy:
+            self.n_busy -= 1
+            await self.refuse(context, grpc.StatusCode.UNAVAILABLE, "uploads-busy", {"retry_after_s": "0.01"})
         if self.is_broken:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the line broke")
         self.headers.add(first.header.masked_input)
@@ -81,7 +96,13 @@ class FlakyCoordinator(round_pb2_grpc.RoundServiceServicer):
         assert first.header.offset == len(self.received)
         async for part in request_iterator:
             assert part.chunk.offset == len(self.received)
-            self.received += part.chunk.data
+            data = bytearray(part.chunk.data)
+            if part.chunk.offset in self.flips:
+                self.flips.discard(part.chunk.offset)
+                data[len(data) // 2] ^= 1
+            if hashlib.sha256(b"\x00" + data).digest() != part.chunk.leaf_sha256:
+                await self.refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "chunk-altered", {})
+            self.received += data
             if self.n_failures and len(self.received) >= self.fails_after:
                 self.n_failures -= 1
                 self.fails_after += 1 << 20
@@ -98,7 +119,18 @@ class FlakyCoordinator(round_pb2_grpc.RoundServiceServicer):
                 self.fails_after += 1 << 20
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the line broke")
             data = self.blob[start : start + (1 << 20)]
-            yield round_pb2.DownloadBlobResponse(chunk=round_pb2.BlobChunk(offset=start, data=data))
+            leaf = hashlib.sha256(b"\x00" + data).digest() if self.sends_leaves else b""
+            if start in self.flips:
+                self.flips.discard(start)
+                data = bytes([data[0] ^ 1]) + data[1:]
+            if self.n_stalls:
+                self.n_stalls -= 1
+                await asyncio.sleep(60)
+            yield round_pb2.DownloadBlobResponse(chunk=round_pb2.BlobChunk(offset=start, data=data, leaf_sha256=leaf))
+
+    async def refuse(self, context, status, code, facts):  # noqa: ANN001, ANN201
+        refusal = errors_pb2.Refusal(code=code, message=code, facts=facts)
+        await context.abort(status, code, trailing_metadata=((REFUSAL_KEY, refusal.SerializeToString()),))
 
     async def PollAssignment(self, request, context):  # noqa: N802, ANN001, ANN201
         return round_pb2.PollAssignmentResponse(idle=round_pb2.Idle(retry_after_s=1.5))
@@ -130,7 +162,19 @@ async def client(coordinator: FlakyCoordinator) -> AsyncIterator[CoordinatorClie
 @pytest.fixture
 def uploader(client: CoordinatorClient) -> Uploader:
     backoff = Backoff(lambda: 0.0, AT_ONCE)
-    return Uploader(client, coordinator_spki=COORDINATOR.spki_der, backoff=backoff, n_attempts=2)
+    return Uploader(client, coordinator_spki=COORDINATOR.spki_der, backoff=backoff, idle_deadline_s=IDLE_S)
+
+
+@pytest.fixture
+def downloader(client: CoordinatorClient, tmp_path: Path) -> Downloader:
+    return downloader_in(tmp_path, client)
+
+
+def downloader_in(folder: Path, client: CoordinatorClient) -> Downloader:
+    backoff = Backoff(lambda: 0.0, AT_ONCE)
+    return Downloader(
+        client, backoff=backoff, folder=folder / "downloads", idle_deadline_s=IDLE_S, in_memory_bytes=1 << 18
+    )
 
 
 @pytest.fixture
@@ -167,12 +211,47 @@ async def test_upload_complete_before_a_crash_sends_no_byte_again(
     assert coordinator.offsets == []
 
 
-async def test_upload_that_never_advances_is_given_up(
+async def test_upload_without_a_new_byte_is_given_up_after_the_idle_deadline_and_may_be_taken_up_again(
     coordinator: FlakyCoordinator, uploader: Uploader, upload: Upload
 ) -> None:
     coordinator.is_broken = True
-    with pytest.raises(CoordinatorUnavailableError):
+    began = time.monotonic()
+    with pytest.raises(TransferIdleError):
         await uploader.upload(upload)
+    assert IDLE_S * 0.8 < time.monotonic() - began < 20 * IDLE_S
+    coordinator.is_broken = False
+    await uploader.upload(upload)
+    assert bytes(coordinator.received) == MASKED
+
+
+@pytest.mark.parametrize("chunk", range(4))
+async def test_flipped_bit_in_a_chunk_costs_that_chunk(
+    coordinator: FlakyCoordinator, uploader: Uploader, upload: Upload, chunk: int
+) -> None:
+    coordinator.flips = {chunk * MIB}
+    await uploader.upload(upload)
+    assert bytes(coordinator.received) == MASKED
+    assert coordinator.offsets == [0, chunk * MIB]
+
+
+@pytest.mark.parametrize("held", [MIB, 2 * MIB, 3 * MIB, 1, MIB - 1, MIB + 7, len(MASKED) - 1])
+async def test_upload_goes_on_at_any_offset_and_sends_only_what_is_missing(
+    coordinator: FlakyCoordinator, uploader: Uploader, upload: Upload, held: int
+) -> None:
+    coordinator.received += MASKED[:held]
+    await uploader.upload(upload)
+    assert bytes(coordinator.received) == MASKED
+    assert coordinator.offsets == [held]
+
+
+async def test_busy_coordinator_is_neither_failure_nor_death(
+    coordinator: FlakyCoordinator, uploader: Uploader, upload: Upload
+) -> None:
+    coordinator.n_busy = 300  # three seconds of waiting at least, against an idle deadline of one
+    began = time.monotonic()
+    await uploader.upload(upload)
+    assert time.monotonic() - began > IDLE_S
+    assert bytes(coordinator.received) == MASKED
 
 
 async def test_upload_after_the_freeze_is_refused_with_the_coordinators_code(
@@ -200,27 +279,98 @@ async def test_coordinator_that_claims_more_than_was_sent_is_not_believed(
         await uploader.upload(upload)
 
 
-async def test_download_broken_resumes_and_is_verified(
-    coordinator: FlakyCoordinator, client: CoordinatorClient
-) -> None:
+async def test_download_broken_resumes_and_is_verified(coordinator: FlakyCoordinator, downloader: Downloader) -> None:
     coordinator.n_failures = 2
-    downloader = Downloader(client, backoff=Backoff(lambda: 0.0, AT_ONCE))
     digest = hashlib.sha256(MASKED).hexdigest()
     assert await downloader.download(RUN_ID, digest, max_bytes=len(MASKED)) == MASKED
     assert coordinator.offsets == [0, 1 << 20, 2 << 20]
 
 
-async def test_download_of_other_bytes_is_refused(coordinator: FlakyCoordinator, client: CoordinatorClient) -> None:
+async def test_download_of_other_bytes_is_thrown_away_and_refused(
+    coordinator: FlakyCoordinator, downloader: Downloader, tmp_path: Path
+) -> None:
     coordinator.blob = MASKED[:-1] + b"x"
-    downloader = Downloader(client, backoff=Backoff(lambda: 0.0, AT_ONCE))
     with pytest.raises(BlobInvalidError):
         await downloader.download(RUN_ID, hashlib.sha256(MASKED).hexdigest(), max_bytes=len(MASKED))
+    assert list((tmp_path / "downloads").iterdir()) == []
 
 
-async def test_download_larger_than_it_may_be_is_cut_off(client: CoordinatorClient) -> None:
-    downloader = Downloader(client, backoff=Backoff(lambda: 0.0, AT_ONCE))
+async def test_download_larger_than_it_may_be_is_cut_off(downloader: Downloader) -> None:
     with pytest.raises(BlobInvalidError):
         await downloader.download(RUN_ID, hashlib.sha256(MASKED).hexdigest(), max_bytes=1 << 20)
+
+
+async def test_download_is_resumed_by_another_process_where_it_ended(
+    coordinator: FlakyCoordinator, client: CoordinatorClient, tmp_path: Path
+) -> None:
+    digest = hashlib.sha256(MASKED).hexdigest()
+    folder = tmp_path / "downloads"
+    folder.mkdir(mode=0o700)
+    (folder / f"{digest}.part").write_bytes(MASKED[: 2 * MIB])
+    assert await downloader_in(tmp_path, client).download(RUN_ID, digest, max_bytes=len(MASKED)) == MASKED
+    assert coordinator.offsets == [2 * MIB]
+    assert list(folder.iterdir()) == []
+
+
+async def test_download_over_what_a_crash_damaged_is_thrown_away_and_begins_anew(
+    coordinator: FlakyCoordinator, client: CoordinatorClient, tmp_path: Path
+) -> None:
+    digest = hashlib.sha256(MASKED).hexdigest()
+    folder = tmp_path / "downloads"
+    folder.mkdir(mode=0o700)
+    (folder / f"{digest}.part").write_bytes(bytes(2 * MIB))
+    with pytest.raises(BlobInvalidError):
+        await downloader_in(tmp_path, client).download(RUN_ID, digest, max_bytes=len(MASKED))
+    assert await downloader_in(tmp_path, client).download(RUN_ID, digest, max_bytes=len(MASKED)) == MASKED
+    assert coordinator.offsets == [2 * MIB, 0]
+
+
+@pytest.mark.parametrize("chunk", range(4))
+async def test_download_asks_again_for_a_chunk_that_was_altered(
+    coordinator: FlakyCoordinator, downloader: Downloader, chunk: int
+) -> None:
+    coordinator.flips = {chunk * MIB}
+    digest = hashlib.sha256(MASKED).hexdigest()
+    assert await downloader.download(RUN_ID, digest, max_bytes=len(MASKED)) == MASKED
+    assert coordinator.offsets == [0, chunk * MIB]
+
+
+async def test_coordinator_of_the_last_version_sends_no_chunk_digests_and_is_understood(
+    coordinator: FlakyCoordinator, downloader: Downloader
+) -> None:
+    coordinator.sends_leaves = False
+    digest = hashlib.sha256(MASKED).hexdigest()
+    assert await downloader.download(RUN_ID, digest, max_bytes=len(MASKED)) == MASKED
+
+
+async def test_download_on_an_open_line_without_a_byte_is_cut_and_resumed(
+    coordinator: FlakyCoordinator, client: CoordinatorClient, tmp_path: Path
+) -> None:
+    coordinator.n_stalls = 1
+    digest = hashlib.sha256(MASKED).hexdigest()
+    downloader = downloader_in(tmp_path, client)
+    with pytest.raises(TransferIdleError):
+        await downloader.download(RUN_ID, digest, max_bytes=len(MASKED))
+    assert await downloader.download(RUN_ID, digest, max_bytes=len(MASKED)) == MASKED
+
+
+async def test_full_disk_at_the_site_is_said_and_what_came_is_kept(
+    downloader: Downloader, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    digest = hashlib.sha256(MASKED).hexdigest()
+    real_pwrite = os.pwrite
+
+    def pwrite(file: int, data: memoryview, offset: int) -> int:
+        if offset >= 2 * MIB:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real_pwrite(file, data, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", pwrite)
+        with pytest.raises(DownloadDiskError):
+            await downloader.download(RUN_ID, digest, max_bytes=len(MASKED))
+    assert (tmp_path / "downloads" / f"{digest}.part").stat().st_size == 2 * MIB
+    assert await downloader.download(RUN_ID, digest, max_bytes=len(MASKED)) == MASKED
 
 
 async def test_poll_answer_is_a_value(client: CoordinatorClient) -> None:
