@@ -12,6 +12,7 @@
         ├── InvalidMessageError              the message cannot be what it claims to be
         ├── DatabaseBusyError                db: the bounded retries of a transaction are used up
         ├── DatabaseUnavailableError         db: the database does not answer
+        │   └── DatabaseFullError            no room on the database's disk; nothing was written
         ├── BlobError                        blobs
         │   ├── BlobNotFoundError
         │   ├── BlobDigestMismatchError
@@ -96,6 +97,12 @@ class DatabaseUnavailableError(CoordinatorError):
     """The database does not answer, or not to us. Where a commit was under way, ``is_outcome_known`` says so."""
 
     code = "database-unavailable"
+
+
+class DatabaseFullError(DatabaseUnavailableError):
+    """There is no room on the database's disk. Nothing was written; the same again is right once there is."""
+
+    code = "database-full"
 
 
 class BlobError(CoordinatorError):

@@ -21,7 +21,8 @@
         │   ├── StateDirectoryLockedError   another agent works on this folder
         │   ├── JournalDamagedError         a journal file cannot be opened
         │   ├── OneShotSpentError           a flag is set for something else
-        │   └── PublicStateError            this site's own public state is missing or damaged
+        │   ├── PublicStateError            this site's own public state is missing or damaged
+        │   └── SiteDiskFullError           no room; what wanted it did not happen, and may be done again
         └── JobError
             ├── JobFailedError              the trainer said why
             ├── JobTimedOutError
@@ -190,6 +191,12 @@ class PublicStateError(StateError):
     """This site's own copy of a run's public state is missing or damaged."""
 
     code = "public-state-damaged"
+
+
+class SiteDiskFullError(StateError):
+    """There is no room on this site's disk. What wanted it did not happen, and is right to do once there is."""
+
+    code = "site-disk-full"
 
 
 class JobError(SiteAgentError):

@@ -9,6 +9,9 @@ from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 _UNIQUE_VIOLATION = "23505"
+_DISK_FULL = "53100"
+# The log's index beside the file is mapped into memory: room for it is asked for first, and refused by these.
+_SQLITE_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
 _CONTENTION = frozenset({"40001", "40P01", "55P03"})
 # Shut down, crashed, starting up, out of connections, idle for too long; class 08 is the connection itself.
 _LOST = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03", "53300"})
@@ -31,6 +34,8 @@ class Fault(StrEnum):
     """The connection is gone, or none is to be had. What was not committed is not there."""
     TURNED_AWAY = "turned-away"
     """The server refuses this user or has no such database."""
+    FULL = "full"
+    """There is no room for it on the database's disk. Nothing was written."""
     NO_CONNECTION_FREE = "no-connection-free"
     """All of this process's connections are in use."""
     OTHER = "other"
@@ -47,6 +52,8 @@ def fault_of(error: BaseException) -> Fault:
         return Fault.OTHER
     if isinstance(error.orig, sqlite3.OperationalError):
         text = str(error.orig)
+        if getattr(error.orig, "sqlite_errorcode", None) in _SQLITE_FULL:
+            return Fault.FULL
         return Fault.CONTENTION if "locked" in text or "busy" in text else Fault.OTHER
     return _fault_of_server_error(error)
 
@@ -55,6 +62,8 @@ def _fault_of_server_error(error: DBAPIError) -> Fault:
     state = sqlstate_of(error.orig)
     if state in _CONTENTION:
         return Fault.CONTENTION
+    if state == _DISK_FULL:
+        return Fault.FULL
     if state == _UNIQUE_VIOLATION:
         return Fault.TAKEN
     if state in _TURNED_AWAY:

@@ -26,7 +26,7 @@ from coordinator.db.commit_markers import leave_marker, new_marker
 from coordinator.db.engines import engine_from_url
 from coordinator.db.faults import Fault, fault_of, said_by
 from coordinator.db.group_commit import GroupCommit
-from coordinator.errors import DatabaseBusyError, DatabaseUnavailableError
+from coordinator.errors import DatabaseBusyError, DatabaseFullError, DatabaseUnavailableError
 
 T = TypeVar("T")
 
@@ -88,6 +88,10 @@ class _Patience:
         self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
 
 
+def _full(name: str) -> DatabaseFullError:
+    return DatabaseFullError("there is no room on the database's disk; free some, and all goes on", tx=name)
+
+
 class Database:
     """Runs functions inside transactions. One instance a process; safe in many threads."""
 
@@ -131,6 +135,7 @@ class Database:
 
         Raises:
             DatabaseBusyError: the bounded tries are used up. Nothing was written.
+            DatabaseFullError: there is no room on the database's disk. Nothing was written.
             DatabaseUnavailableError: the database does not answer. Nothing was written, unless the fact
                 ``is_outcome_known`` is false: then whoever asked asks again, and is answered as the first time.
         """
@@ -151,6 +156,8 @@ class Database:
                     patience.wait(error)
                     continue
                 tries += 1
+                if fault is Fault.FULL:
+                    raise _full(name) from error
                 if fault is Fault.NO_CONNECTION_FREE:
                     raise DatabaseBusyError("all connections are in use; try again", tx=name) from error
                 is_last_of_taken = fault is Fault.TAKEN and tries >= _MAX_TRIES_OF_TAKEN
@@ -172,6 +179,8 @@ class Database:
                 return self._look(fn)
             except Exception as error:
                 fault = fault_of(error)
+                if fault is Fault.FULL:
+                    raise _full(name) from error
                 if fault is Fault.NO_CONNECTION_FREE:
                     raise DatabaseBusyError("all connections are in use; try again", tx=name) from error
                 if fault not in _LINK_FAULTS:

@@ -18,10 +18,11 @@ from sqlalchemy.orm import Session
 from coordinator.db.audit import append_audit
 from coordinator.db.exchanges import exchange_key, find_upload, is_repeated
 from coordinator.db.models import Run, Upload
-from coordinator.errors import BlobError, ConflictError, InvalidMessageError, NotFoundError
+from coordinator.errors import BlobError, BlobStoreFullError, ConflictError, InvalidMessageError, NotFoundError
 from coordinator.rounds.events import MessageKind, UploadCompleted
 from coordinator.rounds.exchange_machine import ExchangeState
 from coordinator.rounds.participation_machine import ParticipationEvent
+from coordinator.rounds.space import judge_space
 from coordinator.services.context import EngineContext
 from coordinator.services.event_rows import store_event
 from coordinator.services.exchange_steps import Incoming, check_step_is_open, note_progress, store_message
@@ -243,6 +244,7 @@ def _begin(ctx: EngineContext, session: Session, incoming: Incoming) -> SignedBo
     shared = ctx.roles.shared(session, access.exchange)
     said = check_m5(shared, incoming.encoded, sender=incoming.site_id)
     if upload is None:
+        _check_space(ctx, said.n_bytes)
         upload = Upload(
             **dict(zip(_KEY, exchange_key(access.context), strict=True)),
             site_id=incoming.site_id,
@@ -261,6 +263,17 @@ def _begin(ctx: EngineContext, session: Session, incoming: Incoming) -> SignedBo
         chunk_root=said.chunk_root,
         noted_bytes=upload.received_bytes,
     )
+
+
+def _check_space(ctx: EngineContext, n_bytes: int) -> None:
+    """Refuse an upload before its first byte where there is no room for the last one."""
+    short = judge_space(n_bytes, ctx.blobs.free_bytes())
+    if short is not None:
+        raise BlobStoreFullError(
+            "the coordinator's blob store has no room for this upload now; nothing is lost, try again later",
+            needed_bytes=short.needed_bytes,
+            free_bytes=short.free_bytes,
+        )
 
 
 _KEY = ("run_id", "round_index", "round_attempt", "exchange_index", "exchange_attempt")

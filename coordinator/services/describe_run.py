@@ -16,6 +16,7 @@ from coordinator.db.sites import sites_by_name
 from coordinator.db.states import ApprovalDecision, SiteState
 from coordinator.rounds.participation_machine import ParticipationState
 from coordinator.rounds.run_machine import RunState
+from coordinator.rounds.space import WAITS_FOR_SPACE
 from coordinator.rounds.waiting import (
     EffectPicture,
     RoundPicture,
@@ -50,6 +51,10 @@ def waiting_for(session: Session, run: Run, now: datetime) -> str:
     """What the run waits for, or that it has ended."""
     if not RunState(run.state).is_final and unacknowledged_restore(session) is not None:
         return f"{show_epochs(session)[-1].sentence()} Waits for `wardround-coordinator acknowledge-restore`."
+    reason = run.reason or ""
+    if run.state == RunState.ACTIVE.value and reason.startswith(WAITS_FOR_SPACE):
+        figures = reason.removeprefix(WAITS_FOR_SPACE)
+        return f"Round {run.next_round_index} waits for space in the blob store{figures}."
     return what_run_waits_for(paint_run(session, run, now))
 
 

@@ -241,7 +241,7 @@ def _abort(session: Session, row: Round, *, now: datetime) -> None:
             exchange.state, exchange.reason = ExchangeState.FAILED.value, ExchangeFailure.ROUND_ENDED.value
             exchange.finished_at = now
     session.flush()
-    facts = {**round_facts(ref_of(row)), "reason": row.reason}
+    facts: dict[str, AuditFact] = {**round_facts(ref_of(row)), "reason": row.reason}
     append_audit(session, AuditKind.ROUND_ABORTED, actor=COORDINATOR, facts=facts, now=now)
 
 

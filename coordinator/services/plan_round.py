@@ -17,11 +17,13 @@ from coordinator.rounds.cohort import invited_sites, is_present
 from coordinator.rounds.epochs import lowest_attempt
 from coordinator.rounds.events import AbortReason
 from coordinator.rounds.run_machine import RunEvent, RunFailure, RunState
+from coordinator.rounds.space import WAITS_FOR_SPACE, judge_space, space_for_round
 from coordinator.services.effect_kinds import EffectKind
 from coordinator.services.epochs import current_epoch, sites_ahead, unacknowledged_restore
 from coordinator.services.open_round import open_round
 from coordinator.services.turn import Turn
 from fl_protocol.ids import SiteId
+from fl_protocol.spec.round_spec import RoundKind
 
 
 def plan_round(turn: Turn) -> None:
@@ -59,6 +61,23 @@ def invitable_sites(turn: Turn) -> tuple[SiteId, ...]:
     )
 
 
+def _is_short_of_space(turn: Turn, *, n_sites: int) -> bool:
+    """Whether the blob store lacks the room for a round. The run says so, until it has."""
+    facts = turn.ctx.roles.run_facts(turn.run)
+    needed = space_for_round(
+        n_sites=n_sites,
+        payload_bytes=max(facts.payload(kind).n_bytes for kind in RoundKind),
+        state_bytes=8 * facts.adapter.n_parameters,
+    )
+    short = judge_space(needed, turn.ctx.blobs.free_bytes())
+    reason = None if short is None else short.reason()
+    was_waiting = (turn.run.reason or "").startswith(WAITS_FOR_SPACE)
+    if reason != turn.run.reason and (reason is not None or was_waiting):
+        turn.run.reason = reason
+        turn.is_changed = True
+    return short is not None
+
+
 def _behind_sites(turn: Turn) -> str | None:
     """Why a restored run cannot go on: too many sites hold results that the backup lacks, and start from no other."""
     epoch = current_epoch(turn.session)
@@ -91,6 +110,8 @@ def _plan(turn: Turn, state: RunState) -> None:
         return
     invited = invitable_sites(turn)
     if len(invited) < turn.rules.min_ready:
+        return
+    if _is_short_of_space(turn, n_sites=len(invited)):
         return
     open_round(
         turn.ctx,

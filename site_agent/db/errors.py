@@ -15,3 +15,9 @@ class SiteDatabaseVersionError(SiteDatabaseError):
     """The file was written by a version with another set of tables."""
 
     code = "site-database-version"
+
+
+class SiteDatabaseFullError(SiteDatabaseError):
+    """There is no room for it on the disk. Nothing was written; the same again is right once there is."""
+
+    code = "site-disk-full"

@@ -6,6 +6,7 @@ disk when ``run_tx`` returns (WAL with ``synchronous=FULL``): a one-shot flag th
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -16,13 +17,14 @@ from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from site_agent.db.errors import SiteDatabaseError, SiteDatabaseVersionError
+from site_agent.db.errors import SiteDatabaseError, SiteDatabaseFullError, SiteDatabaseVersionError
 from site_agent.db.models import SCHEMA_VERSION, SiteTable
 
 ResultT = TypeVar("ResultT")
 
 _BUSY_TIMEOUT_S = 15.0
 _ATTEMPTS = 3
+_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
 
 
 class SiteDb:
@@ -139,6 +141,9 @@ def _begin_transaction(connection: Connection) -> None:
 def _database_error(name: str, error: SQLAlchemyError) -> SiteDatabaseError:
     # The driver's own words name a cause, not a value; the statement and its parameters stay out of it.
     original = getattr(error, "orig", None)
+    if getattr(original, "sqlite_errorcode", None) in _FULL:
+        message = "this site's disk is full; nothing was written, and the site goes on by itself once there is room"
+        return SiteDatabaseFullError(message, transaction=name)
     kind = "a rule of the tables was broken" if isinstance(error, IntegrityError) else "the database failed"
     message = f"{kind}; nothing was written"
     return SiteDatabaseError(message, transaction=name, reason=str(original or type(error).__name__)[:200])

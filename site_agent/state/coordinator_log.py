@@ -105,9 +105,13 @@ class CoordinatorLog:
         )
 
     def _keep(self, seen: SeenLog) -> None:
-        document = {"size": seen.size, "head": seen.head, "epoch": seen.epoch}
-        write_whole(self._path, (json.dumps(document) + "\n").encode())
         self._seen = seen
+        document = {"size": seen.size, "head": seen.head, "epoch": seen.epoch}
+        try:
+            write_whole(self._path, (json.dumps(document) + "\n").encode())
+        except OSError as error:
+            # This process knows; the next learns it again. A poll must not fail for it.
+            log.warning("coordinator_log_not_written", cause=error.strerror)
 
 
 def _read(path: Path) -> SeenLog:

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from site_agent.state.disk_space import disk_errors
+
 BytesLike = bytes | bytearray | memoryview
 
 _PRIVATE_FILE = 0o600
@@ -22,26 +24,36 @@ def make_private_folder(path: Path) -> None:
         folder = folder.parent
     # One by one: ``parents=True`` would give the parents the mode that the umask leaves.
     for folder in reversed(missing):
-        folder.mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
-        sync_folder(folder.parent)
+        with disk_errors(folder):
+            folder.mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
+            sync_folder(folder.parent)
     if not missing:
         # Another call may have made it and lost the power before its entry was on the disk.
         sync_folder(path.parent)
 
 
 def write_private_file(path: Path, parts: Iterable[BytesLike]) -> None:
-    """Write a file whole or not at all, mode 0600: beside it, to the disk, one rename, its folder."""
+    """Write a file whole or not at all, mode 0600: beside it, to the disk, one rename, its folder.
+
+    Raises:
+        SiteDiskFullError: no room; the old file, if any, stands, and nothing is left of the new one.
+    """
     beside = path.with_name(f".{path.name}.new")
     with contextlib.suppress(FileNotFoundError):
         beside.unlink()
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE_FILE)
-    with os.fdopen(handle, "wb") as stream:
-        for part in parts:
-            stream.write(part)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(path)
-    sync_folder(path.parent)
+    try:
+        with disk_errors(path.parent):
+            handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE_FILE)
+            with os.fdopen(handle, "wb") as stream:
+                for part in parts:
+                    stream.write(part)
+                stream.flush()
+                os.fsync(stream.fileno())
+            beside.replace(path)
+            sync_folder(path.parent)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def erase_file(path: Path) -> None:

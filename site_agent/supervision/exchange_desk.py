@@ -26,6 +26,7 @@ from site_agent.audit.store import audit_head
 from site_agent.errors import JournalDamagedError, OneShotSpentError, RoundRefusedError
 from site_agent.link.uploader import Upload
 from site_agent.session.events import Step, round_of
+from site_agent.state.disk_space import require_space
 from site_agent.state.journal import ExchangeRecord
 from site_agent.state.payload_memory import MaskedCohort, RevealedExchange
 from site_agent.supervision.admission import AdmittedRound
@@ -108,6 +109,9 @@ class ExchangeDesk:
         await asyncio.to_thread(self._seams.journal.close, context)
 
     def _take(self, step: Step, context: ExchangeContext, message: bytes, input_sha256: str) -> None:
+        if self._is_in_journal(step, context, input_sha256):
+            # It was made and is on the disk, but what follows on it could not be recorded: the same bytes go on.
+            return
         role = self._open(context) if step is Step.ADVERTISE else self._role_for(context)
         if step in _NEEDS_THE_STEWARD:
             self._check_steward(context)
@@ -129,6 +133,12 @@ class ExchangeDesk:
                 self._check_sites(role.survivors, role, context)
                 statement = role.reveal(message)
         self._record(role, context, statement, step=step, input_sha256=input_sha256)
+
+    def _is_in_journal(self, step: Step, context: ExchangeContext, input_sha256: str) -> bool:
+        record = self._seams.journal.read(context)
+        if record is None or record.is_complaint:
+            return False
+        return (step, input_sha256) in record.taken
 
     def _open(self, context: ExchangeContext) -> SiteRole:
         seams, admitted = self._seams, self._admitted
@@ -177,6 +187,8 @@ class ExchangeDesk:
                 self._record_complaint(role, context, role.last_message)
             raise
         self._check_sites(role.sharers, role, context)
+        # Before anything is remembered: the spool, and the journal's record beside it.
+        require_space(seams.jobs.jobs_dir.parent, self._admitted.layout.n_bytes, purpose="masked input")
         vector = self._desk.encode(self._admitted)
         cohort = MaskedCohort(
             context=context,

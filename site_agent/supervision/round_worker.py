@@ -21,6 +21,7 @@ from fl_protocol.ids import RunId
 from fl_protocol.secagg.reasons import SecAggRefusedError
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import ExchangeContext, RoundContext
+from site_agent.db.errors import SiteDatabaseError
 from site_agent.errors import (
     CoordinatorRefusedError,
     CoordinatorUnavailableError,
@@ -28,6 +29,7 @@ from site_agent.errors import (
     JobError,
     JobFailedError,
     RoundRefusedError,
+    SiteDiskFullError,
     StateError,
 )
 from site_agent.jobs.documents import JobDirectoryError
@@ -38,6 +40,7 @@ from site_agent.session import events as on
 from site_agent.session.commands import SessionCommand
 from site_agent.session.events import DeclineKind, SessionEvent, Step, round_of
 from site_agent.session.machine import RoundSession, SessionPhase, open_session, step
+from site_agent.state.disk_space import require_space
 from site_agent.state.public_state import StoredState
 from site_agent.supervision.admission import Admission, AdmittedRound
 from site_agent.supervision.approved_runs import record_completed
@@ -49,6 +52,8 @@ from site_agent.supervision.seams import SiteSeams
 from site_agent.supervision.settlement import Settler
 
 log = structlog.get_logger(__name__)
+
+_RECORD_AGAIN_S = 2.0
 
 _Relay = asked.RelayKeys | asked.RelayShares | asked.RelaySurvivors | asked.RelayConfirmations
 _Word = do.ReportReady | do.DeclineRound | do.SendComplaint
@@ -175,7 +180,14 @@ class RoundWorker:
                 return
             raise IllegalTransitionError("this site is not at work on that round", run_id=self._run_id)
         self._message = message
-        await self._advance(event)
+        before = self._session
+        try:
+            await self._advance(event)
+        except (SiteDiskFullError, SiteDatabaseError):
+            if isinstance(event, on.ExchangeOpened) and self._session is not None and self._session.context is None:
+                # M1 was not made: the exchange has not been entered, and may be when it is opened again.
+                self._session = before
+            raise
 
     async def _result_published(self, published: PublishedResult) -> None:
         round_context = round_of(published.exchange)
@@ -276,6 +288,9 @@ class RoundWorker:
             return on.StepRefused(context=command.context, reason=error.reason)
         except JobFailedError as error:
             return on.JobFailed(code=error.failure_code)
+        except SiteDiskFullError:
+            # Nothing was made that is not in the journal. The instruction comes again, and may find room then.
+            raise
         except (ProtocolError, StateError, JobError, JobDirectoryError) as error:
             log.warning("step_impossible", run_id=self._run_id, step=command.step.value, code=error.code)
             return on.StepRefused(context=command.context, reason=error.code)
@@ -330,6 +345,7 @@ class RoundWorker:
         sender = self._seams.spawn(relay.run())
         event: SessionEvent
         try:
+            await asyncio.to_thread(self._require_space, admitted, state)
             job = await asyncio.to_thread(self._jobs.prepare, admitted, state)
             await self._record(AuditKind.TRAINING_STARTED, admitted.round, job_kind=job.kind.value)
             folder = self._jobs.folder(admitted.round)
@@ -349,9 +365,22 @@ class RoundWorker:
             if self.holding == admitted.round:
                 await self._advance(event)
 
+    def _require_space(self, admitted: AdmittedRound, state: StoredState) -> None:
+        """Room for what this round writes: the trainer's copy of the state, its payload, the spool, the next state."""
+        n_state = state.path.stat().st_size
+        n_bytes = 2 * n_state + 2 * admitted.layout.n_bytes
+        require_space(self._seams.jobs.jobs_dir, n_bytes, purpose="training")
+
     async def _job_failed(self, admitted: AdmittedRound, error: WardroundError, *, code: str) -> SessionEvent:
         log.error("training_failed", run_id=self._run_id, code=code, cause=str(error))
-        await self._record(AuditKind.TRAINING_FAILED, admitted.round, code=code)
+        while True:
+            try:
+                await self._record(AuditKind.TRAINING_FAILED, admitted.round, code=code)
+                break
+            except SiteDatabaseError:
+                # No record, no action: the round is declined once that can be recorded.
+                log.warning("record_waits_for_room", run_id=self._run_id)
+                await asyncio.sleep(_RECORD_AGAIN_S)
         return on.JobFailed(code=code)
 
     async def _say_or_keep(self, command: _Word, round_context: RoundContext) -> None:
