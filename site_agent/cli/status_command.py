@@ -16,6 +16,7 @@ from site_agent.cli.console import console_of
 from site_agent.cli.open_site import open_site
 from site_agent.datasets.registry import list_datasets
 from site_agent.db.instants import instant_from_text
+from site_agent.state.disk_space import free_bytes, used_bytes
 
 _FRESH_FOR = timedelta(seconds=60)
 
@@ -43,6 +44,16 @@ def status(context: typer.Context) -> None:
         document = {"site_id": site.identity.site_id, **site.db.run_read("read_status", read)}
     agent = read_agent_status(console.folder.status_json, now=console.clock.now())
     document["agent"] = agent
+    folder = console.folder
+    disk = {
+        "free_bytes": free_bytes(folder.root),
+        "jobs_bytes": used_bytes(folder.jobs_dir),
+        "journal_bytes": used_bytes(folder.journal_dir),
+        "states_bytes": used_bytes(folder.states_dir),
+        "database_bytes": sum(path.stat().st_size for path in folder.root.glob("site.db*")),
+    }
+    document["disk"] = disk
+    n_used = sum(disk.values()) - disk["free_bytes"]
     datasets = document["datasets"]
     listed = ", ".join(map(str, datasets)) if isinstance(datasets, list) and datasets else "none registered"
     lines = [
@@ -50,6 +61,7 @@ def status(context: typer.Context) -> None:
         f"Agent     {_agent_line(agent)}",
         f"Datasets  {listed}",
         f"Audit     {site_audit_line(document['audit'])}",
+        f"Disk      {_mib(n_used)} MiB used by this site, {_mib(disk['free_bytes'])} MiB free",
     ]
     if document["n_pending"]:
         lines.append(f"Waiting   {document['n_pending']} run(s) for your word: 'wardround-site runs pending'")
@@ -74,6 +86,10 @@ def site_audit_line(audit: object) -> str:
     """Size and head in one line."""
     known = audit if isinstance(audit, Mapping) else {}
     return f"{known.get('size', 0)} rows, head {str(known.get('head', ''))[:16]}"
+
+
+def _mib(n_bytes: int) -> int:
+    return -(-n_bytes >> 20)
 
 
 def _agent_line(agent: Mapping[str, object]) -> str:

@@ -39,6 +39,7 @@ from site_agent.jobs.runner import ProgressListener
 from site_agent.jobs.trainer_environment import trainer_environment
 
 LOG_FILE = "trainer.log"
+_MAX_LOG_BYTES = 4 << 20
 PID_FILE = "trainer.pid"
 
 log = structlog.get_logger(__name__)
@@ -148,6 +149,15 @@ class ProcessRunner:
             await asyncio.sleep(min(options.restart_wait_s * 2**n_in_vain, _LONGEST_RESTART_WAIT_S))
 
 
+def _bound_log(path: Path) -> None:
+    """Put a long log aside before a trainer is started; the one that was put aside before goes."""
+    try:
+        if path.stat().st_size > _MAX_LOG_BYTES:
+            path.replace(path.with_name(f"{path.name}.1"))
+    except FileNotFoundError:
+        return
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerEnd:
     """A trainer ended without closing its job. ``exit_code`` is None where it was hung and had to be killed."""
@@ -251,6 +261,7 @@ class WarmTrainer:
         await asyncio.to_thread(kill_orphan, self._spool)
         for stale in (STOP_FILE, READY_FILE):
             (self._spool / stale).unlink(missing_ok=True)
+        _bound_log(self._spool / LOG_FILE)
         log = os.open(self._spool / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _PRIVATE_FILE)
         try:
             self._process = await asyncio.create_subprocess_exec(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from site_agent.errors import SiteDiskFullError
@@ -38,6 +38,15 @@ def require_space(folder: Path, n_bytes: int, *, purpose: str) -> None:
             needed_bytes=needed,
             free_bytes=free,
         )
+
+
+def used_bytes(folder: Path) -> int:
+    """How much the files under a folder hold; what vanishes meanwhile counts for nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 @contextmanager

@@ -53,7 +53,7 @@ from site_agent.supervision.settlement import Settler
 
 log = structlog.get_logger(__name__)
 
-_RECORD_AGAIN_S = 2.0
+_RECORD_AGAIN_S = 1.0
 
 _Relay = asked.RelayKeys | asked.RelayShares | asked.RelaySurvivors | asked.RelayConfirmations
 _Word = do.ReportReady | do.DeclineRound | do.SendComplaint
@@ -347,12 +347,12 @@ class RoundWorker:
         try:
             await asyncio.to_thread(self._require_space, admitted, state)
             job = await asyncio.to_thread(self._jobs.prepare, admitted, state)
-            await self._record(AuditKind.TRAINING_STARTED, admitted.round, job_kind=job.kind.value)
+            await self._record_in_time(AuditKind.TRAINING_STARTED, admitted.round, job_kind=job.kind.value)
             folder = self._jobs.folder(admitted.round)
             await self._seams.runner.run_training_job(folder, job, on_progress=relay.note)
             # Encoded once here, so that READY is only said of a payload that can be summed; the vector is dropped.
             await asyncio.to_thread(self._jobs.encode, admitted)
-            await self._record(AuditKind.TRAINING_FINISHED, admitted.round)
+            await self._record_in_time(AuditKind.TRAINING_FINISHED, admitted.round)
             event = on.JobSucceeded()
         except JobFailedError as error:
             event = await self._job_failed(admitted, error, code=error.failure_code)
@@ -360,10 +360,24 @@ class RoundWorker:
             event = await self._job_failed(admitted, error, code=error.code)
         finally:
             sender.cancel()
-        async with self._lock:
-            self._job = None
-            if self.holding == admitted.round:
-                await self._advance(event)
+        await self._conclude(admitted.round, event)
+
+    async def _conclude(self, round_context: RoundContext, event: SessionEvent) -> None:
+        """Tell the machine how the job ended; again while that cannot be recorded."""
+        while True:
+            async with self._lock:
+                self._job, before = None, self._session
+                if self.holding != round_context:
+                    return
+                try:
+                    await self._advance(event)
+                except SiteDatabaseError:
+                    if self._session is not before:
+                        raise
+                else:
+                    return
+            log.warning("record_waits_for_room", run_id=self._run_id)
+            await asyncio.sleep(_RECORD_AGAIN_S)
 
     def _require_space(self, admitted: AdmittedRound, state: StoredState) -> None:
         """Room for what this round writes: the trainer's copy of the state, its payload, the spool, the next state."""
@@ -373,14 +387,7 @@ class RoundWorker:
 
     async def _job_failed(self, admitted: AdmittedRound, error: WardroundError, *, code: str) -> SessionEvent:
         log.error("training_failed", run_id=self._run_id, code=code, cause=str(error))
-        while True:
-            try:
-                await self._record(AuditKind.TRAINING_FAILED, admitted.round, code=code)
-                break
-            except SiteDatabaseError:
-                # No record, no action: the round is declined once that can be recorded.
-                log.warning("record_waits_for_room", run_id=self._run_id)
-                await asyncio.sleep(_RECORD_AGAIN_S)
+        await self._record_in_time(AuditKind.TRAINING_FAILED, admitted.round, code=code)
         return on.JobFailed(code=code)
 
     async def _say_or_keep(self, command: _Word, round_context: RoundContext) -> None:
@@ -407,6 +414,19 @@ class RoundWorker:
 
     async def _record(self, kind: AuditKind, round_context: RoundContext, **facts: str | int | bool | None) -> None:
         await asyncio.to_thread(self._seams.book.record_event, kind, round_context, **facts)
+
+    async def _record_in_time(
+        self, kind: AuditKind, round_context: RoundContext, **facts: str | int | bool | None
+    ) -> None:
+        """No record, no action: what follows on it waits for as long as it cannot be recorded."""
+        while True:
+            try:
+                await self._record(kind, round_context, **facts)
+            except SiteDatabaseError:
+                log.warning("record_waits_for_room", run_id=self._run_id, kind=kind.value)
+                await asyncio.sleep(_RECORD_AGAIN_S)
+            else:
+                return
 
     def _desk(self) -> ExchangeDesk:
         if self._exchange is None:

@@ -43,6 +43,11 @@ def verify_audit(
             raise NotFoundError(f"{file} cannot be read ({error.strerror})") from error
     verified = verify_export(text.splitlines(), expected_key_sha256=key)
     shell.show_facts(verified.to_document(), _FACTS)
+    for restore in verified.restores:
+        shell.say(
+            f"Row {restore.row}: restored from a backup of {restore.restored_size} rows (epoch {restore.epoch})."
+            " A longer head that a site holds from before is no fork."
+        )
     if key is None:
         shell.say("The log is whole. Compare the key with a site's: wardround-site identity show")
     else:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 
 from fl_protocol.audit.chain import AuditRow
+from fl_protocol.audit.events import AuditKind, event_from_bytes
 from fl_protocol.audit.verify import AuditFault, AuditFaultReason, verify_log
 from fl_protocol.codec.merkle import leaf_hash
 from fl_protocol.errors import ProtocolError
@@ -27,6 +28,20 @@ _CHECKPOINT_FAULTS = frozenset({AuditFaultReason.CHECKPOINT_SIGNATURE, AuditFaul
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogRestore:
+    """The coordinator was restored from a backup: what it said between that row and this one is lost to it.
+
+    A head that a site holds and that is longer than ``restored_size`` may differ from this log, and is no fork.
+    """
+
+    row: int
+    at: str
+    epoch: int
+    restored_size: int
+    restored_head: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedLog:
     """A log that is whole, as far as its checkpoints reach."""
 
@@ -35,6 +50,7 @@ class VerifiedLog:
     head: str
     n_unsigned: int
     key_sha256: str
+    restores: tuple[LogRestore, ...] = ()
 
     def to_document(self) -> dict[str, object]:
         """The answer of ``audit verify``."""
@@ -45,6 +61,7 @@ class VerifiedLog:
             "head": self.head,
             "n_unsigned": self.n_unsigned,
             "key_sha256": self.key_sha256,
+            "restores": [asdict(restore) for restore in self.restores],
         }
 
 
@@ -83,7 +100,21 @@ def verify_export(lines: Iterable[str], *, expected_key_sha256: str | None = Non
         head=outcome.head,
         n_unsigned=outcome.n_unsigned,
         key_sha256=key_sha256,
+        restores=tuple(_restores(rows)),
     )
+
+
+def _restores(rows: Iterable[AuditRow]) -> Iterator[LogRestore]:
+    for row in rows:
+        event = event_from_bytes(row.body).event
+        if event.kind is AuditKind.COORDINATOR_RESTORED:
+            yield LogRestore(
+                row=row.seq,
+                at=event.at.isoformat(),
+                epoch=int(event.facts.get("epoch") or 0),
+                restored_size=int(event.facts.get("restored_size") or 0),
+                restored_head=str(event.facts.get("restored_head")),
+            )
 
 
 def _row(document: Document) -> AuditRow:
