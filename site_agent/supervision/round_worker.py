@@ -167,7 +167,7 @@ class RoundWorker:
             await self._perform(commands)
         except BaseException:
             # Before M0 is checked and recorded there is nothing to hold: the assignment comes again.
-            if self._admitted is None:
+            if self._admitted is None or self._session.phase is SessionPhase.ASSIGNED:
                 self._session = None
             raise
 
