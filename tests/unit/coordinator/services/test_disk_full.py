@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import sqlite3
 from collections.abc import Callable
-from pathlib import Path
-from typing import IO, Self
 
 import pytest
 from coordinator_engine_lab import RUN_ID, EngineLab, parts_of
@@ -209,35 +205,3 @@ def test_postgresql_without_room_is_the_same_error() -> None:
         pass
 
     assert fault_of(OperationalError("x", {}, ServerError({"C": "53100", "M": "could not extend file"}))) is Fault.FULL
-
-
-def test_partial_that_finds_no_room_keeps_what_was_held(make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    lab = make_lab()
-    store = lab.ctx.blobs
-    store.append_partial("upload", offset=0, data=b"a" * 100)
-
-    class Full:
-        def __init__(self, file: IO[bytes]) -> None:
-            self._file = file
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self._file, name)
-
-        def __enter__(self) -> Self:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            self._file.close()
-
-        def write(self, data: bytes) -> int:
-            self._file.write(bytes(data)[:10])
-            self._file.flush()
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    real_open = Path.open
-    monkeypatch.setattr(Path, "open", lambda self, *args, **named: Full(real_open(self, *args, **named)))
-    with pytest.raises(BlobStoreFullError):
-        store.append_partial("upload", offset=100, data=b"b" * 100)
-    monkeypatch.undo()
-    assert store.partial_size("upload") == 100
-    assert store.append_partial("upload", offset=100, data=b"b" * 100) == 200
