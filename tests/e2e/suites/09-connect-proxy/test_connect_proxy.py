@@ -71,7 +71,11 @@ def test_site_behind_a_proxy_that_only_allows_connect_run_ends_with_the_same_byt
         outcome = verified_outcome(federation, run_id, SMALL)
         assert "a secret" not in federation.processes["st-mary"].log_text()
         federation.processes.stop("st-mary")
-        federation.wait_until("the proxy has written its log", proxy.requests, timeout_s=30)
+        requests = federation.wait_until(
+            "the proxy has written its log",
+            lambda: [line for line in proxy.requests() if f" {hospital.inside_address} " in line],
+            timeout_s=30,
+        )
         target = f"{elsewhere.outside_address}:{federation.gateway_port}"
-        assert all(f"CONNECT {target}" in line for line in proxy.requests())
+        assert all(f" CONNECT {target} " in line for line in requests), requests
     assert outcome == undisturbed(SMALL)
