@@ -30,7 +30,7 @@ def after_transaction(name: str, *, nth: int) -> CrashPoint:
     return CrashPoint(name=f"after-{nth}-{name}", target=RUN_TX, match={"0": name}, nth=nth, when="after")
 
 
-IN_UPLOAD = Arming(target=RUN_TX, match={"0": "begin-upload"})
+SINK = "coordinator.services.receive_upload:UploadSink"
 
 IN_EACH_PHASE = (
     # ADVERTISING
@@ -39,8 +39,8 @@ IN_EACH_PHASE = (
     # SHARING
     after_transaction("accept-shares", nth=1),
     # COLLECTING
-    CrashPoint(name="bytes-on-disk-not-in-row", target=f"{BLOBS}.append_partial", when="after", armed_by=IN_UPLOAD),
-    CrashPoint(name="upload-is-a-blob-not-in-row", target=f"{BLOBS}.finish_partial", when="after", armed_by=IN_UPLOAD),
+    CrashPoint(name="bytes-on-disk-not-in-row", target=f"{SINK}.take", when="after"),
+    CrashPoint(name="upload-is-a-blob-not-in-row", target=f"{SINK}.finish", when="after"),
     after_transaction("complete-upload", nth=1),
     # CONFIRMING
     after_transaction("accept-confirmation", nth=2),
