@@ -51,8 +51,16 @@ class Place:
 class Federation:
     """The processes, their folders, and a client with the admin's token."""
 
-    def __init__(self, template: Template, folder: Path, *, sites: Sequence[str], place: Place | None = None) -> None:
-        """Copy the template; nothing is started."""
+    def __init__(
+        self,
+        template: Template,
+        folder: Path,
+        *,
+        sites: Sequence[str],
+        place: Place | None = None,
+        database_url: str | None = None,
+    ) -> None:
+        """Copy the template; nothing is started. ``database_url`` names a copy of the template's database, if any."""
         self.template = template
         self.folder = folder
         self.coordinator_dir = folder / "coordinator"
@@ -65,15 +73,20 @@ class Federation:
         for name in self.site_names:
             shutil.copytree(template.site(name), self.site_dir(name))
         self.rest_port, self.gateway_port = free_port("127.0.0.1"), free_port(place.address)
+        self.http1_port = free_port(place.address)
         self.gateway_address = f"{place.address}:{self.gateway_port}"
+        self.http1_address = f"{place.address}:{self.http1_port}"
         self.configure_coordinator(
             rest={"port": self.rest_port},
-            gateway={"host": place.address, "port": self.gateway_port},
+            gateway={"host": place.address, "port": self.gateway_port, "http1_port": self.http1_port},
             # A driver that starts again waits for its own old lease; nothing here sleeps past a short one.
             driver={"poll_s": 0.1, "lease_s": 2.0},
         )
+        if database_url is not None:
+            self.configure_coordinator(database={"url": database_url})
         for name in self.site_names:
-            self.configure_site(name, coordinator={"address": self.gateway_address})
+            addresses = {"address": self.gateway_address, "fallback_address": self.http1_address}
+            self.configure_site(name, coordinator=addresses)
         self.define_coordinator()
         for name in self.site_names:
             self.define_site(name)
@@ -94,19 +107,36 @@ class Federation:
     # How programs are called
 
     def define_coordinator(
-        self, *, dies_at: Iterable[CrashPoint] = (), name: str = COORDINATOR, roles: str = ""
+        self,
+        *,
+        dies_at: Iterable[CrashPoint] = (),
+        name: str = COORDINATOR,
+        roles: str = "",
+        comes_back: bool = True,
+        **environment: str,
     ) -> None:
-        """The coordinator's program: whole, or some of its roles under another name; or one that dies at points."""
+        """The coordinator's program: whole, or some of its roles under another name; or one that dies at points.
+
+        Processes of one role share their points, so that each is reached once. One that does not come back stays dead
+        after it was killed.
+        """
         words = ["serve", "--config", str(self.coordinator_dir / "coordinator.yaml")]
         words += ["--roles", roles] if roles else []
-        self._define(name, "coordinator", words, dies_at)
+        self._define(name, "coordinator", words, dies_at, plan=roles or name, **environment)
+        self.processes[name].comes_back = comes_back
 
     def define_site(
-        self, name: str, *, dies_at: Iterable[CrashPoint] = (), prefix: Sequence[str] = (), **environment: str
+        self, name: str, *, dies_at: Iterable[CrashPoint] = (), prefix: Sequence[str] = (), program: str = ""
     ) -> None:
-        """A site's agent, and its trainers with it; ``prefix`` puts it into a network namespace."""
+        """A site's agent, and its trainers with it; ``prefix`` puts it into a network namespace.
+
+        ``program`` is a file that is run in the agent's place.
+        """
         words = ["--state-dir", str(self.site_dir(name)), "start"]
-        self._define(name, "site_agent", words, dies_at, prefix=prefix, **environment)
+        if program:
+            self.processes.define(name, (*prefix, sys.executable, program, *words))
+            return
+        self._define(name, "site_agent", words, dies_at, prefix=prefix)
 
     def _define(
         self,
@@ -116,12 +146,13 @@ class Federation:
         dies_at: Iterable[CrashPoint],
         *,
         prefix: Sequence[str] = (),
+        plan: str = "",
         **environment: str,
     ) -> None:
         points = tuple(dies_at)
         program = [sys.executable, "-m", module]
         if points:
-            self._plans[name] = CrashPlan.write(self.folder / "plans" / f"{name}.json", points)
+            self._plans[name] = CrashPlan.write(self.folder / "plans" / f"{plan or name}.json", points)
             program = [sys.executable, _CRASHING, str(self._plans[name].file), module]
         self.processes.define(name, (*prefix, *program, *words), **environment)
 

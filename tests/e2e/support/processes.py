@@ -18,13 +18,14 @@ _GRACE_S = 15.0
 
 @dataclass(slots=True, kw_only=True)
 class Process:
-    """One program as it is started each time; ``is_wanted`` while it is to run."""
+    """One program as it is started each time; ``is_wanted`` while it is to run, ``comes_back`` after it was killed."""
 
     name: str
     arguments: tuple[str, ...]
     log: Path
     environment: Mapping[str, str]
     is_wanted: bool = False
+    comes_back: bool = True
     n_starts: int = 0
     running: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
@@ -101,8 +102,10 @@ class Processes:
             if not process.is_wanted or process.running is None:
                 continue
             code = process.running.poll()
-            if code == -signal.SIGKILL:
+            if code == -signal.SIGKILL and process.comes_back:
                 self.start(process.name)
+            elif code == -signal.SIGKILL:
+                process.is_wanted = False
             elif code is not None:
                 raise AssertionError(f"{process.name} ended with exit status {code}\n{self.tails()}")
 

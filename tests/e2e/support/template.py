@@ -132,13 +132,14 @@ class Template:
         return read_initial_adapter(out)
 
 
-def make_template(root: Path) -> Template:
-    """Set up one coordinator and five sites, by their own programs, in an empty folder."""
+def make_template(root: Path, *, database_url: str | None = None) -> Template:
+    """Set up one coordinator and five sites, by their own programs, in an empty folder (and an empty database)."""
     base_model = root / "models" / MODEL_NAME
     make_tiny_model(base_model)
     workspace = Workspace.create(DemoOptions(work_dir=root / "work"), CHECKOUT, now=datetime.now(UTC))
     programs = Programs()
-    with Supervisor(workspace.logs, ENVIRONMENT) as supervisor:
+    database = {} if database_url is None else {"WARDROUND_DATABASE__URL": database_url}
+    with Supervisor(workspace.logs, {**ENVIRONMENT, **database}) as supervisor:
         digest = supervisor.run_json("digest", (*programs.trainer, "digest-model", str(base_model), "--json"))
         template = Template(root=root, base_model=base_model, base_model_sha256=text_of(digest, "base_model_sha256"))
         spec = BIG.run_spec(template.base_model_sha256)

@@ -87,7 +87,7 @@ def test_quorum_late_suspended_and_absent_sites_pause_resume_and_cancel(make_fed
 def _approvals(run: dict[str, object]) -> set[str]:
     rows = run["approvals"]
     assert isinstance(rows, list)
-    return {str(row["site_id"]) for row in rows if row["decision"] == "APPROVED"}
+    return {str(row["site_id"]) for row in rows if row["decision"] == "approved"}
 
 
 def _phase(federation: object, site: str) -> str:
