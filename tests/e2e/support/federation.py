@@ -224,7 +224,7 @@ class Federation:
         }
         words = [sys.executable, "-m", "wardround", "runs", "show", run_id, "--json"]
         answer = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=True)
-        return str(json.loads(answer.stdout)["waiting_for"])
+        return str(json.loads(answer.stdout)["waits_for"])
 
     def rounds(self, run_id: str) -> list[Document]:
         """The latest attempt of each round, in order."""
