@@ -37,8 +37,9 @@ T = TypeVar("T")
 COORDINATOR = "coordinator"
 _CRASHING = str(Path(crashing.__file__))
 _LOOK_EVERY_S = 0.1
-_READY_TIMEOUT_S = 60.0
-RUN_TIMEOUT_S = 180.0
+_READY_TIMEOUT_S = 120.0
+RUN_TIMEOUT_S = 420.0
+"""Far more than any run here takes on an idle machine: a deadline ends a test that hangs, and measures nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

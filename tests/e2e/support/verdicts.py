@@ -16,7 +16,7 @@ from wardround.documents import Document, documents_of, text_of
 from wardround.evidence.audit_export import verify_export
 from wardround.evidence.release_folder import unpack_release, verify_release_folder
 
-_SETTLE_TIMEOUT_S = 60.0
+_SETTLE_TIMEOUT_S = 180.0
 _SUMS = ("n_records", "n_eval_records", "n_clipped", "train_loss", "eval_loss", "update_norm")
 
 
@@ -32,8 +32,8 @@ class Outcome:
 def verified_outcome(federation: Federation, run_id: str, study: Study) -> Outcome:
     """Wait until the run is completed and its sites are at rest, hold it to everything that holds of any run."""
     federation.wait_for_end(run_id)
-    federation.wait_until("every crash point was reached", lambda: not federation.missed_crashes(), timeout_s=30)
-    federation.wait_until("the coordinator answers", lambda: federation.client.get("/api/v1/me"), timeout_s=30)
+    federation.wait_until("every crash point was reached", lambda: not federation.missed_crashes(), timeout_s=120)
+    federation.wait_until("the coordinator answers", lambda: federation.client.get("/api/v1/me"), timeout_s=120)
     rounds = federation.rounds(run_id)
     assert [found["state"] for found in rounds] == ["COMMITTED"] * (study.rounds + 1)
     for found in rounds:
@@ -92,7 +92,7 @@ def released_adapter(federation: Federation, run_id: str) -> bytes:
     """Approve, download and verify the release; its weights."""
     client = federation.client
     release = federation.wait_until(
-        "there is a release", lambda: next(client.pages("/api/v1/releases", run_id=run_id), None), timeout_s=60
+        "there is a release", lambda: next(client.pages("/api/v1/releases", run_id=run_id), None), timeout_s=120
     )
     assert release is not None
     release_id = text_of(release, "release_id")

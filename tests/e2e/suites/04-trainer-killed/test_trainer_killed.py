@@ -13,7 +13,7 @@ from tests.e2e.support.crash_points import CrashPoint
 from tests.e2e.support.template import SMALL
 from tests.e2e.support.verdicts import verified_outcome
 
-pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.timeout(900)]
 
 REPORT = "site_agent.training.progress:ProgressReporter.report"
 

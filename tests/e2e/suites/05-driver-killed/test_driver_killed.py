@@ -16,7 +16,7 @@ from tests.e2e.support.template import BIG
 from tests.e2e.support.verdicts import verified_outcome
 from tests.support.relay import Relay
 
-pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.system, pytest.mark.timeout(900)]
 
 IN_UPLOAD = CrashPoint(
     name="second-chunk-on-disk", target="coordinator.services.receive_upload:UploadSink.take", nth=2, when="after"

@@ -15,7 +15,7 @@ from tests.e2e.support.template import BIG, BIG_UPLOAD_BYTES
 from tests.e2e.support.verdicts import verified_outcome
 from tests.support.relay import Relay
 
-pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.system, pytest.mark.timeout(900)]
 
 DOWN_S = 4.0
 DELAY_S = 0.1

@@ -17,7 +17,7 @@ from tests.e2e.support.template import BIG, BIG_UPLOAD_BYTES
 from tests.e2e.support.verdicts import verified_outcome
 from tests.support.namespace import Namespace, network_namespace
 
-pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.system, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.system, pytest.mark.timeout(900)]
 
 CUT_S = 60.0
 KBIT_PER_S = 2000

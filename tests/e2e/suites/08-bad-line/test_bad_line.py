@@ -16,7 +16,7 @@ from tests.e2e.support.template import BIG, BIG_UPLOAD_BYTES
 from tests.e2e.support.verdicts import verified_outcome
 from tests.support.namespace import Namespace, network_namespace
 
-pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.system, pytest.mark.timeout(900)]
 
 KBIT_PER_S = 8000
 LOSS = 0.02

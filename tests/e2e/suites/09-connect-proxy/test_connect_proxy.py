@@ -19,7 +19,7 @@ from tests.e2e.support.verdicts import verified_outcome
 from tests.support.namespace import Namespace, network_namespace
 from tests.support.proxies import squid
 
-pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.system, pytest.mark.timeout(900)]
 
 CREDENTIALS = "hospital:a secret, with a colon: and a space"
 

@@ -16,7 +16,7 @@ from tests.e2e.support.template import SMALL
 from tests.e2e.support.verdicts import verified_outcome
 from tests.support.relay import Http2Breaker
 
-pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.timeout(900)]
 
 
 def test_site_behind_a_breaker_of_http2_falls_back_and_returns_when_it_is_mended(

@@ -20,7 +20,7 @@ from tests.e2e.support.verdicts import verified_outcome
 from tests.support.namespace import call
 from tests.support.tools import need_root
 
-pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.system, pytest.mark.timeout(900)]
 
 DISK_BYTES = 96 << 20
 

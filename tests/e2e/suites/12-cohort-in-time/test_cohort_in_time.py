@@ -15,7 +15,7 @@ from tests.e2e.suites.conftest import MakeFederation
 from tests.e2e.support.template import RECORD_COUNTS, SITES, Study
 from tests.e2e.support.verdicts import sums_of_rounds, verified_audit
 
-pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.timeout(900)]
 
 ST_MARY, CHARITE, LATE, SUSPENDED, NEVER = SITES
 COHORT = Study(name="cohort", rounds=3, sites=SITES, quorum=3)

@@ -18,7 +18,7 @@ from tests.e2e.support.federation import COORDINATOR
 from tests.e2e.support.template import ENVIRONMENT, RECORD_COUNTS, SMALL
 from tests.e2e.support.verdicts import released_adapter, settled_state, sums_of_rounds, verified_audit
 
-pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.timeout(900)]
 
 
 def test_coordinator_destroyed_after_a_backup_in_mid_round_sites_go_on_with_the_restored_one(
