@@ -167,9 +167,14 @@ class RoundWorker:
             await self._perform(commands)
         except BaseException:
             # Before M0 is checked and recorded there is nothing to hold: the assignment comes again.
-            if self._admitted is None or self._session.phase is SessionPhase.ASSIGNED:
+            if not self._has_joined():
                 self._session = None
             raise
+
+    def _has_joined(self) -> bool:
+        """Whether M0 was checked and the round is recorded as joined."""
+        session = self._session
+        return self._admitted is not None and session is not None and session.phase is not SessionPhase.ASSIGNED
 
     async def _asked_in_exchange(self, event: on.ExchangeOpened | on.RelayedInput, message: bytes) -> None:
         round_context = round_of(event.context)
