@@ -108,6 +108,9 @@ class _Drive:
         back in, and its voice may be needed.
         """
         for site, row in self.participations.items():
+            if RoundState(self.row.state).is_final:
+                # An event of this very turn has ended it: who was counted stays counted.
+                return
             state = self.sites[site].state
             if state == SiteState.ENROLLED.value or ParticipationState(row.state).is_gone:
                 continue
