@@ -58,7 +58,8 @@ class Scenario:
 
     @cached_property
     def initial(self) -> PublicState:
-        return PublicState(version=0, adapter=LAYOUT.unflatten(np.linspace(-1, 1, LAYOUT.n_parameters, dtype=np.float32)))
+        # Zeros, so that the smallest update changes it: an adapter that stays as it was is the same evaluation again.
+        return PublicState(version=0, adapter=LAYOUT.unflatten(np.zeros(LAYOUT.n_parameters, np.float32)))
 
     @cached_property
     def spec(self) -> RunSpec:

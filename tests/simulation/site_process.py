@@ -7,6 +7,7 @@ says that the training is done. What it leaves in the job folder is what a train
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sqlite3
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
@@ -298,14 +299,9 @@ class SiteProcess:
     def spawn(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
         """A task of this process: what it raises unexpectedly is a failure of the simulation."""
 
-        async def guarded() -> T:
-            token = CURRENT.set(self.process)
-            try:
-                return await work
-            finally:
-                CURRENT.reset(token)
-
-        task = self.loop.create_task(guarded())
+        context = contextvars.copy_context()
+        context.run(CURRENT.set, self.process)
+        task = self.loop.create_task(work, context=context)
         self.tasks.add(task)
         task.add_done_callback(self._ended)
         return task

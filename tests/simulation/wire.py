@@ -193,7 +193,9 @@ class Network:
     ) -> list[bytes]:
         server = self.server()
         if server is None:
-            self._record(Recorded(site, method, tuple([message async for message in messages])))
+            lost = Recorded(site, method, tuple([message async for message in messages]))
+            if not is_replay:
+                self._record(lost)
             raise _unavailable("nobody listens")
         sent: list[bytes] = []
         line = _Line(messages, sent, faults)

@@ -1,0 +1,72 @@
+"""Lists of operations, made by hypothesis, on a real coordinator and real site agents with one manual clock.
+
+This test fails when, after any operation:
+
+- the sum of a committed round is not exactly the indicator of the sites that it says were counted: an update that is in
+  it twice, one that is not, one of another attempt, or one whose weight, tokens or losses are others;
+- a site whose upload was accepted with a receipt is not in the sum of its exchange, though that was committed;
+- a site used one mask seed for two vectors, or masked two payloads in one exchange;
+- a site signed or sent two different statements of one kind (M1, M3, M5, M7, M9) in one exchange;
+- a site sent M9 for one payload in two exchanges, or in an exchange in which it masked nothing;
+- the coordinator unmasked one exchange over two sets of survivors;
+- a machine met an event that its table does not list, the driver's step raised, an agent's loop raised what it does not
+  know, a task died unheard, or anything was logged as an error that no operation explains (a killed trainer, a full disk);
+
+and when, once everything rests:
+
+- two sums of one round were unmasked over different sites that share one, or a site revealed for two sets of survivors;
+- a site holds or acknowledged another public state than the coordinator committed;
+- coordinator and sites disagree on who was counted;
+- an audit log does not verify;
+
+and when, in the end, everything that can be mended was mended, an hour passed, and:
+
+- the run has not ended, and no site is missing for good either (revoked, or its steward said no);
+- the run does not say what it waits for;
+- a run is over, and a site that could hear so still has a job folder or the key of an exchange of it.
+
+What it does not show: power cuts (what was written stays written), several machines with clocks of their own, PostgreSQL,
+real sockets and processes, and hostile cryptography; they have suites of their own. See docs/decisions/0021.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.simulation.invariants import BrokenInvariantError
+from tests.simulation.operations import Operation, lists, play, scenarios, to_text
+from tests.simulation.scenario import Scenario
+from tests.simulation.world import World, instrumented
+
+IS_CI = "CI" in os.environ
+N_OPERATIONS = int(os.environ.get("WARDROUND_SIMULATION_OPERATIONS", "20000" if IS_CI else "2000"))
+LIST_LENGTH = 50
+"""Long enough that a round can end and another begin under fire; short enough that a failing list can be read."""
+SEED = int(os.environ.get("WARDROUND_SIMULATION_SEED", "0"))
+
+performed: Counter[str] = Counter()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with instrumented():
+        yield tmp_path_factory.mktemp("simulation")
+
+
+def play_in(root: Path, scenario: Scenario, operations: list[Operation]) -> None:
+    world = World(root, scenario)
+    try:
+        play(world, operations, count=lambda name: performed.update([name]))
+    except BrokenInvariantError as broken:
+        kept = to_text(scenario, operations)
+        raise AssertionError(f"{broken}\nto keep in tests/simulation/reproductions/:\n{kept}") from broken
+    finally:
+        world.close()
