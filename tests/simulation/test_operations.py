@@ -32,27 +32,21 @@ real sockets and processes, and hostile cryptography; they have suites of their 
 from __future__ import annotations
 
 import os
-import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings
 
 from tests.simulation.invariants import BrokenInvariantError
-from tests.simulation.operations import Operation, lists, play, scenarios, to_text
+from tests.simulation.operations import OPERATIONS, Operation, lists, play, scenarios, to_text
 from tests.simulation.scenario import Scenario
 from tests.simulation.world import World, instrumented
 
-IS_CI = "CI" in os.environ
-N_OPERATIONS = int(os.environ.get("WARDROUND_SIMULATION_OPERATIONS", "20000" if IS_CI else "2000"))
-LIST_LENGTH = 50
-"""Long enough that a round can end and another begin under fire; short enough that a failing list can be read."""
-SEED = int(os.environ.get("WARDROUND_SIMULATION_SEED", "0"))
-
-performed: Counter[str] = Counter()
+N_OPERATIONS = int(os.environ.get("WARDROUND_SIMULATION_OPERATIONS") or ("20000" if os.environ.get("CI") else "2000"))
+LIST_LENGTH = 100
+"""Long enough that rounds end and begin under fire; hypothesis cuts a failing list down to what is needed."""
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +55,28 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield tmp_path_factory.mktemp("simulation")
 
 
-def play_in(root: Path, scenario: Scenario, operations: list[Operation]) -> None:
-    world = World(root, scenario)
-    try:
-        play(world, operations, count=lambda name: performed.update([name]))
-    except BrokenInvariantError as broken:
-        kept = to_text(scenario, operations)
-        raise AssertionError(f"{broken}\nto keep in tests/simulation/reproductions/:\n{kept}") from broken
-    finally:
-        world.close()
+@pytest.mark.timeout(1800)
+def test_operations_in_any_order_break_no_invariant(root: Path) -> None:
+    performed: Counter[str] = Counter()
+    endings: Counter[str] = Counter()
+
+    # Where CI is set, hypothesis's own profile for it draws the same lists each time and keeps none.
+    @settings(max_examples=-(-N_OPERATIONS // LIST_LENGTH), deadline=None, suppress_health_check=list(HealthCheck))
+    @given(scenario=scenarios(), operations=lists(LIST_LENGTH))
+    def play_list(scenario: Scenario, operations: list[Operation]) -> None:
+        world = World(root, scenario)
+        try:
+            play(world, operations, count=lambda name: performed.update([name]))
+            endings.update([world.run_state() if world.is_over() else "WAITING", *["round committed"] * world.n_judged])
+        except BrokenInvariantError as broken:
+            kept = to_text(scenario, operations, why="say here what it does")
+            raise AssertionError(f"{broken}\nto be kept in tests/simulation/reproductions/:\n{kept}") from broken
+        finally:
+            world.close()
+
+    play_list()
+    print(f"operations performed: {performed.total()}, {dict(endings)}, {dict(performed.most_common())}")
+    assert performed.total() >= N_OPERATIONS
+    assert set(performed) == set(OPERATIONS), "every operation was drawn"
+    assert endings["round committed"] > N_OPERATIONS // 400, "the lists leave rounds the time to be committed"
+    assert endings["COMPLETED"] > 0

@@ -425,15 +425,21 @@ class World:
     def rest(self, *, for_s: float) -> None:
         """Let everybody live until the run is over, or so much time has passed."""
         end = self.clock.elapsed_s + for_s
-        step_s = 1.0
+        step_s, n_idle = 1.0, 0
         for _ in range(_REST_TICKS):
             if self.live():
-                step_s = 1.0
+                step_s, n_idle = 1.0, 0
                 continue
-            if self.is_over() or self.clock.elapsed_s >= end:
+            n_idle += 1
+            # Whoever waits before it tries again has its time to hear that the run is over.
+            if self.clock.elapsed_s >= end or (self.is_over() and n_idle > 5 and not self.is_anybody_at_work()):
                 return
             self.advance(step_s)
             step_s = min(step_s * 2, 30.0)
+
+    def is_anybody_at_work(self) -> bool:
+        """Whether a site's turn is not over: it waits to try something again."""
+        return any(site is not None and site.is_at_work for site in self.sites.values())
 
     def heal(self) -> None:
         """Everything that can be mended is: lines, disks, processes, switches. Nobody's word is taken back."""
