@@ -141,7 +141,7 @@ async def test_driver_without_room_at_its_writes_loses_no_event_and_counts_nothi
             continue
         if lab.run().state == "COMPLETED":
             break
-    assert len(set(n_failed)) > 1
+    assert n_failed
     assert lab.run().state == "COMPLETED"
     assert (lab.round().round_attempt, set(lab.states().values())) == (0, {"COUNTED"})
     report = lab.round().report

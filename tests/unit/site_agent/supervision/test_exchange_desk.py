@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -81,11 +82,15 @@ class MaskingScene:
     def desk(self, book: FakeBook, *, required: str | None = None) -> ExchangeDesk:
         seams = SimpleNamespace(
             book=book,
-            jobs=SimpleNamespace(threads=1),
+            jobs=SimpleNamespace(threads=1, jobs_dir=Path(__file__).parent),
             journal=SimpleNamespace(write_spool=lambda *_: None, read=lambda _: None),
         )
         admitted = SimpleNamespace(
-            required_survivors=required, params=self.federation.params, evaluation=EVALUATION, run=None
+            required_survivors=required,
+            params=self.federation.params,
+            evaluation=EVALUATION,
+            run=None,
+            layout=small_layout(),
         )
         jobs = SimpleNamespace(encode=lambda _: self.scene.vector(self.me))
         return ExchangeDesk(seams, admitted, jobs)  # type: ignore[arg-type]
