@@ -29,14 +29,25 @@ def files_in(folder: Path) -> set[str]:
 
 
 class Deaths:
-    """Stands before a site's runner: the first job is cut short, and what each job finds in its folder is kept."""
+    """Stands before a site's runner: the first job is cut short, and what each job finds in its folder is kept.
 
-    def __init__(self, site: Any, *, died: type[BaseException], after_result: bool = False) -> None:
+    ``then`` happens in the same instant: what the world is like when the agent is up again.
+    """
+
+    def __init__(
+        self,
+        site: Any,
+        *,
+        died: type[BaseException],
+        after_result: bool = False,
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
         self.found: list[set[str]] = []
         self.jobs: list[JobSpec] = []
         self._inner = site.runner.run_training_job
         self._died = died
         self._after_result = after_result
+        self._then = then
         site.runner.run_training_job = self.run_training_job
 
     async def run_training_job(self, job_dir: Path, job: JobSpec, **listener: Any) -> JobResult:
@@ -49,6 +60,7 @@ class Deaths:
             (job_dir / PROGRESS_FILE).write_text("{}\n")
             if self._after_result:
                 await self._inner(job_dir, job, **listener)
+            self._then()
             raise self._died
         result: JobResult = await self._inner(job_dir, job, **listener)
         return result
@@ -85,11 +97,13 @@ async def test_job_that_was_closed_keeps_its_payload(federation_of: FederationOf
 
 async def test_job_on_other_data_finds_no_checkpoint(federation_of: FederationOf, monkeypatch: Any) -> None:
     federation = federation_of(n_sites=3, rounds=1)
-    deaths = Deaths(federation.sites[BETA], died=died_error(federation))
-    await federation.run(lambda: len(deaths.found) == 1)
     module = type(federation).__init__.__globals__
-    monkeypatch.setitem(module, "DATA_SHA256", "ef" * 32)
-    await federation.run_to_the_end()
+    deaths = Deaths(
+        federation.sites[BETA],
+        died=died_error(federation),
+        then=lambda: monkeypatch.setitem(module, "DATA_SHA256", "ef" * 32),
+    )
+    await federation.run(lambda: len(deaths.found) == 2)
     assert [job.data.sha256 for job in deaths.jobs[:2]] == ["cd" * 32, "ef" * 32]
     assert deaths.found[1] == deaths.found[0]
 
@@ -113,22 +127,20 @@ async def test_round_that_is_not_assigned_again_leaves_no_update_behind(federati
     assert job_folders(federation) == []
 
 
-async def test_folder_waits_for_a_coordinator_that_cannot_be_reached(
-    federation_of: FederationOf,
-) -> None:
+async def test_folder_waits_for_a_coordinator_that_cannot_be_reached(federation_of: FederationOf) -> None:
     federation = federation_of(n_sites=3, rounds=1)
-    deaths = Deaths(federation.sites[BETA], died=died_error(federation))
-    await federation.run(lambda: len(deaths.found) == 1)
-    # Started again, and no answer to its first question yet.
-    n_asked = [0]
+    site = federation.sites[BETA]
+    n_asked, answers = [0], site.client.poll_assignment
 
     async def no_answer(**_: object) -> Any:
         n_asked[0] += 1
         message = "away"
         raise CoordinatorUnavailableError(message)
 
-    site = federation.sites[BETA]
-    answers, site.client.poll_assignment = site.client.poll_assignment, no_answer
+    def cut_off() -> None:
+        site.client.poll_assignment = no_answer
+
+    deaths = Deaths(site, died=died_error(federation), then=cut_off)
     await federation.run(lambda: n_asked[0] > 3)
     assert [path.name for path in job_folders(federation)] == ["0.0"]
     site.client.poll_assignment = answers
@@ -139,16 +151,15 @@ async def test_folder_waits_for_a_coordinator_that_cannot_be_reached(
 async def test_new_attempt_of_the_round_starts_from_the_beginning(federation_of: FederationOf) -> None:
     federation = federation_of(n_sites=3, rounds=1)
     coordinator = federation.coordinator
-    deaths = Deaths(federation.sites[BETA], died=died_error(federation))
-    await federation.run(lambda: len(deaths.found) == 1)
-    coordinator.round_attempt = 1
-    coordinator.abandons.append(
-        coordinator.round.__class__(run_id=coordinator.round.run_id, round_index=0, round_attempt=0)
-    )
-    coordinator.open_round()
-    await federation.run(lambda: len(deaths.found) == 2)
+
+    def abort() -> None:
+        coordinator.abandons.append(coordinator.round)
+        coordinator.round_attempt = 1
+        coordinator.open_round()
+
+    deaths = Deaths(federation.sites[BETA], died=died_error(federation), then=abort)
+    await federation.run_to_the_end()
     assert deaths.found[1] == deaths.found[0]
     assert deaths.jobs[0].seed != deaths.jobs[1].seed
-    await federation.run_to_the_end()
     # The last acknowledgement may have cut the last deletions short; the next start makes good for it.
     await federation.run(lambda: not job_folders(federation))
