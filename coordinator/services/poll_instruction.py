@@ -40,6 +40,8 @@ from fl_protocol.spec.context import ExchangeContext
 MAX_WAIT_S = 25.0
 _LOOK_AGAIN_S = 2.0
 """Another process may have moved the round without ringing here."""
+_LOOKS_A_SECOND = 25.0
+"""All sites that wait look so often together at most, so that many idle ones do not keep a core busy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +152,13 @@ async def poll_instruction(
         left_s = min(wait_s, MAX_WAIT_S) - (ctx.now() - started).total_seconds()
         if left_s <= 0:
             return Idle(retry_after_s=0.0)
-        await ctx.wakeups.sites.wait(seen, timeout_s=min(left_s, _LOOK_AGAIN_S))
+        pause_s = pause_before_looking_again_s(ctx.wakeups.sites.n_waiting)
+        await ctx.wakeups.sites.wait(seen, timeout_s=min(left_s, pause_s))
+
+
+def pause_before_looking_again_s(n_waiting: int) -> float:
+    """How long a site that waits beside ``n_waiting`` others waits for the bell before it looks by itself."""
+    return max(_LOOK_AGAIN_S, n_waiting / _LOOKS_A_SECOND)
 
 
 def published_result(exchange: Exchange) -> PublishedResult:

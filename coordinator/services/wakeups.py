@@ -16,12 +16,18 @@ class Bell:
 
     def __init__(self) -> None:
         self._count = 0
+        self._n_waiting = 0
         self._rung = asyncio.Event()
 
     @property
     def count(self) -> int:
         """How often it rang; read it before looking at the database, then wait for another."""
         return self._count
+
+    @property
+    def n_waiting(self) -> int:
+        """How many wait for it now."""
+        return self._n_waiting
 
     def ring(self) -> None:
         """Wake everybody. Call it in the event loop's thread."""
@@ -33,10 +39,13 @@ class Bell:
         """Wait until it has rung since ``seen``; False when ``timeout_s`` passed first."""
         if self._count != seen:
             return True
+        self._n_waiting += 1
         try:
             await asyncio.wait_for(self._rung.wait(), timeout_s)
         except TimeoutError:
             return False
+        finally:
+            self._n_waiting -= 1
         return True
 
 
