@@ -83,11 +83,15 @@ class EffectsPerformer:
         self._rules = rules
 
     async def due(self, run_id: RunId) -> tuple[DueEffect, ...]:
-        """What may be tried now."""
+        """What may be tried now; nothing where another driver holds the run."""
         now = self._ctx.now()
-        return await self._ctx.db.read_async(
-            "due-effects", lambda session: tuple(_due(row) for row in due_effects(session, run_id, now=now))
-        )
+
+        def look(session: Session) -> tuple[DueEffect, ...]:
+            if not self._may_count(session, run_id):
+                return ()
+            return tuple(_due(row) for row in due_effects(session, run_id, now=now))
+
+        return await self._ctx.db.read_async("due-effects", look)
 
     async def perform(self, effect: DueEffect) -> bool:
         """Try an effect once; whether it succeeded. Its completion is written by the service that performs it."""

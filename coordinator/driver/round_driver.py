@@ -74,7 +74,7 @@ class RoundDriver:
         """
         if await self._advance(run_id) is not TurnOutcome.NOTHING:
             return True
-        effects = await self._due_effects(run_id)
+        effects = await self._performer.due(run_id)
         if effects:
             await self._performer.perform(effects[0])
         return bool(effects)
@@ -128,16 +128,11 @@ class RoundDriver:
         """
         if run_id in self._busy:
             return
-        effects = await self._due_effects(run_id)
+        effects = await self._performer.due(run_id)
         if effects:
             task = asyncio.create_task(self._perform(effects), name=f"effects-{run_id}")
             self._busy[run_id] = task
             task.add_done_callback(lambda _: self._busy.pop(run_id, None))
-
-    async def _due_effects(self, run_id: RunId) -> tuple[DueEffect, ...]:
-        """What is due of a run whose lease is held."""
-        is_held = await self._ctx.db.read_async("holds-lease", lambda session: self._holds(session, run_id))
-        return await self._performer.due(run_id) if is_held else ()
 
     def _holds(self, session: Session, run_id: RunId) -> bool:
         return holds_lease(session, run_id, holder=self._holder, now=self._ctx.now())
