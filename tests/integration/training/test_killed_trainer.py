@@ -30,7 +30,7 @@ from site_agent.jobs.process import PID_FILE, ProcessRunner, ProcessRunnerOption
 from tests.support.tiny_model import make_tiny_model
 from tests.support.training_jobs import make_job, write_records
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
 STEPS = 60
 HARD = {
@@ -59,7 +59,7 @@ class Federation:
         job = read_job(job_dir)
         # The runner opens it.
         (job_dir / JOB_FILE).unlink()
-        return job_dir, replace(job, timeout_s=240.0)
+        return job_dir, replace(job, timeout_s=900.0)
 
 
 async def run(runner: ProcessRunner, job_dir: Path, job: JobSpec) -> tuple[JobResult, list[ProgressLine]]:
