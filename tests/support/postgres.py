@@ -89,6 +89,10 @@ class PostgresServer:
         self.execute(f'CREATE DATABASE "{made}" TEMPLATE "{template}"', database="postgres")
         return made
 
+    def drop_database(self, name: str) -> None:
+        """Remove a database and its files, whoever is connected to it."""
+        self.execute(f'DROP DATABASE "{name}" WITH (FORCE)', database="postgres")
+
     def execute(self, statement: str, *, database: str = DATABASE) -> list[list[object]]:
         """Run one statement outside any transaction, over a connection of its own."""
         connection = pg8000.native.Connection(

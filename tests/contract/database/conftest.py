@@ -40,6 +40,7 @@ class DatabasesOfTest:
         self._folder = folder
         self.server = server
         self._opened: list[Database] = []
+        self._made: list[str] = []
 
     def new_url(self) -> str:
         if self.server is None:
@@ -50,7 +51,8 @@ class DatabasesOfTest:
             migrate(engine)
             engine.dispose()
             return f"sqlite:///{path}"
-        return self.server.url_for(self.server.create_database(template=_TEMPLATE))
+        self._made.append(self.server.create_database(template=_TEMPLATE))
+        return self.server.url_for(self._made[-1])
 
     def open(self, url: str, *, patience_s: float = 10.0) -> Database:
         """A further process's view of the database, with connections of its own."""
@@ -64,6 +66,9 @@ class DatabasesOfTest:
     def close(self) -> None:
         for database in self._opened:
             database.dispose()
+        if self.server is not None:
+            for name in self._made:
+                self.server.drop_database(name)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.system)])

@@ -23,6 +23,7 @@ from coordinator.db.tx import Database
 from coordinator.services.effect_kinds import EffectKind
 from coordinator.services.release_adapter import create_release
 from coordinator.services.resources import Addresses, Resources
+from coordinator.services.turn import TurnOutcome
 from fl_protocol.audit.verify import AuditVerified, verify_log
 from fl_protocol.ids import RunId
 from fl_protocol.testing.entropy import seeded_signer
@@ -85,6 +86,15 @@ class KillingDatabase(Database):
             self.n_kills += 1
             raise KilledError
 
+    @staticmethod
+    def _has_turned(name: str, result: object) -> bool:
+        """Whether a turn of the driver wrote anything: it answers whether its lease is held, and what came of it."""
+        if name != "advance-run":
+            return False
+        assert isinstance(result, tuple)
+        assert isinstance(result[1], TurnOutcome)
+        return result[1] is not TurnOutcome.NOTHING
+
     def read(self, name: str, fn: Callable[[Session], T], *, patience_s: float | None = None) -> T:
         self._die_if(Boundary.BEFORE, name)
         return super().read(name, fn, patience_s=patience_s)
@@ -96,15 +106,14 @@ class KillingDatabase(Database):
             result = fn(session)
             session.flush()
             self._die_if(Boundary.COMPLETING, name)
-            # A turn answers whether the lease is held and whether anything changed.
-            if self._kills_transitions and result == (True, True) and not self._is_repeated:
+            if self._kills_transitions and self._has_turned(name, result) and not self._is_repeated:
                 self._is_repeated = True
                 self.n_kills += 1
                 raise KilledError
             return result
 
         result = super().run_tx(name, watched)
-        if result == (True, True):
+        if self._has_turned(name, result):
             self._is_repeated = False
         self._die_if(Boundary.COMPLETED, name)
         return result
