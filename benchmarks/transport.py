@@ -97,8 +97,8 @@ def running_rig(folder: Path, *arguments: str) -> Iterator[Rig]:
     """The server, from its first line until it is ended."""
     command = [sys.executable, "-m", "benchmarks.transport_rig", str(folder), *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
             raise RuntimeError(f"the server ended with {process.wait()}")
@@ -106,6 +106,7 @@ def running_rig(folder: Path, *arguments: str) -> Iterator[Rig]:
     finally:
         process.terminate()
         process.wait(30)
+        process.stdout.close()
 
 
 @asynccontextmanager
