@@ -25,6 +25,7 @@ from coordinator.gateway.admission import (
     IncomingCall,
     MessageTooLargeError,
     check_size,
+    note_moved,
 )
 from coordinator.gateway.interceptors import Context, StreamBehaviour, UnaryBehaviour
 from coordinator.gateway.status import RefusedCall, refused_call, refused_call_from_error
@@ -150,6 +151,7 @@ class Http1Gateway:
                 async for each in cast("StreamBehaviour", handler.unary_stream)(message, _NO_CONTEXT):
                     watch.check()
                     await answer.frame(encode(each))
+                    note_moved()
                 await answer.end()
 
 
@@ -317,6 +319,7 @@ async def _parts(request: _Request, decode: Callable[[bytes], Message]) -> Async
             raise MessageTooLargeError("the message is larger than this method takes", **error.facts) from error
         for frame in frames:
             if frame.kind is http1.FrameKind.MESSAGE:
+                note_moved()
                 yield _decoded(frame.payload, decode)
     if not reader.has_ended:
         raise UploadCutError("the body ended before its last frame; resume where it ended")

@@ -33,6 +33,10 @@ _CONNECT_S = 20.0
 _SILENCE_S = 60.0
 """How long a body may stand still before the line counts as dead."""
 _DEFAULT_TIMEOUT_S = 60.0
+_PART_TIMEOUT_S = 180.0
+"""Of one part of an upload that has no time-out as a whole."""
+_NO_LIMIT_S = 7 * 86400.0
+"""Of a download that has no time-out as a whole: it ends by silence."""
 _GRACE_S = 2.0
 """How much longer than the coordinator this side waits, so that its refusal wins over silence."""
 _IDLE_S = 20.0
@@ -94,10 +98,10 @@ class Http1Channel:
             *,
             timeout: float | None = None,  # noqa: ASYNC109 # a stub's word
         ) -> TResponse:
-            deadline = time.monotonic() + (timeout or _DEFAULT_TIMEOUT_S)
+            deadline = None if timeout is None else time.monotonic() + timeout
 
             async def send(part: AsyncIterator[bytes], /) -> bytes:
-                left_s = max(0.001, deadline - time.monotonic())
+                left_s = _PART_TIMEOUT_S if deadline is None else max(0.001, deadline - time.monotonic())
                 return await self._answer(method, part, timeout_s=left_s)
 
             payload = await send_in_parts(cast("AsyncIterator[round_pb2.UploadBlobRequest]", requests), send=send)
@@ -115,7 +119,7 @@ class Http1Channel:
         """A call with one request and many answers: a download."""
 
         async def call(request: TRequest, *, timeout: float | None = None) -> AsyncIterator[TResponse]:  # noqa: ASYNC109 # a stub's word
-            frames = self._frames(method, request_serializer(request), timeout_s=timeout or _DEFAULT_TIMEOUT_S)
+            frames = self._frames(method, request_serializer(request), timeout_s=timeout or _NO_LIMIT_S)
             async for payload in frames:
                 yield _decoded(payload, response_deserializer)
 
