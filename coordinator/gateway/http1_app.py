@@ -279,7 +279,7 @@ def _request(scope: Scope, receive: Receive, send: Send) -> _Request:
 
 
 def _timeout_s(request: _Request) -> float:
-    """How long the caller waits; a wish that is no number is the longest."""
+    """How long the caller waits; without a word, or with one that is no number, as long as the call may take."""
     text = request.headers.get(http1.TIMEOUT_HEADER.encode(), b"")
     if not text.isdigit() or len(text) > 12:
         return STREAM_TIMEOUT_S

@@ -16,6 +16,7 @@ import grpc
 import httpcore
 from google.protobuf.message import DecodeError
 
+from fl_protocol.codec.chunks import IDLE_DEADLINE_S
 from fl_protocol.pki.contexts import client_context
 from fl_protocol.wire import http1
 from fl_protocol.wire.v1 import round_pb2
@@ -30,13 +31,10 @@ TRequest = TypeVar("TRequest")
 TResponse = TypeVar("TResponse")
 
 _CONNECT_S = 20.0
-_SILENCE_S = 60.0
-"""How long a body may stand still before the line counts as dead."""
-_DEFAULT_TIMEOUT_S = 60.0
-_PART_TIMEOUT_S = 180.0
-"""Of one part of an upload that has no time-out as a whole."""
-_NO_LIMIT_S = 7 * 86400.0
-"""Of a download that has no time-out as a whole: it ends by silence."""
+_SILENCE_S = IDLE_DEADLINE_S
+"""How long a call without a deadline may stand still: a stream lasts as long as it moves."""
+_WRITE_S = 60.0
+"""How long the line may take no byte before it counts as dead."""
 _GRACE_S = 2.0
 """How much longer than the coordinator this side waits, so that its refusal wins over silence."""
 _IDLE_S = 20.0
@@ -78,7 +76,7 @@ class Http1Channel:
         """A call with one request and one answer."""
 
         async def call(request: TRequest, *, timeout: float | None = None) -> TResponse:  # noqa: ASYNC109 # a stub's word
-            payload = await self._answer(method, request_serializer(request), timeout_s=timeout or _DEFAULT_TIMEOUT_S)
+            payload = await self._answer(method, request_serializer(request), timeout_s=timeout)
             return _decoded(payload, response_deserializer)
 
         return call
@@ -101,7 +99,7 @@ class Http1Channel:
             deadline = None if timeout is None else time.monotonic() + timeout
 
             async def send(part: AsyncIterator[bytes], /) -> bytes:
-                left_s = _PART_TIMEOUT_S if deadline is None else max(0.001, deadline - time.monotonic())
+                left_s = None if deadline is None else max(0.001, deadline - time.monotonic())
                 return await self._answer(method, part, timeout_s=left_s)
 
             payload = await send_in_parts(cast("AsyncIterator[round_pb2.UploadBlobRequest]", requests), send=send)
@@ -119,7 +117,7 @@ class Http1Channel:
         """A call with one request and many answers: a download."""
 
         async def call(request: TRequest, *, timeout: float | None = None) -> AsyncIterator[TResponse]:  # noqa: ASYNC109 # a stub's word
-            frames = self._frames(method, request_serializer(request), timeout_s=timeout or _NO_LIMIT_S)
+            frames = self._frames(method, request_serializer(request), timeout_s=timeout)
             async for payload in frames:
                 yield _decoded(payload, response_deserializer)
 
@@ -143,19 +141,19 @@ class Http1Channel:
     def _url(self, path: str) -> httpcore.URL:
         return httpcore.URL(scheme=b"https", host=self._host, port=self._port, target=path.encode("ascii"))
 
-    async def _answer(self, method: str, content: bytes | AsyncIterator[bytes], *, timeout_s: float) -> bytes:
+    async def _answer(self, method: str, content: bytes | AsyncIterator[bytes], *, timeout_s: float | None) -> bytes:
         is_message = isinstance(content, bytes)
         headers = _headers(http1.MESSAGE_TYPE if is_message else http1.FRAMES_TYPE, timeout_s)
         body = bytearray()
         try:
             async with (
-                asyncio.timeout(timeout_s + _GRACE_S),
+                asyncio.timeout(None if timeout_s is None else timeout_s + _GRACE_S),
                 self._pool.stream(
                     "POST",
                     self._url(method),
                     headers=headers,
                     content=content,
-                    extensions={"timeout": _timeouts(timeout_s + _GRACE_S)},
+                    extensions={"timeout": _timeouts(_SILENCE_S if timeout_s is None else timeout_s + _GRACE_S)},
                 ) as response,
             ):
                 _require_ok(response)
@@ -169,8 +167,8 @@ class Http1Channel:
             raise _failed(error) from error
         return bytes(body)
 
-    async def _frames(self, method: str, content: bytes, *, timeout_s: float) -> AsyncIterator[bytes]:
-        deadline = time.monotonic() + timeout_s + _GRACE_S
+    async def _frames(self, method: str, content: bytes, *, timeout_s: float | None) -> AsyncIterator[bytes]:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s + _GRACE_S
         reader = http1.FrameReader(max_bytes=_MAX_MESSAGE_BYTES)
         try:
             async with self._pool.stream(
@@ -178,12 +176,11 @@ class Http1Channel:
                 self._url(method),
                 headers=_headers(http1.MESSAGE_TYPE, timeout_s),
                 content=content,
-                extensions={"timeout": _timeouts(min(timeout_s + _GRACE_S, _SILENCE_S))},
+                extensions={"timeout": _timeouts(min((timeout_s or _SILENCE_S) + _GRACE_S, _SILENCE_S))},
             ) as response:
                 _require_ok(response)
                 async for data in response.aiter_stream():
-                    # The body may not stand still for long (above), nor go on for ever.
-                    if time.monotonic() > deadline:
+                    if deadline is not None and time.monotonic() > deadline:
                         raise CallFailedError(grpc.StatusCode.DEADLINE_EXCEEDED, "the call took too long")
                     for frame in reader.feed(data):
                         if frame.kind is http1.FrameKind.END:
@@ -218,15 +215,15 @@ def _failed(error: BaseException) -> CallFailedError:
     return CallFailedError(grpc.StatusCode.UNAVAILABLE, f"{type(error).__name__}: {error}"[:300], fault=fault)
 
 
-def _headers(kind: str, timeout_s: float) -> list[tuple[bytes, bytes]]:
-    return [
-        (b"content-type", kind.encode("ascii")),
-        (http1.TIMEOUT_HEADER.encode("ascii"), str(max(1, int(timeout_s * 1000))).encode("ascii")),
-    ]
+def _headers(kind: str, timeout_s: float | None) -> list[tuple[bytes, bytes]]:
+    headers = [(b"content-type", kind.encode("ascii"))]
+    if timeout_s is not None:
+        headers.append((http1.TIMEOUT_HEADER.encode("ascii"), str(max(1, int(timeout_s * 1000))).encode("ascii")))
+    return headers
 
 
 def _timeouts(silence_s: float) -> dict[str, float]:
-    return {"connect": _CONNECT_S, "pool": _CONNECT_S, "write": _SILENCE_S, "read": silence_s}
+    return {"connect": _CONNECT_S, "pool": _CONNECT_S, "write": _WRITE_S, "read": silence_s}
 
 
 def _require_ok(response: httpcore.Response) -> None:

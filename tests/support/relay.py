@@ -117,7 +117,8 @@ class Relay:
             for task in tuple(self._tasks):
                 task.cancel()
             self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
-            self._loop.run_until_complete(asyncio.sleep(0))
+            # What was closed is let go of in the loop's next turns.
+            self._loop.run_until_complete(asyncio.sleep(0.02))
             self._loop.close()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -131,9 +132,11 @@ class Relay:
             reset(writer)
             return
         # A line that breaks is what a relay is for; anything else is a fault of the test and is seen.
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError, ssl.SSLError):
-            await self.carry(reader, writer)
-        writer.close()
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError, ssl.SSLError):
+                await self.carry(reader, writer)
+        finally:
+            writer.close()
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, from its first byte to its end."""

@@ -46,8 +46,10 @@ async def client_over(
     address: str, identity: TlsIdentity, *, proxy: ProxyRoute | None = None, keepalive: Keepalive = QUICK
 ) -> AsyncIterator[CoordinatorClient]:
     channel = open_channel(address, identity, proxy=proxy, keepalive=keepalive)
-    yield CoordinatorClient(channel, agent_version="test")
-    await channel.close()
+    try:
+        yield CoordinatorClient(channel, agent_version="test")
+    finally:
+        await channel.close()
 
 
 async def poll(client: CoordinatorClient, wait_s: float = 0.0) -> None:

@@ -58,7 +58,7 @@ class WiredSite:
         self.client = CoordinatorClient(link, agent_version="test")
         backoff = Backoff(lambda: 0.0, AT_ONCE)
         self.uploader = Uploader(self.client, coordinator_spki=COORDINATOR.spki_der, backoff=backoff)
-        self.downloader = Downloader(self.client, backoff=backoff)
+        self.downloader = Downloader(self.client, backoff=backoff, folder=spool.with_suffix(".downloads"))
         self.spool = spool
         self.used: set[Transport] = set()
 
@@ -113,9 +113,9 @@ class WiredSite:
     async def take(self, result: asked.PublishedResult) -> None:
         context, site = result.exchange, self.site
         said = site.role(context).finish(result.message)
-        data = await self.downloader.download(context.run_id, result.sum_blob_sha256, max_bytes=result.sum_bytes)
+        data = bytes(await self.downloader.download(context.run_id, result.sum_blob_sha256, max_bytes=result.sum_bytes))
         assert hashlib.sha256(data).digest() == said.result_sha256
-        site.fold(data, context, n_sites=len(site.role(context).survivors))
+        site.fold(data, context)
         body = pack(
             context.run_id.encode(),
             u32(context.round_index),
@@ -131,10 +131,12 @@ class WiredSite:
 async def linked(options: LinkOptions) -> AsyncIterator[LinkChannel]:
     link = LinkChannel(options, clock_s=time.monotonic)
     keeping = asyncio.create_task(link.keep())
-    yield link
-    keeping.cancel()
-    await asyncio.gather(keeping, return_exceptions=True)
-    await link.close()
+    try:
+        yield link
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await link.close()
 
 
 def ways(gateway: Gateway[RoundServicer], relays: ExitStack) -> Mapping[str, LinkOptions]:
