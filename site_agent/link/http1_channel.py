@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import TypeVar, cast
 
 import grpc
@@ -118,8 +119,10 @@ class Http1Channel:
 
         async def call(request: TRequest, *, timeout: float | None = None) -> AsyncIterator[TResponse]:  # noqa: ASYNC109 # a stub's word
             frames = self._frames(method, request_serializer(request), timeout_s=timeout)
-            async for payload in frames:
-                yield _decoded(payload, response_deserializer)
+            # Whoever stops in the middle lets go of the connection at once.
+            async with aclosing(frames):
+                async for payload in frames:
+                    yield _decoded(payload, response_deserializer)
 
         return call
 
@@ -167,7 +170,7 @@ class Http1Channel:
             raise _failed(error) from error
         return bytes(body)
 
-    async def _frames(self, method: str, content: bytes, *, timeout_s: float | None) -> AsyncIterator[bytes]:
+    async def _frames(self, method: str, content: bytes, *, timeout_s: float | None) -> AsyncGenerator[bytes, None]:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s + _GRACE_S
         reader = http1.FrameReader(max_bytes=_MAX_MESSAGE_BYTES)
         try:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import yaml
 from cryptography.hazmat.primitives import serialization
 
 from fl_protocol.ids import SiteId
@@ -32,6 +33,7 @@ from fl_protocol.pki.keys import generate_private_key, pem_from_private_key, spk
 from fl_protocol.pki.tls import pem_from_certificate
 from fl_protocol.wire.v1 import enrolment_pb2, enrolment_pb2_grpc, errors_pb2
 from site_agent.cli.app import run_program
+from tests.support.relay import ConnectProxy
 
 SECRET = bytes(range(20))
 
@@ -227,3 +229,47 @@ def test_doctor_without_a_gateway_says_what_is_missing(
     assert answer.exit_code == 1
     assert health["coordinator"] == "failed"
     assert {health[name] for name in ("settings", "identity", "keys", "certificate", "database")} == {"ok"}
+
+
+def test_enrol_goes_through_the_proxy_that_is_named_and_keeps_it(
+    program: Program,
+    coordinator: Coordinator,
+    address: str,
+    site: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    secret = tmp_path / "proxy.credentials"
+    secret.touch(mode=0o600)
+    secret.write_text("hospital:s3:cr@t\n")
+    with ConnectProxy({int(address.rpartition(":")[2])}, credentials="hospital:s3:cr@t") as proxy:
+        refused = enrol(program, coordinator, address, "--proxy", proxy.url)
+        assert (refused.exit_code, error_code(refused)) == (5, "enrolment-unreachable")
+        assert "proxy_credentials_file" in json.dumps(refused.document)
+        options = ("--proxy", proxy.url, "--proxy-credentials-file", str(secret))
+        answer = enrol(program, coordinator, address, *options)
+        assert answer.exit_code == 0, answer.document
+        # Once to see the certificate and once to call; nothing went straight.
+        assert proxy.requests == [f"CONNECT {address} HTTP/1.1"] * 3
+        kept = yaml.safe_load((site / "site.yaml").read_text())["coordinator"]
+        assert (kept["proxy"], kept["proxy_credentials_file"]) == (proxy.url, str(secret))
+    assert "cr@t" not in (site / "site.yaml").read_text()
+
+
+def test_enrol_with_a_proxy_that_forbids_the_port_says_so(
+    program: Program, coordinator: Coordinator, address: str
+) -> None:
+    with ConnectProxy({1}) as proxy:
+        answer = enrol(program, coordinator, address, "--proxy", proxy.url)
+    assert (answer.exit_code, error_code(answer)) == (5, "enrolment-unreachable")
+    assert "permit CONNECT" in json.dumps(answer.document)
+
+
+def test_enrol_with_a_proxy_that_is_none_is_wrong_usage(
+    program: Program, coordinator: Coordinator, address: str
+) -> None:
+    answer = enrol(program, coordinator, address, "--proxy", "http://hospital:s3cret@proxy:3128")
+    assert (answer.exit_code, error_code(answer)) == (2, "proxy-invalid")
+    assert "s3cret" not in json.dumps(answer.document)
+    assert coordinator.used_by is None

@@ -121,6 +121,14 @@ async def test_upload_goes_in_bounded_requests(channel: Http1Channel, gateway: G
     assert answer.receipt.body == gateway.servicer.receipt(held, b"header").receipt.body
 
 
+async def test_streams_without_a_deadline_last_as_long_as_they_move(channel: Http1Channel, gateway: Gateway) -> None:
+    gateway.servicer.n_bytes, gateway.servicer.blob, gateway.servicer.slow_s = len(VECTOR), VECTOR, 0.05
+    stub = round_pb2_grpc.RoundServiceStub(channel)
+    await stub.UploadBlob(upload_from(0), timeout=None)
+    got = [a.chunk.data async for a in stub.DownloadBlob(round_pb2.DownloadBlobRequest(), timeout=None)]
+    assert b"".join(got) == bytes(gateway.servicer.held["st-mary"]) == VECTOR
+
+
 async def test_upload_over_a_line_that_is_cut_is_resumed_by_offset(pki: Pki, gateway: Gateway) -> None:
     gateway.servicer.n_bytes = len(VECTOR)
     with Relay(gateway.http1_address, cut_after_bytes=5 << 20) as relay:
