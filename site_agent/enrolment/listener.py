@@ -24,7 +24,7 @@ from site_agent.enrolment.errors import (
     EnrolmentUnreachableError,
 )
 from site_agent.link.channel import grpc_proxy_options
-from site_agent.link.connecting import WayEndsError, connect_through
+from site_agent.link.connecting import WayEndsError, connect_through, secure
 from site_agent.link.faults import ADVICE
 from site_agent.link.proxy import ProxyRoute, address_text
 
@@ -95,7 +95,7 @@ class GrpcEnrolmentListener:
         try:
             with (
                 connect_through(host, port, proxy=self._proxy_for(address_text(host, port))) as connection,
-                context.wrap_socket(connection, server_hostname=SERVER_NAME) as secured,
+                secure(context, connection, server_name=SERVER_NAME) as secured,
             ):
                 certificate = secured.getpeercert(binary_form=True)
         except WayEndsError as end:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import ssl
 
 from site_agent.link.faults import PathFault, fault_of_connect_status
 from site_agent.link.proxy import ConnectAnswer, ProxyRoute, address_text
@@ -44,6 +46,17 @@ def connect_through(host: str, port: int, *, proxy: ProxyRoute | None) -> socket
             connection.close()
             raise
     return connection
+
+
+def secure(context: ssl.SSLContext, connection: socket.socket, *, server_name: str) -> ssl.SSLSocket:
+    """TLS over a connection. Raises OSError (ssl.SSLError is one); the connection is then closed."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(connection.close)
+        # A peer that has reset the connection already is told apart here: ssl would leave its socket open.
+        connection.getpeername()
+        secured = context.wrap_socket(connection, server_hostname=server_name)
+        stack.pop_all()
+        return secured
 
 
 def _open_tunnel(connection: socket.socket, host: str, port: int, *, proxy: ProxyRoute) -> None:

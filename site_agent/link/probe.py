@@ -17,7 +17,7 @@ from fl_protocol.pki.contexts import client_context
 from fl_protocol.pki.errors import CertificateInvalidError
 from fl_protocol.pki.tls import certificate_from_der, certificate_from_pem, verify_issued_by
 from site_agent.link.channel import TlsIdentity
-from site_agent.link.connecting import WayEndsError, connect_through
+from site_agent.link.connecting import WayEndsError, connect_through, secure
 from site_agent.link.faults import ADVICE, PathFault
 from site_agent.link.proxy import ProxyRoute
 
@@ -115,7 +115,7 @@ def _handshake(way: Way, connection: socket.socket, *, protocol: str) -> ssl.SSL
         root_pem=identity.root_pem, certificate_pem=identity.certificate_pem, private_key_pem=identity.private_key_pem
     )
     context.set_alpn_protocols([protocol])
-    return context.wrap_socket(connection, server_hostname=identity.server_name or way.host)
+    return secure(context, connection, server_name=identity.server_name or way.host)
 
 
 def _stands_without_http2(way: Way) -> bool:
@@ -147,7 +147,7 @@ def _shown_certificate(way: Way) -> x509.Certificate | None:
     context.verify_mode = ssl.CERT_NONE
     server_name = way.identity.server_name or way.host
     with contextlib.suppress(OSError, WayEndsError, CertificateInvalidError):
-        with _connect(way) as connection, context.wrap_socket(connection, server_hostname=server_name) as secured:
+        with _connect(way) as connection, secure(context, connection, server_name=server_name) as secured:
             der = secured.getpeercert(binary_form=True)
         return None if der is None else certificate_from_der(der)
     return None

@@ -27,7 +27,7 @@ from tests.support.gateway import Gateway, KeepingServicer, Pki, running_gateway
 from tests.support.relay import ConnectProxy, Http2Breaker, Relay
 
 VECTOR = SeededEntropy("vector").draw((9 << 20) + 17)
-QUICK = Keepalive(time_s=0.5, timeout_s=0.5)
+QUICK = Keepalive(time_s=1.0, timeout_s=4.0)
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +81,9 @@ async def test_path_that_goes_silent_in_a_poll_is_noticed_by_the_keepalive_and_d
             frozen_at = time.monotonic()
             with pytest.raises(CoordinatorUnavailableError):
                 await polling
-                # A second until the ping, half a second for its answer, and time for a busy machine: the poll has 75 s,
+                # A second until the ping, four for its answer, and time for a busy machine: the poll has 75 s,
                 # and gRPC's own patience would be a minute.
-            assert time.monotonic() - frozen_at < 10.0
+            assert time.monotonic() - frozen_at < 25.0
             gateway.servicer.poll_s = 0.0
             await poll(client)
         assert relay.n_connections == 2
@@ -189,7 +189,7 @@ async def link_over(
     options = LinkOptions(
         way=way(gateway_address),
         fallback=None if fallback_address is None else way(fallback_address),
-        keepalive=QUICK,
+        keepalive=Keepalive(),
         turn_s=0.1,
     )
     link = LinkChannel(options, clock_s=lambda: time.monotonic() * speed)
@@ -236,7 +236,9 @@ async def test_grpc_that_is_dead_for_long_is_left_and_taken_up_again(pki: Pki, g
             await poll_until(Transport.HTTP1)
             assert time.monotonic() - began >= 2.0
             await poll(client)
-    assert [entry["reason"] for entry in logs if entry["event"] == "transport_changed"] == ["unreachable"]
+    # Where a reset is met, in the connection or in the handshake, is a matter of microseconds.
+    (reason,) = [entry["reason"] for entry in logs if entry["event"] == "transport_changed"]
+    assert reason in {"unreachable", "tls-ends"}
 
 
 async def test_link_returns_to_grpc_when_it_works_again(pki: Pki, gateway: Gateway) -> None:
