@@ -27,11 +27,14 @@ def test_coordinator_destroyed_after_a_backup_in_mid_round_sites_go_on_with_the_
     federation = make_federation(sites=SMALL.sites)
     federation.start()
     run_id = federation.start_run(SMALL)
+    federation.wait_until("round 0 is open", lambda: federation.round(run_id, 0))
+    federation.client.post(f"/api/v1/runs/{run_id}:pause")
     federation.wait_until("round 0 is committed", lambda: federation.counted(run_id, 0))
-    federation.suspend_process("ucsf")
-    federation.wait_until("round 1 is open", lambda: federation.round(run_id, 1))
 
-    # In the middle of a round that cannot end, or shortly after it: both are what a backup finds.
+    # In the middle of round 1: two have trained, and the third does not answer.
+    federation.suspend_process("ucsf")
+    federation.client.post(f"/api/v1/runs/{run_id}:resume")
+    federation.wait_until("st-mary has trained", lambda: federation.participation(run_id, 1, "st-mary") == "READY")
     passphrase, backup = federation.folder / "passphrase", federation.folder / "backup.tar"
     passphrase.write_text("a passphrase that only this test knows\n")
     passphrase.chmod(0o600)
