@@ -5,14 +5,15 @@ A composition for tests only: the choice between the transports is the product's
 
 from __future__ import annotations
 
+import functools
 import sys
 
-import site_agent.link.transport_choice as choice
+import site_agent.link.link_channel as link_channel
+from site_agent.__main__ import main
+from site_agent.link.transport_choice import TransportChoice
 
-choice.TransportChoice.__init__.__kwdefaults__["_return_after_s"] = 3.0
-choice.FIRST_RETURN_S = 3.0
+RETURN_AFTER_S = 3.0
 
 if __name__ == "__main__":
-    from site_agent.__main__ import main
-
+    link_channel.TransportChoice = functools.partial(TransportChoice, _return_after_s=RETURN_AFTER_S)
     sys.exit(main())
