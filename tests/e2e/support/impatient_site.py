@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 import sys
 
-import site_agent.link.link_channel as link_channel
 from site_agent.__main__ import main
+from site_agent.link import link_channel
 from site_agent.link.transport_choice import TransportChoice
 
 RETURN_AFTER_S = 3.0
