@@ -71,6 +71,10 @@ class Federation:
         self._client: RestClient | None = None
         place = place or Place()
         shutil.copytree(template.coordinator, self.coordinator_dir)
+        # What an admin keeps: it does not lie in the coordinator's folder, which a test may destroy.
+        self._token_file, self._root_file = folder / "admin.token", folder / "root.pem"
+        for file in (self._token_file, self._root_file):
+            shutil.copy2(self.coordinator_dir / file.name, file)
         for name in self.site_names:
             shutil.copytree(template.site(name), self.site_dir(name))
         self.rest_port, self.gateway_port = free_port("127.0.0.1"), free_port(place.address)
@@ -200,9 +204,9 @@ class Federation:
     def client(self) -> RestClient:
         """Signed in as admin."""
         if self._client is None:
-            token = read_token(self.coordinator_dir / "admin.token")
+            token = read_token(self._token_file)
             url = f"https://127.0.0.1:{self.rest_port}"
-            self._client = RestClient(Connection(url=url, root_file=self.coordinator_dir / "root.pem", token=token))
+            self._client = RestClient(Connection(url=url, root_file=self._root_file, token=token))
         return self._client
 
     def start_run(self, study: Study) -> str:
@@ -220,8 +224,8 @@ class Federation:
         environment = {
             **ENVIRONMENT,
             "WARDROUND_URL": self.client.url,
-            "WARDROUND_TOKEN_FILE": str(self.coordinator_dir / "admin.token"),
-            "WARDROUND_ROOT_FILE": str(self.coordinator_dir / "root.pem"),
+            "WARDROUND_TOKEN_FILE": str(self._token_file),
+            "WARDROUND_ROOT_FILE": str(self._root_file),
         }
         words = [sys.executable, "-m", "wardround", "runs", "show", run_id, "--json"]
         answer = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=True)
