@@ -50,7 +50,8 @@ class Point:
 
     def counts(self, arguments: tuple[object, ...], named: Mapping[str, object]) -> bool:
         """Whether this is the call that is meant."""
-        if not self.is_armed or not fits(self.match, arguments, named):
+        if not self.is_armed or not fits(self.match, arguments, named) or self.was_reached:
+            # Processes may share a plan: where another one died already, this one lives.
             return False
         with self._lock:
             self.n_left -= 1
