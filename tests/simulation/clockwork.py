@@ -145,5 +145,3 @@ class InlineExecutor(Executor):
         except BaseException as error:  # noqa: BLE001 # raised by result(), as a thread's is
             done.set_exception(error)
         return done
-
-

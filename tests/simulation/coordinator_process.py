@@ -116,7 +116,14 @@ class CoordinatorProcess:
     """One life of the coordinator, with or without its gateway."""
 
     def __init__(
-        self, folder: Path, process: Process, *, clock: ManualClock, loop: ClockworkLoop, authority: CertificateAuthority, holder: str
+        self,
+        folder: Path,
+        process: Process,
+        *,
+        clock: ManualClock,
+        loop: ClockworkLoop,
+        authority: CertificateAuthority,
+        holder: str,
     ) -> None:
         self.process = process
         self.calls: set[asyncio.Task[Any]] = set()

@@ -83,7 +83,9 @@ def _of_committed_rounds(world: World) -> Iterator[str]:
     world.n_judged = len(committed)
 
 
-def _of_sum(world: World, index: int, attempt: int, u3: str, blob: str, exchange_index: int, exchange_attempt: int) -> Iterator[str]:
+def _of_sum(
+    world: World, index: int, attempt: int, u3: str, blob: str, exchange_index: int, exchange_attempt: int
+) -> Iterator[str]:
     sites = json.loads(u3)
     data = (world.folder / "coordinator" / "blobs" / blob[:2] / blob).read_bytes()
     found = world.scenario.read_sum(data, index)
@@ -165,7 +167,9 @@ def _of_views(world: World) -> Iterator[str]:
             yield f"round {index}.{attempt}: {sorted(said)} are COUNTED, the sum is over {sites}"
     for name in world.scenario.names:
         rows = _site_rows(
-            world, name, "SELECT round_index, round_attempt, u3_digest FROM joined_rounds WHERE m9_sent AND state = 'settled'"
+            world,
+            name,
+            "SELECT round_index, round_attempt, u3_digest FROM joined_rounds WHERE m9_sent AND state = 'settled'",
         )
         for index, attempt, digest in rows:
             sites = counted.get((index, attempt))

@@ -379,7 +379,11 @@ _RARE = (
 @st.composite
 def scenarios(draw: st.DrawFn) -> Scenario:
     n_sites = draw(st.sampled_from([4, 5, 6]))
-    return Scenario(n_sites=n_sites, rounds=draw(st.sampled_from([1, 1, 2])), enough=draw(st.sampled_from([None, None, n_sites - 1])))
+    return Scenario(
+        n_sites=n_sites,
+        rounds=draw(st.sampled_from([1, 1, 2])),
+        enough=draw(st.sampled_from([None, None, n_sites - 1])),
+    )
 
 
 @st.composite
@@ -397,7 +401,9 @@ def to_text(scenario: Scenario, performed: Sequence[Operation], *, why: str = ""
     """A list as it is kept in ``reproductions/``: why it is there, then one operation a line."""
     head = {"n_sites": scenario.n_sites, "rounds": scenario.rounds, "enough": scenario.enough}
     lines = ",\n    ".join(json.dumps(list(operation)) for operation in performed)
-    return f'{{\n  "why": {json.dumps(why)},\n  "scenario": {json.dumps(head)},\n  "operations": [\n    {lines}\n  ]\n}}\n'
+    return (
+        f'{{\n  "why": {json.dumps(why)},\n  "scenario": {json.dumps(head)},\n  "operations": [\n    {lines}\n  ]\n}}\n'
+    )
 
 
 def from_text(text: str) -> tuple[Scenario, list[Operation]]:

@@ -340,9 +340,7 @@ class SiteProcess:
 
     async def withdraw(self) -> None:
         now = self.clock.now()
-        decline_run(
-            self.db, self.audit, signer=self.signer, run_id=RUN_ID, local_user="steward", reason="no", now=now
-        )
+        decline_run(self.db, self.audit, signer=self.signer, run_id=RUN_ID, local_user="steward", reason="no", now=now)
 
     async def tell_statements(self) -> None:
         """What the approval loop does with statements that were not sent."""

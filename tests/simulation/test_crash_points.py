@@ -165,7 +165,9 @@ def test_party_that_dies_at_any_point_changes_nothing(recording: Recording, root
             continue
         if ending != recording.ending:
             failures.append(f"{point}: {ending}, not {recording.ending}")
-    n_by_party = {party: sum(1 for p in recording.points if p.party == party) for party in ("coordinator", CRASHING_SITE)}
+    n_by_party = {
+        party: sum(1 for p in recording.points if p.party == party) for party in ("coordinator", CRASHING_SITE)
+    }
     print(f"crash points enumerated: {len(recording.points)} {n_by_party}")
     assert not failures, f"{len(failures)} of {len(recording.points)}:\n" + "\n".join(failures)
 
@@ -176,9 +178,7 @@ def test_every_effect_step_and_transaction_is_among_the_points(recording: Record
     wanted |= {f"journal {step.value}: {side}" for step in Step for side in ("before", "after")}
     found = {name for package in (coordinator, site_agent) for name in transactions_in(package.__path__[0])}
     assert found > {"advance-run", "complete-upload", "ensure-revealed"}, "the scan finds what is known to be there"
-    wanted |= {
-        f"tx {name}: {side} its commit" for name in found - set(NOT_IN_A_ROUND) for side in ("before", "after")
-    }
+    wanted |= {f"tx {name}: {side} its commit" for name in found - set(NOT_IN_A_ROUND) for side in ("before", "after")}
     assert not wanted - names, f"never passed: {sorted(wanted - names)}"
     assert not set(NOT_IN_A_ROUND) - found, f"excused, but not in the source: {sorted(set(NOT_IN_A_ROUND) - found)}"
 

@@ -28,9 +28,9 @@ from fl_protocol.errors import WardroundError
 from fl_protocol.ids import SiteId
 from fl_protocol.pki.csr import make_csr
 from fl_protocol.pki.keys import generate_private_key
+from fl_protocol.secagg.site_role import role as site_role
 from fl_protocol.signing.keys import spki_fingerprint
 from fl_protocol.testing.entropy import SeededSealer, seeded_signer
-from fl_protocol.secagg.site_role import role as site_role
 from site_agent.link import uploader
 from site_agent.supervision import exchange_desk
 from site_agent.supervision.job_desk import JobDesk
@@ -118,9 +118,7 @@ class World:
         self.second: CoordinatorProcess | None = None
         self.n_coordinators = 0
         self.sites: dict[str, SiteProcess | None] = {}
-        self.folders = {
-            name: SiteFolder(site_id=name, path=self.folder / "sites" / name) for name in scenario.names
-        }
+        self.folders = {name: SiteFolder(site_id=name, path=self.folder / "sites" / name) for name in scenario.names}
         self.full_disks: set[str] = set()
         self.is_mended = False
         self.n_judged = 0
@@ -497,9 +495,7 @@ class World:
         index, attempt, state = rounds[0]
         if state != "EXCHANGING":
             return str(state)
-        query = (
-            "SELECT state FROM exchanges WHERE round_index = ? AND round_attempt = ? ORDER BY exchange_attempt DESC LIMIT 1"
-        )
+        query = "SELECT state FROM exchanges WHERE round_index = ? AND round_attempt = ? ORDER BY exchange_attempt DESC LIMIT 1"
         found = self.ask(query, index, attempt)
         return str(found[0][0]) if found else "EXCHANGING"
 
