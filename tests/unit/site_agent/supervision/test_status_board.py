@@ -25,6 +25,7 @@ def test_status_holds_every_key_of_its_contract(tmp_path: Path) -> None:
         "site_id": "alpha",
         "state": "training",
         "connected": True,
+        "transport": "grpc",
         "run_id": None,
         "round_index": None,
         "activity": None,
