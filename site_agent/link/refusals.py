@@ -24,6 +24,8 @@ from site_agent.link.faults import ADVICE, PathFault, fault_in_grpc_details
 REFUSAL_KEY = "wardround-refusal-bin"
 _LONGEST_RETRY_AFTER_S = 60.0
 
+_ASKS_TO_TRY_AGAIN = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+"""With a refusal: the coordinator's own word that the call may succeed later."""
 _TRY_AGAIN = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -114,7 +116,7 @@ def _link_error(failure: _Failure, call: str) -> LinkError:
             call=call,
             status=status.name,
         )
-    if refusal is not None and status is grpc.StatusCode.UNAVAILABLE:
+    if refusal is not None and status in _ASKS_TO_TRY_AGAIN:
         if (retry_after_s := _retry_after_s(refusal)) is not None:
             message = "the coordinator asks to try again later"
             return CoordinatorBusyError(message, retry_after_s=retry_after_s, call=call, refusal_code=refusal.code)
