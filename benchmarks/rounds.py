@@ -51,7 +51,7 @@ PEERS_S = {
 
 _MAX_PROCESSES = 8
 _TIMEOUT_S = 1800.0
-_LOOK_EVERY_S = 0.5
+_LOOK_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

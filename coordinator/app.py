@@ -183,6 +183,7 @@ def _make_parts(
         ),
         wake_driver=from_any_thread(wakeups.wake_driver),
         wake_sites=from_any_thread(wakeups.wake_sites),
+        forget_identities=from_any_thread(wakeups.forget_identities),
         is_driver_alive=watch.is_alive if ServiceRole.DRIVER in roles else None,
     )
     engine = EngineContext(

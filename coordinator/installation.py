@@ -204,6 +204,7 @@ class Installation:
         addresses: Addresses,
         wake_driver: Callable[[], None] = lambda: None,
         wake_sites: Callable[[], None] = lambda: None,
+        forget_identities: Callable[[], None] = lambda: None,
         is_driver_alive: Callable[[], bool] | None = None,
     ) -> Resources:
         """What the edge services work with."""
@@ -220,6 +221,7 @@ class Installation:
             max_blob_bytes=self.settings.blobs.max_bytes,
             wake_driver=wake_driver,
             wake_sites=wake_sites,
+            forget_identities=forget_identities,
             is_driver_alive=is_driver_alive,
         )
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 
 import grpc
 import structlog
@@ -26,7 +27,7 @@ from fl_protocol.errors import WardroundError
 from fl_protocol.ids import SiteId
 from fl_protocol.pki.errors import PkiError
 from fl_protocol.pki.identity import site_id_from_certificate
-from fl_protocol.pki.tls import certificate_fingerprint
+from fl_protocol.pki.tls import certificate_fingerprint, certificate_from_der, certificate_from_pem
 
 _log = structlog.get_logger("coordinator.gateway")
 _site: ContextVar[SiteId] = ContextVar("calling_site")
@@ -110,12 +111,40 @@ class CallRefusedError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PeerCertificate:
+    """What a peer's certificate says; nothing is checked yet but the TLS handshake's chain."""
+
+    site_id: SiteId
+    sha256: str
+
+    @classmethod
+    def of(cls, certificate: x509.Certificate) -> PeerCertificate:
+        """Read it. Raises PkiError where it names no site."""
+        return cls(site_id=site_id_from_certificate(certificate), sha256=certificate_fingerprint(certificate))
+
+
+@lru_cache(maxsize=4096)
+def peer_from_pem(pem: bytes) -> PeerCertificate:
+    """What a certificate says; a connection shows the same bytes at every call. Raises PkiError."""
+    return PeerCertificate.of(certificate_from_pem(pem))
+
+
+@lru_cache(maxsize=4096)
+def peer_from_der(der: bytes) -> PeerCertificate:
+    """As ``peer_from_pem``, of the binary form. Raises PkiError."""
+    return PeerCertificate.of(certificate_from_der(der))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IncomingCall:
-    """One call on its way to its servicer. ``certificate`` reads the peer's; it raises PkiError where there is none."""
+    """One call on its way to its servicer.
+
+    ``certificate`` reads the peer's, None where there is none; it raises PkiError where it names no site.
+    """
 
     method: str
     peer: str
-    certificate: Callable[[], x509.Certificate | None]
+    certificate: Callable[[], PeerCertificate | None]
 
 
 def calling_site() -> SiteId:
@@ -161,10 +190,9 @@ class Admission:
             certificate = call.certificate()
             if certificate is None:
                 raise CertificateUnknownError("the gateway speaks only to sites with a certificate")
-            site_id = site_id_from_certificate(certificate)
         except PkiError as error:
             raise CertificateUnknownError("the certificate does not name a site") from error
-        checked = await self._identify(site_id, certificate_fingerprint(certificate))
+        checked = await self._identify(certificate.site_id, certificate.sha256)
         _site.set(checked.site_id)
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Self, cast
 
 import grpc
-from cryptography import x509
 from google.protobuf.message import DecodeError, Message
 
 from coordinator.errors import InvalidMessageError
@@ -24,13 +23,14 @@ from coordinator.gateway.admission import (
     CallRefusedError,
     IncomingCall,
     MessageTooLargeError,
+    PeerCertificate,
     check_size,
     note_moved,
+    peer_from_der,
 )
 from coordinator.gateway.interceptors import Context, StreamBehaviour, UnaryBehaviour
 from coordinator.gateway.status import RefusedCall, refused_call, refused_call_from_error
 from coordinator.services.accept_upload import UploadTruncatedError
-from fl_protocol.pki.tls import certificate_from_der
 from fl_protocol.wire import http1
 from fl_protocol.wire.v1 import round_pb2_grpc, run_pb2_grpc
 
@@ -266,9 +266,9 @@ def _request(scope: Scope, receive: Receive, send: Send) -> _Request:
     state = cast("Mapping[str, object]", scope.get("state") or {})
     peer = cast("tuple[str, int] | None", scope.get("client"))
 
-    def certificate() -> x509.Certificate | None:
+    def certificate() -> PeerCertificate | None:
         der = state.get(PEER_CERTIFICATE)
-        return certificate_from_der(der) if isinstance(der, bytes) else None
+        return peer_from_der(der) if isinstance(der, bytes) else None
 
     call = IncomingCall(
         method=path.rpartition("/")[2][:64],

@@ -76,7 +76,9 @@ def open_http1_gateway(
         ListenerError: the port cannot be bound.
     """
     app = Http1Gateway(
-        admission=Admission(identify=identify_by(resources)), rounds=RoundServicer(engine), runs=RunServicer(resources)
+        admission=Admission(identify=identify_by(resources, engine.wakeups.identities)),
+        rounds=RoundServicer(engine),
+        runs=RunServicer(resources),
     )
     try:
         bound = bound_socket(host, port)

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import grpc
-from cryptography import x509
 from google.protobuf.message import Message
 
 from coordinator.gateway.admission import (
@@ -16,11 +15,12 @@ from coordinator.gateway.admission import (
     CallRefusedError,
     IdentifySite,
     IncomingCall,
+    PeerCertificate,
     bounded_stream,
     check_size,
     note_moved,
+    peer_from_pem,
 )
-from fl_protocol.pki.tls import certificate_from_pem
 
 Context = grpc.aio.ServicerContext[Message, Message]
 if TYPE_CHECKING:
@@ -114,9 +114,9 @@ class GatewayInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _incoming(method: str, context: Context) -> IncomingCall:
-    def certificate() -> x509.Certificate | None:
+    def certificate() -> PeerCertificate | None:
         chain = list(context.auth_context().get("x509_pem_cert", ()))
-        return certificate_from_pem(chain[0]) if chain else None
+        return peer_from_pem(chain[0]) if chain else None
 
     return IncomingCall(method=method, peer=context.peer(), certificate=certificate)
 

@@ -7,6 +7,8 @@ those that are not yet.
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import grpc
@@ -20,6 +22,7 @@ from coordinator.gateway.run_servicer import RunServicer
 from coordinator.services.context import EngineContext
 from coordinator.services.identify_site import CallingSite, identify_site
 from coordinator.services.resources import Resources
+from coordinator.services.wakeups import Bell
 from fl_protocol.errors import WardroundError
 from fl_protocol.ids import SiteId
 from fl_protocol.wire.v1 import enrolment_pb2_grpc, round_pb2_grpc, run_pb2_grpc
@@ -29,6 +32,8 @@ _MIN_PING_INTERVAL_MS = 20_000
 _MAX_CONNECTION_AGE_MS = 6 * 3600 * 1000
 _CONNECTION_GRACE_MS = 3600 * 1000
 _MAX_CONCURRENT_ENROLMENTS = 32
+_REMEMBERED_S = 0.5
+_MAX_REMEMBERED = 4096
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -65,11 +70,25 @@ class Listener:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def identify_by(resources: Resources) -> IdentifySite:
-    """How a certificate becomes a site, asked on every call of either transport."""
+def identify_by(resources: Resources, changes: Bell) -> IdentifySite:
+    """How a certificate becomes a site, asked on every call of either transport.
+
+    The answer is remembered for half a second, or until ``changes`` rings: a site calls twenty times a round, in
+    bursts. What a site may do is checked again in the transaction that does it.
+    """
+    known: OrderedDict[tuple[SiteId, str], tuple[float, int, CallingSite]] = OrderedDict()
 
     async def identify(site_id: SiteId, certificate_sha256: str) -> CallingSite:
-        return await asyncio.to_thread(identify_site, resources, site_id=site_id, certificate_sha256=certificate_sha256)
+        key, at, n_changes = (site_id, certificate_sha256), time.monotonic(), changes.count
+        held = known.get(key)
+        if held is not None and at - held[0] < _REMEMBERED_S and held[1] == n_changes:
+            return held[2]
+        site = await asyncio.to_thread(identify_site, resources, site_id=site_id, certificate_sha256=certificate_sha256)
+        known[key] = (at, n_changes, site)
+        known.move_to_end(key)
+        while len(known) > _MAX_REMEMBERED:
+            known.popitem(last=False)
+        return site
 
     return identify
 
@@ -82,7 +101,10 @@ def open_gateway(
     Raises:
         ListenerError: the port cannot be bound.
     """
-    server = grpc.aio.server(interceptors=[GatewayInterceptor(identify=identify_by(resources))], options=SERVER_OPTIONS)
+    server = grpc.aio.server(
+        interceptors=[GatewayInterceptor(identify=identify_by(resources, engine.wakeups.identities))],
+        options=SERVER_OPTIONS,
+    )
     round_pb2_grpc.add_RoundServiceServicer_to_server(RoundServicer(engine), server)
     run_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(resources), server)
     credentials = grpc.ssl_server_credentials(

@@ -78,5 +78,6 @@ def change_site_state(
         return site_view(site)
 
     view = resources.db.run_tx("change_site_state", apply)
+    resources.forget_identities()
     resources.wake_driver()
     return view

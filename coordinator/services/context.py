@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from coordinator.blobs.store import BlobStore
 from coordinator.db.tx import Database
 from coordinator.services.role_cache import RoleCache
+from coordinator.services.traffic import TrafficMeter
 from coordinator.services.upload_desk import UploadDesk
 from coordinator.services.wakeups import Wakeups
 from fl_protocol.clock import Clock
@@ -29,6 +30,7 @@ class EngineContext:
         n_threads: for the removal of masks.
         roles: parsed and verified messages, so that a phase's list is verified once and not at each arrival.
         uploads: the streams that bring masked vectors to this process.
+        traffic: what is sent to the sites.
     """
 
     db: Database
@@ -40,6 +42,11 @@ class EngineContext:
     n_threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     roles: RoleCache = field(default_factory=RoleCache)
     uploads: UploadDesk = field(default_factory=UploadDesk)
+    traffic: TrafficMeter = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Count over this database."""
+        object.__setattr__(self, "traffic", TrafficMeter(self.db))
 
     def now(self) -> datetime:
         """The present instant, aware, in UTC."""

@@ -190,7 +190,9 @@ async def meet_site(
     def look(session: Session) -> tuple[int, SignedBody | None]:
         return current_epoch(session), restored_statement(session)
 
-    epoch, statement = await ctx.db.read_async("latest-restore", look)
+    if ctx.roles.restore is None:
+        ctx.roles.restore = await ctx.db.read_async("latest-restore", look)
+    epoch, statement = ctx.roles.restore
     if statement is None or known_epoch >= epoch:
         return None
     if seen_size:

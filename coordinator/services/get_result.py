@@ -14,7 +14,7 @@ from coordinator.db.models import Exchange, Round
 from coordinator.db.rounds import committed_round
 from coordinator.errors import NotFoundError, NotInCohortError
 from coordinator.services.context import EngineContext
-from coordinator.services.poll_instruction import PublishedResult, count_bytes_down, published_result
+from coordinator.services.poll_instruction import PublishedResult, published_result
 from coordinator.services.receive_upload import BlobPart
 from coordinator.services.round_access import require_active_site, require_run
 from fl_protocol.codec import merkle
@@ -80,7 +80,7 @@ async def download_blob(
         if not reading.cancelled():
             reading.exception()  # asked for, so that asyncio does not call it forgotten
         if context is not None and position > offset:
-            await count_bytes_down(ctx, site_id=site_id, context=context, n_bytes=position - offset)
+            ctx.traffic.add(site_id, context, position - offset)
 
 
 def _read_ahead(chunks: Iterator[bytes], offset: int) -> asyncio.Task[BlobPart | None]:

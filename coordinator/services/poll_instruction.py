@@ -147,7 +147,7 @@ async def poll_instruction(
         if is_due:
             await _note_seen(ctx, site_id, seen_at)
         if found is not None:
-            await _count_relayed(ctx, site_id, found)
+            _count_relayed(ctx, site_id, found)
             return found
         left_s = min(wait_s, MAX_WAIT_S) - (ctx.now() - started).total_seconds()
         if left_s <= 0:
@@ -293,7 +293,7 @@ def _relay(ctx: EngineContext, session: Session, site_id: SiteId, due: DueExchan
             assert_never(due.task)
 
 
-async def _count_relayed(ctx: EngineContext, site_id: SiteId, instruction: Instruction) -> None:
+def _count_relayed(ctx: EngineContext, site_id: SiteId, instruction: Instruction) -> None:
     match instruction:
         case RelayKeys(exchange=context, m2=relayed):
             pass
@@ -307,16 +307,4 @@ async def _count_relayed(ctx: EngineContext, site_id: SiteId, instruction: Instr
             pass
         case _:
             return
-    await count_bytes_down(ctx, site_id=site_id, context=context, n_bytes=len(relayed))
-
-
-async def count_bytes_down(ctx: EngineContext, *, site_id: SiteId, context: ExchangeContext, n_bytes: int) -> None:
-    """Add to what the site was sent in the round of this exchange; a site that was not in it is not counted."""
-
-    def write(session: Session) -> None:
-        key = (context.run_id, context.round_index, context.round_attempt, site_id)
-        row = session.get(Participation, key)
-        if row is not None:
-            row.bytes_down += n_bytes
-
-    await ctx.db.run_tx_async("count-bytes-down", write)
+    ctx.traffic.add(site_id, context, len(relayed))

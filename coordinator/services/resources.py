@@ -44,6 +44,7 @@ class Resources:
     max_blob_bytes: int
     wake_driver: Callable[[], None] = _nobody_listens
     wake_sites: Callable[[], None] = _nobody_listens
+    forget_identities: Callable[[], None] = _nobody_listens
     is_driver_alive: Callable[[], bool] | None = None
 
     def __post_init__(self) -> None:

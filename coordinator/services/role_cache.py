@@ -64,6 +64,8 @@ class RoleCache:
     """Keeps the last few of what was put together. Safe in many threads."""
 
     def __init__(self) -> None:
+        self.restore: tuple[int, SignedBody | None] | None = None
+        """The latest restore, once it was looked up: one is made while no process runs."""
         self._held: OrderedDict[Hashable, object] = OrderedDict()
         self._lock = threading.Lock()
 

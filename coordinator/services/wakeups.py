@@ -54,6 +54,7 @@ class Waiting(StrEnum):
 
     DRIVER = "driver"
     SITES = "sites"
+    IDENTITIES = "identities"
 
 
 def _alone(waiting: Waiting) -> None:
@@ -61,12 +62,13 @@ def _alone(waiting: Waiting) -> None:
 
 
 class Wakeups:
-    """The two bells of a process."""
+    """The bells of a process."""
 
     def __init__(self, *, tell_others: Callable[[Waiting], None] = _alone) -> None:
         """Take how other processes are told; without it there are none, or they look by themselves."""
         self.driver = Bell()
         self.sites = Bell()
+        self.identities = Bell()
         self._tell_others = tell_others
 
     def wake_driver(self) -> None:
@@ -79,6 +81,12 @@ class Wakeups:
         self.sites.ring()
         self._tell_others(Waiting.SITES)
 
+    def forget_identities(self) -> None:
+        """A site was suspended, revoked or let in again: what is remembered of callers is void."""
+        self.identities.ring()
+        self._tell_others(Waiting.IDENTITIES)
+
     def hear(self, waiting: Waiting) -> None:
         """Another process committed something; it is not told on."""
-        (self.driver if waiting is Waiting.DRIVER else self.sites).ring()
+        bells = {Waiting.DRIVER: self.driver, Waiting.SITES: self.sites, Waiting.IDENTITIES: self.identities}
+        bells[waiting].ring()

@@ -109,8 +109,8 @@ class AuditKind(StrEnum):
     CALL_REFUSED = "call.refused"
 
     COORDINATOR_RESTORED = "coordinator.restored"
-    HEAD_REPORTED = "coordinator.head-reported"
-    RESTORE_ACKNOWLEDGED = "coordinator.restore-acknowledged"
+    HEAD_REPORTED = "head.reported"
+    RESTORE_ACKNOWLEDGED = "restore.acknowledged"
 
     PROCESS_STARTED = "process.started"
     PROCESS_STOPPED = "process.stopped"

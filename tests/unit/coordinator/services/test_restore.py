@@ -152,7 +152,7 @@ async def test_restore_from_the_middle_of_a_round_goes_on_with_attempts_that_nob
     assert {site.state.digest() for site in lab.sites.values()} == {lab.run().public_state_sha256}
     kinds = verified_log(lab)
     assert kinds[made.audit_size :].count("coordinator.restored") == 1
-    assert kinds.count("coordinator.restore-acknowledged") == 1
+    assert kinds.count("restore.acknowledged") == 1
 
 
 async def test_sites_that_are_past_the_backup_end_the_run_with_a_sentence_that_says_so(tmp_path: Path) -> None:
