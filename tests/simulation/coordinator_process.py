@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from coordinator.blobs.filesystem import FilesystemBlobStore
-from coordinator.blobs.store import Chunk, StoredBlob
+from coordinator.blobs.store import Chunk, PartialWriter, StoredBlob
 from coordinator.ca.authority import CertificateAuthority
 from coordinator.db.engines import engine_from_url
 from coordinator.db.models import Base
@@ -38,7 +38,7 @@ from fl_protocol.ids import RunId, SiteId
 from fl_protocol.testing.entropy import seeded_signer
 from fl_protocol.wire.v1 import round_pb2_grpc, run_pb2_grpc
 from tests.simulation.clockwork import ClockworkLoop, ManualClock
-from tests.simulation.processes import Process, boundary, is_disk_full, refuse_on_full_disk
+from tests.simulation.processes import Process, boundary, is_disk_full
 from tests.simulation.wire import Gateway
 
 T = TypeVar("T")
@@ -96,20 +96,43 @@ class WatchedBlobs(FilesystemBlobStore):
         boundary("blob put: after")
         return stored
 
-    def append_partial(self, name: str, *, offset: int, data: Chunk) -> int:
+    def open_partial(self, name: str) -> Any:
+        boundary("blob partial opened: before")
+        return _WatchedPartial(super().open_partial(name))
+
+
+class _WatchedPartial:
+    """A writer of a partial, likewise."""
+
+    def __init__(self, real: PartialWriter) -> None:
+        self._real = real
+
+    @property
+    def held(self) -> int:
+        return self._real.held
+
+    @property
+    def lineage(self) -> str:
+        return self._real.lineage
+
+    def append(self, data: Chunk) -> int:
         boundary("blob append: before")
         if is_disk_full():
             raise BlobStoreFullError("the blob store is full; the upload may be resumed later")
-        held = super().append_partial(name, offset=offset, data=data)
+        held = self._real.append(data)
         boundary("blob append: after")
         return held
 
-    def finish_partial(self, name: str, *, sha256: str) -> StoredBlob:
+    def finish(self, *, sha256: str) -> StoredBlob:
         boundary("blob finish: before")
-        refuse_on_full_disk()
-        stored = super().finish_partial(name, sha256=sha256)
+        if is_disk_full():
+            raise BlobStoreFullError("the blob store is full; the upload may be resumed later")
+        stored = self._real.finish(sha256=sha256)
         boundary("blob finish: after")
         return stored
+
+    def close(self) -> None:
+        self._real.close()
 
 
 class CoordinatorProcess:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from hypothesis import strategies as st
@@ -399,7 +400,7 @@ def lists(length: int) -> st.SearchStrategy[list[Operation]]:
 
 def to_text(scenario: Scenario, performed: Sequence[Operation], *, why: str = "") -> str:
     """A list as it is kept in ``reproductions/``: why it is there, then one operation a line."""
-    head = {"n_sites": scenario.n_sites, "rounds": scenario.rounds, "enough": scenario.enough}
+    head = asdict(scenario)
     lines = ",\n    ".join(json.dumps(list(operation)) for operation in performed)
     return (
         f'{{\n  "why": {json.dumps(why)},\n  "scenario": {json.dumps(head)},\n  "operations": [\n    {lines}\n  ]\n}}\n'

@@ -51,6 +51,7 @@ class Scenario:
     rounds: int
     quorum: int = 3
     enough: int | None = None
+    poll_wait_s: float = 0.0
 
     @property
     def names(self) -> tuple[SiteId, ...]:

@@ -29,6 +29,7 @@ from site_agent.approvals.approve_run import decline_run
 from site_agent.approvals.run_records import is_paused, mark_statement_sent, set_paused, unsent_statements
 from site_agent.audit.store import AuditLog
 from site_agent.datasets.registry import RegisteredDataset
+from site_agent.db.errors import SiteDatabaseError
 from site_agent.db.models import RunLedgerRow
 from site_agent.db.tx import SiteDb, open_site_db
 from site_agent.errors import JobFailedError, RoundRefusedError, TrainerDiedError
@@ -281,7 +282,7 @@ class SiteProcess:
             states=PublicStateStore(path / "states", self.db, self.clock),
             client=self.client,
             uploader=Uploader(self.client, coordinator_spki=COORDINATOR_SIGNER.spki_der, backoff=_backoff()),
-            downloader=Downloader(self.client, backoff=_backoff()),
+            downloader=Downloader(self.client, backoff=_backoff(), folder=path / "downloads"),
             runner=self.trainer,
             judge=Judge(self.db, path),
             jobs=JobOptions(
@@ -358,7 +359,8 @@ class SiteProcess:
         error = task.exception()
         if error is None or isinstance(error, PowerCutError) or self.process.is_dead:
             return
-        if isinstance(error, OSError) and self.process.is_disk_full:
+        if isinstance(error, OSError | SiteDatabaseError) and self.process.is_disk_full:
+            # The daemon logs it, and starts the loop again.
             return
         self.complain(f"{self.folder.site_id}: {type(error).__name__}: {error}")
 

@@ -131,6 +131,7 @@ class Network:
     recorded: list[Recorded] = field(default_factory=list)
     answers: dict[str, list[bytes]] = field(default_factory=dict)
     stalled: dict[str, list[asyncio.Event]] = field(default_factory=dict)
+    polling: set[str] = field(default_factory=set)
 
     def channel(self, site: str) -> Channel:
         self.faults.setdefault(site, Faults())
@@ -145,7 +146,12 @@ class Network:
             faults.loses_request = False
             self._record(Recorded(site, method, tuple([message async for message in messages])))
             raise _unavailable("the request was lost")
-        answers = await self._deliver(site, method, messages, faults if name == "UploadBlob" else None)
+        if name == "PollAssignment":
+            self.polling.add(site)
+        try:
+            answers = await self._deliver(site, method, messages, faults if name == "UploadBlob" else None)
+        finally:
+            self.polling.discard(site)
         if faults.loses_response or (name == "UploadBlob" and faults.loses_upload_response):
             faults.loses_response = False
             if name == "UploadBlob":

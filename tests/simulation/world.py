@@ -32,7 +32,7 @@ from fl_protocol.secagg.site_role import role as site_role
 from fl_protocol.signing.keys import spki_fingerprint
 from fl_protocol.testing.entropy import SeededSealer, seeded_signer
 from site_agent.link import uploader
-from site_agent.supervision import exchange_desk
+from site_agent.supervision import assignments, exchange_desk
 from site_agent.supervision.job_desk import JobDesk
 from tests.simulation import coordinator_process, site_process
 from tests.simulation.clockwork import START, ClockworkLoop, InlineExecutor, ManualClock
@@ -87,6 +87,7 @@ def instrumented() -> Iterator[None]:
             # HPKE draws its own ephemeral keys; a replay needs the same ones.
             (site_role, "HpkeSealer", SeededSealer),
             (uploader, "CHUNK_BYTES", CHUNK_BYTES),
+            (assignments, "_POLL_WAIT_S", 0.0),
             (effects_performer, "aggregate_round", around("effect compute-sum", effects_performer.aggregate_round)),
             (effects_performer, "fold_round", around("effect fold-round", effects_performer.fold_round)),
             (JobDesk, "prepare", around("job folder filled", prepare)),
@@ -106,6 +107,8 @@ class World:
         self.loop = ClockworkLoop(self.clock)
         self.evidence = Evidence()
         _current.append(self)
+        # Zero: a site acts when an operation says so. Else it waits at the coordinator, and acts as soon as that rings.
+        assignments._POLL_WAIT_S = scenario.poll_wait_s
         self._fill(root)
         known = _authority()
         self.network = Network(
@@ -437,7 +440,8 @@ class World:
 
     def is_anybody_at_work(self) -> bool:
         """Whether a site's turn is not over: it waits to try something again."""
-        return any(site is not None and site.is_at_work for site in self.sites.values())
+        at_work = {name for name, site in self.sites.items() if site is not None and site.is_at_work}
+        return bool(at_work - self.network.polling)
 
     def heal(self) -> None:
         """Everything that can be mended is: lines, disks, processes, switches. Nobody's word is taken back."""
