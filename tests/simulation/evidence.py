@@ -1,7 +1,7 @@
 """What an outsider who sees everything writes down: every mask, statement, reveal and log line of a simulation.
 
-Nothing of it is asked of the code that is judged: masks are seen at the one kernel, statements where the role makes them
-and where they leave, sums as bytes in the coordinator's folder, rows through a connection of our own.
+Nothing of it is asked of the code that is judged: masks are seen at the one kernel, statements where the role makes
+them and where they leave, sums as bytes in the coordinator's folder, rows through a connection of our own.
 """
 
 from __future__ import annotations

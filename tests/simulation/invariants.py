@@ -57,7 +57,7 @@ def check_end(world: World) -> None:
 
 
 def _may_wait(world: World, said: str) -> bool:
-    """Whether what the run waits for can still come: a site that is gone for good, or that said no, cannot be forced."""
+    """Whether it may wait for ever: a site that is gone for good, or that said no, cannot be forced."""
     if not said.endswith("."):
         return False
     states = dict(world.ask("SELECT site_id, state FROM sites"))

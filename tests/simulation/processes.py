@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from unittest import mock
 
 CURRENT: ContextVar[Process | None] = ContextVar("process", default=None)
@@ -95,7 +96,7 @@ def _fsync(handle: int) -> None:
     is_folder = stat.S_ISDIR(os.fstat(handle).st_mode)
     if not is_folder:
         refuse_on_full_disk()
-    name = _what(os.readlink(f"/proc/self/fd/{handle}"))
+    name = _what(str(Path(f"/proc/self/fd/{handle}").readlink()))
     process.pass_boundary(f"folder {name}: renamed, not synced" if is_folder else f"file {name}: written, not renamed")
 
 

@@ -1,8 +1,8 @@
 """The run that is simulated: its specification, and payloads in which every site is one digit.
 
-Invariant: in the sum's own integers, the update of site ``i`` is 1 at coordinate ``i`` and nothing elsewhere, its weight
-is ``BASE**i`` and so are its evaluation's tokens: whoever is counted twice shows as a digit 2, whoever is lost as a 0. The
-training's loss is another number in each attempt at a round, so that a payload of another attempt shows too.
+Invariant: in the sum's own integers, the update of site ``i`` is 1 at coordinate ``i`` and nothing elsewhere, its
+weight is ``BASE**i`` and so are its evaluation's tokens: whoever is counted twice shows as a digit 2, whoever is lost
+as a 0. The training's loss is another number in each attempt at a round, so that a payload of another shows too.
 """
 
 from __future__ import annotations

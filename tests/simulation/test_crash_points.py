@@ -19,6 +19,7 @@ and when an ``EffectKind``, a journalled ``Step`` or the name of a ``run_tx`` in
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,16 +41,72 @@ EXPECTED_COUNTED = {"alpha", "beta", "gamma"}
 
 _ACKNOWLEDGED = "SELECT 1 FROM participations WHERE round_index = 0 AND acknowledged_at IS NOT NULL"
 
-NOT_IN_A_ROUND: dict[str, str] = {}
+_REST = "a person's call over REST; one transaction each, and no other party waits for it"
+_STEWARD = "the steward's command, in a process of its own"
+_JANITOR = "after the audit window, long after the round"
+_RESTORE = "after a restore from a backup only"
+NOT_IN_A_ROUND: dict[str, str] = {
+    # Coordinator
+    "accept-complaint": "a dealer lied, which no site of this run does",
+    "refuse-upload": "a site sent bytes that are not those it signed, which none does",
+    "decline-round": "a site declined, which none does here; drawn by test_operations",
+    "note-effect-failure": "an effect failed; drawn by test_operations, with full disks",
+    "note-upload": "beside a stream that lasts; drawn by test_operations, with stalled uploads",
+    "note-upload-waits": "more uploads at once than there are places; tested with the upload desk",
+    "release-leases": "a driver that ends in order; a death does not",
+    "acknowledge-restore": _RESTORE,
+    "begin-epoch": _RESTORE,
+    "note-head": _RESTORE,
+    "begin-grace-anew": "a run's initial state is uploaded, before there is a run",
+    "claim-janitor": _JANITOR,
+    "release-janitor": _JANITOR,
+    "scrub-round": _JANITOR,
+    "note-orphans": _JANITOR,
+    "take-orphans": _JANITOR,
+    "forget-orphans": _JANITOR,
+    "forget-markers": _JANITOR,
+    "mark-deleted": _JANITOR,
+    "checkpoint_audit": "a signature over the log, by a loop of its own",
+    "enrol_site": "before a site is one",
+    "invite_site": _REST,
+    "change_site_state": _REST,
+    "change_run_state": _REST,
+    "create_run": _REST,
+    "approve_run": "a site's word, before the run or against it; drawn by test_operations",
+    "approve_release": _REST,
+    "withdraw_release": _REST,
+    "add_user": _REST,
+    "grant_role": _REST,
+    "revoke_role": _REST,
+    "create_token": _REST,
+    "revoke_token": _REST,
+    "note_token_use": _REST,
+    "reserve_answer": _REST,
+    "keep_answer": _REST,
+    "release_answer": _REST,
+    # Site
+    "record-process": "the daemon starts or stops in order",
+    "record-restored": _RESTORE,
+    "record_pending_run": "before the run is approved",
+    "record_denial": "before the run is approved",
+    "decide_run": _STEWARD,
+    "mark_statement_sent": "the approval loop, beside the rounds",
+    "set_paused": _STEWARD,
+    "release-reveals": _STEWARD,
+    "change_peers": _STEWARD,
+    "record_enrolment": _STEWARD,
+    "register_dataset": _STEWARD,
+    "withdraw_dataset": _STEWARD,
+}
+"""Transactions that the enumerated run does not have, each with the reason."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One place to die at: the first or the last time that the party passes it."""
+    """One place to die at: the first time that the party passes it."""
 
     party: str
     name: str
-    occurrence: int
     is_in_training_round: bool
 
 
@@ -106,7 +163,9 @@ def recording(root: Path) -> Recording:
     world = World(root, SCENARIO)
     try:
         assert world.coordinator is not None
-        parties = {"coordinator": world.coordinator.process, CRASHING_SITE: world.sites[CRASHING_SITE].process}  # type: ignore[union-attr]
+        site = world.sites[CRASHING_SITE]
+        assert site is not None
+        parties = {"coordinator": world.coordinator.process, CRASHING_SITE: site.process}
         for process in parties.values():
             process.passed = []
         live_through(world, until_settled=True)
@@ -131,14 +190,16 @@ def _points(party: str, passed: list[str], n_in_training: int) -> Iterator[Point
     for place, name in enumerate(passed):
         if name not in seen:
             seen.add(name)
-            yield Point(party=party, name=name, occurrence=1, is_in_training_round=place < n_in_training)
+            yield Point(party=party, name=name, is_in_training_round=place < n_in_training)
 
 
 def die_at(root: Path, point: Point) -> Ending:
     world = World(root, SCENARIO)
     try:
-        process = world.coordinator.process if point.party == "coordinator" else world.sites[point.party].process  # type: ignore[union-attr]
-        process.dies_at = (point.name, point.occurrence)
+        party = world.coordinator if point.party == "coordinator" else world.sites[point.party]
+        assert party is not None
+        process = party.process
+        process.dies_at = (point.name, 1)
         live_through(world, until_settled=point.is_in_training_round)
         if not process.is_dead:
             raise BrokenInvariantError("the party did not pass the point")
@@ -155,6 +216,7 @@ def test_run_without_a_death_counts_those_who_stayed(recording: Recording) -> No
     assert recording.ending.counted == EXPECTED_COUNTED
 
 
+@pytest.mark.timeout(1800)
 def test_party_that_dies_at_any_point_changes_nothing(recording: Recording, root: Path) -> None:
     failures: list[str] = []
     for point in recording.points:
@@ -165,10 +227,8 @@ def test_party_that_dies_at_any_point_changes_nothing(recording: Recording, root
             continue
         if ending != recording.ending:
             failures.append(f"{point}: {ending}, not {recording.ending}")
-    n_by_party = {
-        party: sum(1 for p in recording.points if p.party == party) for party in ("coordinator", CRASHING_SITE)
-    }
-    print(f"crash points enumerated: {len(recording.points)} {n_by_party}")
+    by_party = Counter(point.party for point in recording.points)
+    print(f"crash points enumerated: {by_party.total()}, {dict(by_party)}")
     assert not failures, f"{len(failures)} of {len(recording.points)}:\n" + "\n".join(failures)
 
 
@@ -184,7 +244,7 @@ def test_every_effect_step_and_transaction_is_among_the_points(recording: Record
 
 
 def transactions_in(package: str) -> Iterator[str]:
-    """Every name that is given to ``run_tx`` or ``run_tx_async`` in a package; names in variables too, by their calls."""
+    """Every name that is given to ``run_tx`` or ``run_tx_async`` in a package."""
     for path in sorted(Path(package).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call):

@@ -10,7 +10,7 @@ This test fails when, after any operation:
 - a site sent M9 for one payload in two exchanges, or in an exchange in which it masked nothing;
 - the coordinator unmasked one exchange over two sets of survivors;
 - a machine met an event that its table does not list, the driver's step raised, an agent's loop raised what it does not
-  know, a task died unheard, or anything was logged as an error that no operation explains (a killed trainer, a full disk);
+  know, a task died unheard, or an error was logged that no operation explains (a killed trainer, a full disk);
 
 and when, once everything rests:
 
@@ -25,8 +25,8 @@ and when, in the end, everything that can be mended was mended, an hour passed, 
 - the run does not say what it waits for;
 - a run is over, and a site that could hear so still has a job folder or the key of an exchange of it.
 
-What it does not show: power cuts (what was written stays written), several machines with clocks of their own, PostgreSQL,
-real sockets and processes, and hostile cryptography; they have suites of their own. See docs/decisions/0021.
+What it does not show: power cuts (what was written stays written), several machines with clocks of their own,
+PostgreSQL, real sockets and processes, and hostile cryptography. See docs/decisions/0021.
 """
 
 from __future__ import annotations

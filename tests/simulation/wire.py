@@ -236,7 +236,8 @@ class Network:
         context: Any = ServerContext(f"sim:{site}", self.certificates[site])
         read = handler.request_deserializer
         write = handler.response_serializer
-        assert read is not None and write is not None
+        assert read is not None
+        assert write is not None
         if handler.stream_unary is not None:
             answer = await handler.stream_unary(line.read(read), context)  # type: ignore[misc]
             return [write(answer)]

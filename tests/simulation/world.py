@@ -499,7 +499,10 @@ class World:
         index, attempt, state = rounds[0]
         if state != "EXCHANGING":
             return str(state)
-        query = "SELECT state FROM exchanges WHERE round_index = ? AND round_attempt = ? ORDER BY exchange_attempt DESC LIMIT 1"
+        query = (
+            "SELECT state FROM exchanges WHERE round_index = ? AND round_attempt = ?"
+            " ORDER BY exchange_attempt DESC LIMIT 1"
+        )
         found = self.ask(query, index, attempt)
         return str(found[0][0]) if found else "EXCHANGING"
 
