@@ -230,10 +230,16 @@ class RoundWorker:
         await self._perform(commands)
 
     async def _perform(self, commands: tuple[SessionCommand, ...]) -> None:
-        for command in commands:
-            follows = await self._perform_one(command)
-            if follows is not None:
-                await self._advance(follows)
+        try:
+            for command in commands:
+                follows = await self._perform_one(command)
+                if follows is not None:
+                    await self._advance(follows)
+        except Exception:
+            if self._session is not None and self._session.is_over:
+                # Safety: what an update lies in does not outlive its round, though a full disk keeps its end off record.
+                await asyncio.to_thread(self._jobs.delete, self._session.round)
+            raise
 
     async def _perform_one(self, command: SessionCommand) -> SessionEvent | None:  # noqa: C901, PLR0912 - one a command
         if self._session is None:
