@@ -66,10 +66,19 @@ def erase_file(path: Path) -> None:
         size = path.stat().st_size
     except FileNotFoundError:
         return
-    with path.open("r+b") as stream:
-        stream.write(bytes(size))
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        with path.open("r+b") as stream:
+            stream.write(bytes(size))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:
+        # A full disk may refuse the zeros. Whoever hears of it has at least no file any more.
+        _remove(path)
+        raise
+    _remove(path)
+
+
+def _remove(path: Path) -> None:
     path.unlink()
     sync_folder(path.parent)
 
