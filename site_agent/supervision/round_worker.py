@@ -237,7 +237,7 @@ class RoundWorker:
                     await self._advance(follows)
         except Exception:
             if self._session is not None and self._session.is_over:
-                # Safety: what an update lies in does not outlive its round, though a full disk keeps its end off record.
+                # Safety: what an update lies in does not outlive its round, though a full disk leaves its end unrecorded.
                 await asyncio.to_thread(self._jobs.delete, self._session.round)
             raise
 
