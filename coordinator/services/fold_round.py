@@ -21,7 +21,7 @@ from coordinator.rounds.instructions import RoundRef
 from coordinator.services.context import EngineContext
 from coordinator.services.event_rows import store_event
 from coordinator.services.role_cache import RunFacts
-from fl_protocol.codec.fixed_point import decode_sums
+from fl_protocol.codec.fixed_point import read_sums
 from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.errors import ProtocolError
 from fl_protocol.folds.algorithm import FoldResult
@@ -84,8 +84,9 @@ def _inputs(ctx: EngineContext, session: Session, ref: RoundRef) -> _FoldInputs:
 def _fold(ctx: EngineContext, inputs: _FoldInputs) -> FoldResult:
     facts = inputs.facts
     layout = facts.payload(inputs.kind)
-    vector = RingVector.from_bytes(ctx.blobs.read(inputs.sum_blob_sha256), n32=layout.n_ring32, n64=layout.n_ring64)
-    sums = decode_sums(vector, layout, n_sites=inputs.n_counted)
+    data = ctx.blobs.read(inputs.sum_blob_sha256)
+    vector = RingVector.from_bytes(data, n32=layout.n_ring32, n64=layout.n_ring64, is_shared=True)
+    sums = read_sums(vector, layout, n_sites=inputs.n_counted)
     state = PublicState.from_bytes(ctx.blobs.read(inputs.state_blob_sha256))
     return facts.algorithm.fold(
         sums, state, spec=facts.spec, layout=facts.adapter, kind=inputs.kind, n_sites=inputs.n_counted

@@ -259,8 +259,65 @@ def encode_payload(
     return out
 
 
+class UpdateSum:
+    """The sum of an update segment, float64 shape (n,), decoded where it is looked at: whole it were twice the sum.
+
+    Invariant: every integer was checked against what the counted sites may add up to.
+    """
+
+    __slots__ = ("_high", "_low", "_scale", "_signed")
+
+    def __init__(self, ring: NDArray[np.uint32], segment: Segment, *, fixed: FixedPointScale, n_sites: int) -> None:
+        """Check the integers; the array is shared.
+
+        Raises:
+            ImplausibleSumError: a sum is outside ``n_sites`` times what one site may send.
+        """
+        self._signed = ring.view(np.int32)
+        self._scale = np.float64(fixed.scale)
+        limit = n_sites * fixed.q_max
+        low, high = (int(self._signed.min()), int(self._signed.max())) if self._signed.size else (0, 0)
+        if not (low >= -limit and high <= limit):
+            raise ImplausibleSumError("a sum is outside what the counted sites may add up to", segment=segment.name)
+        self._low, self._high = float(low / self._scale), float(high / self._scale)
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(n,)."""
+        return (self._signed.size,)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self._signed.size
+
+    def min(self) -> float:
+        """The smallest element; 0.0 where there is none."""
+        return self._low
+
+    def max(self) -> float:
+        """The largest element; 0.0 where there is none."""
+        return self._high
+
+    def __getitem__(self, place: slice) -> Float64Array:
+        """A piece of it, decoded: an exact integer divided once in float64."""
+        piece: Float64Array = np.divide(self._signed[place], self._scale, dtype=np.float64)
+        return piece
+
+
+SumValues = AnyArray | UpdateSum
+
+
 def decode_sums(vector: RingVector, layout: PayloadLayout, *, n_sites: int | None = None) -> dict[str, AnyArray]:
-    """The sums of the segments in real units.
+    """The sums of the segments in real units, all of them decoded. See ``read_sums``."""
+    return {
+        name: values[:] if isinstance(values, UpdateSum) else values
+        for name, values in read_sums(vector, layout, n_sites=n_sites).items()
+    }
+
+
+def read_sums(vector: RingVector, layout: PayloadLayout, *, n_sites: int | None = None) -> dict[str, SumValues]:
+    """The sums of the segments in real units; updates share the vector's memory.
 
     Args:
         vector: the sum of ring vectors, unmasked.
@@ -268,8 +325,8 @@ def decode_sums(vector: RingVector, layout: PayloadLayout, *, n_sites: int | Non
         n_sites: how many sites were counted; None: as many as the layout admits.
 
     Returns:
-        update -> float64 (n,), count -> int64 (n,), scalar -> float64 (n,). Deterministic bit for bit: an exact integer
-        divided (update) or multiplied (scalar) once in float64.
+        update -> UpdateSum (n,), count -> int64 (n,), scalar -> float64 (n,). Deterministic bit for bit: an exact
+        integer divided (update) or multiplied (scalar) once in float64.
 
     Raises:
         ImplausibleSumError: a sum is outside ``n_sites`` times what one site may send.
@@ -280,13 +337,13 @@ def decode_sums(vector: RingVector, layout: PayloadLayout, *, n_sites: int | Non
     counted = layout.max_sites if n_sites is None else n_sites
     if not 1 <= counted <= layout.max_sites:
         raise ImplausibleSumError("a sum is over 1 to max_sites sites", n_sites=counted, max_sites=layout.max_sites)
-    sums: dict[str, AnyArray] = {}
+    sums: dict[str, SumValues] = {}
     for segment in layout.segments:
         place = layout.slice_of(segment.name)
         match segment.kind:
             case SegmentKind.UPDATE:
                 fixed = fixed_point_scale(segment, layout.max_sites)
-                sums[segment.name] = _decode_update(vector.ring32[place], segment, fixed=fixed, n_sites=counted)
+                sums[segment.name] = UpdateSum(vector.ring32[place], segment, fixed=fixed, n_sites=counted)
             case SegmentKind.COUNT:
                 signed = vector.ring64[place].view(np.int64)
                 _check_sum(signed, segment, low=0, high=counted * int(segment.bound))
@@ -348,18 +405,6 @@ def _encode_scalar(values: Float64Array, segment: Segment, *, out: NDArray[np.ui
     resolution = Fraction(segment.resolution)
     # round() of a Fraction is exact, ties to even.
     out.view(np.int64)[...] = [round(Fraction(value) / resolution) for value in values.tolist()]
-
-
-def _decode_update(ring: NDArray[np.uint32], segment: Segment, *, fixed: FixedPointScale, n_sites: int) -> Float64Array:
-    signed = ring.view(np.int32)
-    decoded = np.empty(signed.size, dtype=np.float64)
-    scale = np.float64(fixed.scale)
-    limit = n_sites * fixed.q_max
-    for start in range(0, signed.size, _CHUNK):
-        part = signed[start : start + _CHUNK]
-        _check_sum(part, segment, low=-limit, high=limit)
-        np.divide(part, scale, out=decoded[start : start + part.size])
-    return decoded
 
 
 def _check_sum(signed: NDArray[np.int32] | NDArray[np.int64], segment: Segment, *, low: int, high: int) -> None:

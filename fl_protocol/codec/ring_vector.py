@@ -59,8 +59,10 @@ class RingVector:
         return cls(ring32=np.zeros(n32, UINT32_LE), ring64=np.zeros(n64, UINT64_LE))
 
     @classmethod
-    def from_bytes(cls, data: bytes | bytearray | memoryview, *, n32: int, n64: int) -> RingVector:
-        """Read the wire image; the arrays are copies.
+    def from_bytes(
+        cls, data: bytes | bytearray | memoryview, *, n32: int, n64: int, is_shared: bool = False
+    ) -> RingVector:
+        """Read the wire image; the arrays are copies, or, with ``is_shared``, views of ``data``.
 
         Raises:
             RingVectorInvalidError: the bytes are not ``4 * n32 + 8 * n64`` long.
@@ -68,10 +70,9 @@ class RingVector:
         view = memoryview(data).cast("B")
         if len(view) != 4 * n32 + 8 * n64:
             raise RingVectorInvalidError("the wire image has another size", n_bytes=len(view), n32=n32, n64=n64)
-        return cls(
-            ring32=np.frombuffer(view[: 4 * n32], UINT32_LE).copy(),
-            ring64=np.frombuffer(view[4 * n32 :], UINT64_LE).copy(),
-        )
+        ring32 = np.frombuffer(view[: 4 * n32], UINT32_LE)
+        ring64 = np.frombuffer(view[4 * n32 :], UINT64_LE)
+        return cls(ring32=ring32, ring64=ring64) if is_shared else cls(ring32=ring32.copy(), ring64=ring64.copy())
 
     @property
     def n_bytes(self) -> int:

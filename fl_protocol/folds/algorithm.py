@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from fl_protocol.codec.fixed_point import SumValues
 from fl_protocol.errors import ProtocolError
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.spec.payload_layout import PayloadLayout
@@ -77,7 +78,7 @@ class Algorithm(Protocol):
 
     def fold(
         self,
-        sums: Mapping[str, NDArray[Any]],
+        sums: Mapping[str, SumValues],
         state: PublicState,
         *,
         spec: RunSpec,
@@ -88,7 +89,7 @@ class Algorithm(Protocol):
         """The next public state from decoded sums. Coordinator and sites get the same bytes.
 
         Args:
-            sums: what ``decode_sums`` returned.
+            sums: what ``read_sums`` or ``decode_sums`` returned.
             state: what the round started from.
             spec: the approved run.
             layout: the adapter's layout, of the digest that the spec names.

@@ -22,7 +22,7 @@ from typing import Any, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_protocol.codec.fixed_point import ImplausibleSumError, clip_l2, l2_norm, quantisation_step
+from fl_protocol.codec.fixed_point import ImplausibleSumError, SumValues, clip_l2, l2_norm, quantisation_step
 from fl_protocol.folds.algorithm import FoldResult, RawPayloadInvalidError, RoundReport
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.folds.server_optimizer import SERVER_OPTIMIZERS
@@ -102,7 +102,7 @@ class FedAvgLora:
 
     def fold(
         self,
-        sums: Mapping[str, NDArray[Any]],
+        sums: Mapping[str, SumValues],
         state: PublicState,
         *,
         spec: RunSpec,
@@ -116,7 +116,7 @@ class FedAvgLora:
         _check_sums(sums, segments, counted)
         layout.check(state.adapter)
         eval_loss = _mean_loss(sums, "eval")
-        n_eval_records = int(sums["eval_records"][0])
+        n_eval_records = int(sums["eval_records"][:1][0])
         if kind is RoundKind.EVALUATE:
             report = RoundReport(
                 train_loss=None,
@@ -127,7 +127,7 @@ class FedAvgLora:
                 update_norm=0.0,
             )
             return FoldResult(state=state, report=report)
-        weight = int(sums["weight"][0])
+        weight = int(sums["weight"][:1][0])
         # Each counted site has at least one record.
         if weight < (1 if n_sites is None else n_sites):
             raise ImplausibleSumError("the weights add up to less than one record a site", segment="weight")
@@ -138,13 +138,15 @@ class FedAvgLora:
         slack = 1e-6 * spec.privacy.clip_norm + math.sqrt(mean.size) * steps / 2
         if norm > spec.privacy.clip_norm + slack:
             raise ImplausibleSumError("the mean update is longer than clip_norm", segment="adapter_update", norm=norm)
-        step = SERVER_OPTIMIZERS[spec.aggregation.server.optimizer](state.adapter, layout.unflatten(mean), state.server)
+        step = SERVER_OPTIMIZERS[spec.aggregation.server.optimizer](
+            state.adapter, layout.unflatten(mean, is_shared=True), state.server
+        )
         report = RoundReport(
             train_loss=_mean_loss(sums, "train"),
             eval_loss=eval_loss,
             n_records=weight,
             n_eval_records=n_eval_records,
-            n_clipped=int(sums["was_clipped"][0]),
+            n_clipped=int(sums["was_clipped"][:1][0]),
             update_norm=norm,
         )
         return FoldResult(
@@ -152,7 +154,7 @@ class FedAvgLora:
         )
 
 
-def _scaled(total: NDArray[Any], factor: float) -> NDArray[np.float32]:
+def _scaled(total: SumValues, factor: float) -> NDArray[np.float32]:
     """``float32(total * factor)``, the product in float64; in chunks, so that no second wide vector is made."""
     scaled = np.empty(total.shape, dtype=np.float32)
     wide = np.empty(min(_CHUNK, total.size), dtype=np.float64)
@@ -184,7 +186,7 @@ def _check_raw(raw: Mapping[str, NDArray[Any]], expected: Mapping[str, np.dtype[
             raise RawPayloadInvalidError(message, segment=name, dtype=str(array.dtype), shape=str(array.shape))
 
 
-def _check_sums(sums: Mapping[str, NDArray[Any]], layout: PayloadLayout, counted: int) -> None:
+def _check_sums(sums: Mapping[str, SumValues], layout: PayloadLayout, counted: int) -> None:
     """Refuse sums that ``counted`` honest sites cannot have sent."""
     if not 1 <= counted <= layout.max_sites or set(sums) != {segment.name for segment in layout.segments}:
         raise ImplausibleSumError("the sums are not those of this round's payload", n_sites=counted)
@@ -209,10 +211,10 @@ def _check_sums(sums: Mapping[str, NDArray[Any]], layout: PayloadLayout, counted
             raise ImplausibleSumError("a sum is outside what the counted sites can have sent", segment=segment.name)
 
 
-def _mean_loss(sums: Mapping[str, NDArray[Any]], prefix: str) -> float | None:
+def _mean_loss(sums: Mapping[str, SumValues], prefix: str) -> float | None:
     """Summed loss by summed tokens, in float64; None where there was no token."""
-    tokens = int(sums[f"{prefix}_tokens"][0])
-    loss_sum = float(sums[f"{prefix}_loss_sum"][0])
+    tokens = int(sums[f"{prefix}_tokens"][:1][0])
+    loss_sum = float(sums[f"{prefix}_loss_sum"][:1][0])
     if tokens == 0:
         if loss_sum != 0.0:
             raise ImplausibleSumError("there is a loss but no token", segment=f"{prefix}_loss_sum")

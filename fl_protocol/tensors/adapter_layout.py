@@ -86,8 +86,8 @@ class AdapterLayout:
             offset += tensor.n_elements
         return flat
 
-    def unflatten(self, flat: NDArray[Any]) -> dict[str, Float32Array]:
-        """The vector as named tensors, float32, each a copy.
+    def unflatten(self, flat: NDArray[Any], *, is_shared: bool = False) -> dict[str, Float32Array]:
+        """The vector as named tensors, float32, each a copy; or, with ``is_shared``, a view.
 
         Raises:
             AdapterTensorError: ``flat`` is not float32 of shape (d,).
@@ -98,7 +98,8 @@ class AdapterLayout:
         tensors: dict[str, Float32Array] = {}
         offset = 0
         for tensor in self.tensors:
-            tensors[tensor.name] = flat[offset : offset + tensor.n_elements].reshape(tensor.shape).copy()
+            piece = flat[offset : offset + tensor.n_elements].reshape(tensor.shape)
+            tensors[tensor.name] = piece if is_shared else piece.copy()
             offset += tensor.n_elements
         return tensors
 

@@ -46,6 +46,8 @@ from site_agent.supervision.seams import JobOptions
 
 MANIFEST_FILE = "manifest.bin"
 
+_MAX_KEPT_BYTES = 256 << 20
+"""An encoded payload is kept in memory until it is masked, unless it is larger: then it is encoded again."""
 _LEAVING = ".leaving"
 """Where a job folder goes to be deleted: outside every run's spool."""
 
@@ -59,6 +61,7 @@ class JobDesk:
         """Keep the folders where the options say."""
         self._options = options
         self._site_id = site_id
+        self._encoded: tuple[RoundContext, RingVector] | None = None
 
     def run_folder(self, round_context: RoundContext) -> Path:
         """The folder of a run: the spool of its warm trainer."""
@@ -137,6 +140,14 @@ class JobDesk:
         folder = self.folder(round_context)
         return (folder / RESULT_FILE).exists() and (folder / PAYLOAD_FILE).exists()
 
+    def prove(self, admitted: AdmittedRound) -> None:
+        """Encode the payload, so that READY is only said of one that can be summed; it is kept for ``encode``.
+
+        Raises: as ``encode``.
+        """
+        vector = self.encode(admitted)
+        self._encoded = (admitted.round, vector) if vector.n_bytes <= _MAX_KEPT_BYTES else None
+
     def encode(self, admitted: AdmittedRound) -> RingVector:
         """The trainer's payload, weighed and encoded; it is masked in place by whoever gets it.
 
@@ -144,6 +155,9 @@ class JobDesk:
             JobFailedError: there is no payload, the data changed, or there is too little of it.
             ProtocolError: the payload is not what the algorithm needs, not finite, or over a bound.
         """
+        kept, self._encoded = self._encoded, None
+        if kept is not None and kept[0] == admitted.round:
+            return kept[1]
         folder = self.folder(admitted.round)
         result = read_result(folder)
         if isinstance(result, JobFailure):
@@ -159,6 +173,7 @@ class JobDesk:
 
     def delete(self, round_context: RoundContext) -> None:
         """Delete the folder, and with it the plain update."""
+        self._encoded = None
         self._delete_folder(self.folder(round_context))
 
     def delete_all_but(self, kept: Collection[RoundContext]) -> None:

@@ -237,7 +237,7 @@ class RoundWorker:
                     await self._advance(follows)
         except Exception:
             if self._session is not None and self._session.is_over:
-                # Safety: what an update lies in does not outlive its round, though a full disk leaves its end unrecorded.
+                # Safety: what an update lies in does not outlive its round, recorded or not.
                 await asyncio.to_thread(self._jobs.delete, self._session.round)
             raise
 
@@ -361,8 +361,7 @@ class RoundWorker:
             await self._record_in_time(AuditKind.TRAINING_STARTED, admitted.round, job_kind=job.kind.value)
             folder = self._jobs.folder(admitted.round)
             await self._seams.runner.run_training_job(folder, job, on_progress=relay.note)
-            # Encoded once here, so that READY is only said of a payload that can be summed; the vector is dropped.
-            await asyncio.to_thread(self._jobs.encode, admitted)
+            await asyncio.to_thread(self._jobs.prove, admitted)
             await self._record_in_time(AuditKind.TRAINING_FINISHED, admitted.round)
             event = on.JobSucceeded()
         except JobFailedError as error:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from dataclasses import dataclass
 
-from fl_protocol.codec.fixed_point import decode_sums
+from fl_protocol.codec.fixed_point import read_sums
 from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.errors import ProtocolError
 from fl_protocol.folds.public_state import PublicState
@@ -169,7 +169,7 @@ class Settler:
     def _fold_in_thread(
         self, run: ApprovedRun, manifest: RoundManifest, verified: VerifiedSum, *, base: StoredState
     ) -> PublicState:
-        sums = decode_sums(verified.vector, run.payload_layout(manifest.kind), n_sites=verified.n_sites)
+        sums = read_sums(verified.vector, run.payload_layout(manifest.kind), n_sites=verified.n_sites)
         before = self._seams.states.load(base)
         folded = run.algorithm.fold(
             sums, before, spec=run.spec, layout=run.layout, kind=manifest.kind, n_sites=verified.n_sites
@@ -207,7 +207,7 @@ class Settler:
         if result.result_sha256.hex() != published.sum_blob_sha256 or published.sum_bytes != layout.n_bytes:
             raise _refused("result-unverified", "the sum is not the one that M10 names", manifest)
         data = await self._seams.downloader.download(run.run_id, published.sum_blob_sha256, max_bytes=layout.n_bytes)
-        vector = await asyncio.to_thread(RingVector.from_bytes, data, n32=layout.n_ring32, n64=layout.n_ring64)
+        vector = RingVector.from_bytes(data, n32=layout.n_ring32, n64=layout.n_ring64, is_shared=True)
         result_sha256 = hashlib.sha256(published.message).hexdigest()
         return VerifiedSum(vector=vector, result_sha256=result_sha256, n_sites=statement.n_sites)
 
