@@ -74,9 +74,10 @@ _ON_THE_WAY = ("TRAINING", "ADVERTISING", "SHARING", "COLLECTING", "CONFIRMING",
 def live_until(world: World, phase: int) -> None:
     """Ordinary life, a piece at a time, until the newest round is in that phase; at most one round."""
     wanted = _ON_THE_WAY[phase % len(_ON_THE_WAY)]
-    for _ in range(14):
-        if world.phase() == wanted:
+    for _ in range(10):
+        if world.phase() == wanted or world.is_over():
             return
+        before = world.fingerprint()
         for name in world.scenario.names:
             for _ in range(3):
                 if not world.drive():
@@ -91,6 +92,8 @@ def live_until(world: World, phase: int) -> None:
             world.turn(name)
             if world.phase() == wanted:
                 return
+        if world.fingerprint() == before:
+            return
 
 
 def quiesce(world: World) -> None:
@@ -307,10 +310,13 @@ def perform(world: World, operation: Operation) -> None:
 
 
 def play(world: World, operations: Sequence[Operation], *, count: Callable[[str], None] = lambda _: None) -> None:
-    """Perform all of them, then mend everything, let it rest, and judge the end. Raises BrokenInvariantError."""
+    """Perform all of them and judge the end, mended and at rest where it is played out. Raises BrokenInvariantError."""
     for operation in operations:
         perform(world, operation)
         count(operation[0])
+    if not world.scenario.is_played_out:
+        check_rest(world)
+        return
     world.heal()
     world.rest(for_s=3600.0)
     check_end(world)
@@ -384,6 +390,8 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         n_sites=n_sites,
         rounds=draw(st.sampled_from([1, 1, 2])),
         enough=draw(st.sampled_from([None, None, n_sites - 1])),
+        poll_wait_s=draw(st.sampled_from([0.0, 0.0, 20.0])),
+        is_played_out=draw(st.sampled_from([True, False, False])),
     )
 
 

@@ -45,13 +45,20 @@ _LOSS_RESOLUTION = 2.0**-16
 
 @dataclass(frozen=True)
 class Scenario:
-    """Who takes part, and for how long."""
+    """Who takes part, and for how long.
+
+    Attributes:
+        enough: as in the RunSpec.
+        poll_wait_s: how long a site waits at the coordinator for an answer; 0 where it acts only when it is told to.
+        is_played_out: whether, after the last operation, everything is mended and lives until the run is over.
+    """
 
     n_sites: int
     rounds: int
     quorum: int = 3
     enough: int | None = None
     poll_wait_s: float = 0.0
+    is_played_out: bool = True
 
     @property
     def names(self) -> tuple[SiteId, ...]:

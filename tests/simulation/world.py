@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import sqlite3
@@ -78,6 +79,8 @@ def _authority() -> _Authority:
 def instrumented() -> Iterator[None]:
     """Everything that the simulation puts in the place of threads, disks and time; and its eyes."""
     prepare, delete = JobDesk.prepare, JobDesk.delete
+    # What is imported by now stays: looking through it again and again is a tenth of the time.
+    gc.freeze()
     with ExitStack() as stack:
         stack.enter_context(watched_disk())
         stack.enter_context(watched(lambda: _current[-1].evidence))
@@ -406,7 +409,7 @@ class World:
 
     def live(self, *, trains: bool = True) -> bool:
         """One go of ordinary life: the drivers as far as they get, each site once; whether anything happened."""
-        before = self._fingerprint()
+        before = self.fingerprint()
         for second in (False, True):
             if second and self.second is None:
                 continue
@@ -421,7 +424,7 @@ class World:
                 site.trainer.finish()
                 self.settle()
             self.turn(name)
-        return self._fingerprint() != before
+        return self.fingerprint() != before
 
     def rest(self, *, for_s: float) -> None:
         """Let everybody live until the run is over, or so much time has passed."""
@@ -506,7 +509,7 @@ class World:
         found = self.ask(query, index, attempt)
         return str(found[0][0]) if found else "EXCHANGING"
 
-    def _fingerprint(self) -> tuple[object, ...]:
+    def fingerprint(self) -> tuple[object, ...]:
         """Whether anything moved: what everybody has written down."""
         coordinator = self.ask(
             "SELECT (SELECT max(id) FROM events), (SELECT count(*) FROM audit_events), (SELECT state FROM runs),"
