@@ -14,6 +14,8 @@ from concurrent.futures import Executor, Future
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+from tests.simulation.processes import PowerCutError
+
 T = TypeVar("T")
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -108,6 +110,8 @@ class ClockworkLoop(asyncio.SelectorEventLoop):
 
     def _note_lost(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         del loop
+        if isinstance(context.get("exception"), PowerCutError):
+            return
         self.lost.append(f"{context.get('message')}: {context.get('exception')!r}")
 
     def run_as_current(self, call: Callable[[], None]) -> None:

@@ -186,6 +186,14 @@ def coordinator_starts(world: World) -> None:
     world.start_coordinator()
 
 
+def coordinator_is_copied(world: World) -> None:
+    world.copy_coordinator()
+
+
+def coordinator_is_set_back(world: World) -> None:
+    world.set_back_coordinator()
+
+
 def site_restarts(world: World, site: int) -> None:
     name = _site(world, site)
     world.kill_site(name)
@@ -285,6 +293,8 @@ OPERATIONS: Mapping[str, Callable[..., None]] = {
     "CoordinatorRestarts": coordinator_restarts,
     "CoordinatorCrashes": coordinator_crashes,
     "CoordinatorStarts": coordinator_starts,
+    "CoordinatorIsCopied": coordinator_is_copied,
+    "CoordinatorIsSetBack": coordinator_is_set_back,
     "SiteRestarts": site_restarts,
     "SiteCrashes": site_crashes,
     "SiteStarts": site_starts,
@@ -379,6 +389,8 @@ _RARE = (
     _drawn("StewardWithdraws", _SITES),
     _drawn("CancelRun"),
     _drawn("AuditWindowPasses"),
+    _drawn("CoordinatorIsCopied"),
+    _drawn("CoordinatorIsSetBack"),
     _drawn("Quiesce"),
 )
 

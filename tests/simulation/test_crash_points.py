@@ -34,7 +34,7 @@ from tests.simulation.invariants import BrokenInvariantError, check_end, check_r
 from tests.simulation.scenario import Scenario
 from tests.simulation.world import World, instrumented
 
-SCENARIO = Scenario(n_sites=4, rounds=1)
+SCENARIO = Scenario(n_sites=4, rounds=1, poll_wait_s=20.0)
 LEAVER = "delta"
 CRASHING_SITE = "alpha"
 EXPECTED_COUNTED = {"alpha", "beta", "gamma"}

@@ -25,6 +25,9 @@ and when, in the end, everything that can be mended was mended, an hour passed, 
 - the run does not say what it waits for;
 - a run is over, and a site that could hear so still has a job folder or the key of an exchange of it.
 
+A coordinator that was set back to an older copy of its folder may disagree with the sites on what was committed, and
+its run need not end; everything about masks, statements, reveals and sums holds against it all the same.
+
 What it does not show: power cuts (what was written stays written), several machines with clocks of their own,
 PostgreSQL, real sockets and processes, and hostile cryptography. See docs/decisions/0021.
 """

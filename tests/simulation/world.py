@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from shutil import copytree
 from typing import Any, TypeVar
 from unittest import mock
 
@@ -127,6 +128,7 @@ class World:
         self.folders = {name: SiteFolder(site_id=name, path=self.folder / "sites" / name) for name in scenario.names}
         self.full_disks: set[str] = set()
         self.is_mended = False
+        self.was_set_back = False
         self.n_judged = 0
         self.eyes = sqlite3.connect(self.folder / "coordinator" / "coordinator.db", isolation_level=None)
         self.start_coordinator()
@@ -157,10 +159,10 @@ class World:
             kept = root / f"template-{len(_templates)}"
             for engine in (*coordinator_process._engines.values(), *site_process._engines.values()):
                 engine.dispose()
-            shutil.copytree(self.folder, kept)
+            copytree(self.folder, kept)
             _templates[key] = kept
             return
-        shutil.copytree(_templates[key], self.folder)
+        copytree(_templates[key], self.folder)
 
     def _make_folders(self) -> None:
         place = self.folder / "coordinator"
@@ -344,6 +346,30 @@ class World:
         self.as_coordinator(tried)
         self.loop.run_ready()
         self.bury()
+
+    def copy_coordinator(self) -> None:
+        """Somebody copies the coordinator's folder while it is down for a moment."""
+        self._without_coordinator(lambda place, copy: (shutil.rmtree(copy, ignore_errors=True), copytree(place, copy)))
+
+    def set_back_coordinator(self) -> None:
+        """The copy is put in place, without a word to anybody: what happened since, the coordinator forgets."""
+        if not self._copy.exists():
+            return
+        self.was_set_back = True
+        self.n_judged = 0
+        self.eyes.close()
+        self._without_coordinator(lambda place, copy: (shutil.rmtree(place), copytree(copy, place)))
+        self.eyes = sqlite3.connect(self.folder / "coordinator" / "coordinator.db", isolation_level=None)
+
+    @property
+    def _copy(self) -> Path:
+        return self.folder / "coordinator-copy"
+
+    def _without_coordinator(self, act: Callable[[Path, Path], object]) -> None:
+        self.kill_coordinator()
+        self.kill_second()
+        act(self.folder / "coordinator", self._copy)
+        self.start_coordinator()
 
     # The sites
 
