@@ -12,7 +12,8 @@ class BackoffPlan:
 
     first_s: float = 0.5
     factor: float = 2.0
-    longest_s: float = 30.0
+    longest_s: float = 10.0
+    """A coordinator that was upgraded has its sites back within this; two hundred of them are twenty calls a second."""
 
 
 class Backoff:

@@ -18,7 +18,7 @@ from site_agent.link.proxy import ProxyRoute
 
 _MAX_MESSAGE_BYTES = 5 << 20
 _FIRST_RECONNECT_MS = 500
-_LONGEST_RECONNECT_MS = 30_000
+_LONGEST_RECONNECT_MS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
