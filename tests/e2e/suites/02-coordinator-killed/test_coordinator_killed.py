@@ -32,24 +32,18 @@ def after_transaction(name: str, *, nth: int) -> CrashPoint:
 
 SINK = "coordinator.services.receive_upload:UploadSink"
 
-IN_EACH_PHASE = (
+POINTS = (
     # ADVERTISING
-    after_transaction("accept-advertisement", nth=2),
     in_transaction_to("SHARING"),
     # SHARING
     after_transaction("accept-shares", nth=1),
     # COLLECTING
     CrashPoint(name="bytes-on-disk-not-in-row", target=f"{SINK}.take", when="after"),
     CrashPoint(name="upload-is-a-blob-not-in-row", target=f"{SINK}.finish", when="after"),
-    after_transaction("complete-upload", nth=1),
     # CONFIRMING
-    after_transaction("accept-confirmation", nth=2),
     in_transaction_to("REVEALING"),
     # REVEALING
     after_transaction("accept-reveal", nth=1),
-)
-
-AT_EFFECTS = (
     # The sum of round 0: begun and not stored, stored and not in its row, in its row and nobody told.
     CrashPoint(
         name="sum-not-begun",
@@ -91,15 +85,12 @@ AT_EFFECTS = (
 )
 
 
-@pytest.mark.parametrize(
-    "points", [pytest.param(IN_EACH_PHASE, id="in-each-phase"), pytest.param(AT_EFFECTS, id="at-effects")]
-)
 def test_coordinator_killed_at_exact_instructions_run_ends_with_the_same_bytes(
-    make_federation: MakeFederation, undisturbed: Undisturbed, points: tuple[CrashPoint, ...]
+    make_federation: MakeFederation, undisturbed: Undisturbed
 ) -> None:
     federation = make_federation(sites=SMALL.sites)
-    federation.define_coordinator(dies_at=points)
+    federation.define_coordinator(dies_at=POINTS)
     federation.start()
     outcome = verified_outcome(federation, federation.start_run(SMALL), SMALL)
-    assert federation.processes["coordinator"].n_starts == 1 + len(points)
+    assert federation.processes["coordinator"].n_starts == 1 + len(POINTS)
     assert outcome == undisturbed(SMALL)

@@ -1,8 +1,8 @@
-"""A site whose only way out is a squid that allows CONNECT to one port, with and without Basic credentials.
+"""Sites whose only way out is a squid that allows CONNECT to one port: one without, one with Basic credentials.
 
-The site's namespace has no default route and the gateway's address is not on its cable. The run must end with the same
-adapter, bit for bit; the proxy sees tunnels to the gateway's port and nothing else; without its credentials the site
-reaches nothing, says why, and comes in once it has them.
+Their namespace has no default route and the gateway's address is not on its cable. The run must end with the same
+adapter, bit for bit; the proxy sees tunnels to the gateway's port and nothing else; without its
+credentials the second site reaches nothing, says why, and comes in once it has them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.e2e.support.federation import Place
 from tests.e2e.support.template import SMALL
 from tests.e2e.support.verdicts import verified_outcome
 from tests.support.namespace import Namespace, network_namespace
-from tests.support.proxies import squid
+from tests.support.proxies import Squid, squid
 
 pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.system, pytest.mark.timeout(900)]
 
@@ -37,45 +37,48 @@ def elsewhere() -> Iterator[Namespace]:
         yield made
 
 
-@pytest.mark.parametrize("credentials", [None, CREDENTIALS], ids=["open", "with-credentials"])
-def test_site_behind_a_proxy_that_only_allows_connect_run_ends_with_the_same_bytes(
+def test_sites_behind_proxies_that_only_allow_connect_run_ends_with_the_same_bytes(
     make_federation: MakeFederation,
     undisturbed: Undisturbed,
     hospital: Namespace,
     elsewhere: Namespace,
     tmp_path: Path,
-    credentials: str | None,
 ) -> None:
     federation = make_federation(sites=SMALL.sites, place=Place(address=elsewhere.outside_address))
-    ports = (federation.gateway_port,)
-    with squid(
-        tmp_path / "squid", connect_ports=ports, credentials=credentials, host=hospital.outside_address
-    ) as proxy:
-        federation.configure_site("st-mary", coordinator={"proxy": proxy.url})
-        federation.define_site("st-mary", prefix=hospital.prefix)
+    ports, host = (federation.gateway_port,), hospital.outside_address
+    with (
+        squid(tmp_path / "open", connect_ports=ports, host=host) as without,
+        squid(tmp_path / "closed", connect_ports=ports, credentials=CREDENTIALS, host=host) as proxy,
+    ):
+        for site, way in (("charite", without), ("st-mary", proxy)):
+            federation.configure_site(site, coordinator={"proxy": way.url})
+            federation.define_site(site, prefix=hospital.prefix)
         federation.start()
         run_id = federation.start_run(SMALL)
-        if credentials is not None:
-            said = federation.wait_until(
-                "the site says that the proxy wants credentials",
-                lambda: [line for line in federation.processes["st-mary"].log_text().splitlines() if "407" in line],
-                timeout_s=60,
-            )
-            assert "proxy" in said[0]
-            federation.processes.stop("st-mary")
-            secret = federation.site_dir("st-mary") / "proxy-credentials"
-            secret.write_text(f"{credentials}\n")
-            secret.chmod(0o600)
-            federation.configure_site("st-mary", coordinator={"proxy_credentials_file": secret.name})
-            federation.processes.start("st-mary")
+        said = federation.wait_until(
+            "the site says that the proxy wants credentials",
+            lambda: [line for line in federation.processes["st-mary"].log_text().splitlines() if "407" in line],
+            timeout_s=60,
+        )
+        assert "proxy" in said[0]
+        federation.processes.stop("st-mary")
+        secret = federation.site_dir("st-mary") / "proxy-credentials"
+        secret.write_text(f"{CREDENTIALS}\n")
+        secret.chmod(0o600)
+        federation.configure_site("st-mary", coordinator={"proxy_credentials_file": secret.name})
+        federation.processes.start("st-mary")
         outcome = verified_outcome(federation, run_id, SMALL)
         assert "a secret" not in federation.processes["st-mary"].log_text()
-        federation.processes.stop("st-mary")
-        requests = federation.wait_until(
-            "the proxy has written its log",
-            lambda: [line for line in proxy.requests() if f" {hospital.inside_address} " in line],
-            timeout_s=30,
-        )
         target = f"{elsewhere.outside_address}:{federation.gateway_port}"
-        assert all(f" CONNECT {target} " in line for line in requests), requests
+        for site, way in (("charite", without), ("st-mary", proxy)):
+            federation.processes.stop(site)
+            requests = federation.wait_until(
+                "the proxy has written its log", lambda way=way: requests_from(hospital, way), timeout_s=30
+            )
+            assert all(f" CONNECT {target} " in line for line in requests), requests
     assert outcome == undisturbed(SMALL)
+
+
+def requests_from(hospital: Namespace, way: Squid) -> list[str]:
+    """What the sites in a namespace asked a proxy for."""
+    return [line for line in way.requests() if f" {hospital.inside_address} " in line]
