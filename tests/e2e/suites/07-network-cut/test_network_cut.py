@@ -25,6 +25,7 @@ KBIT_PER_S = 2000
 
 @pytest.fixture
 def uploading() -> Iterator[Namespace]:
+    """Asked for before the federation, so that the cable is still there when its processes end."""
     with network_namespace() as made:
         yield made
 
@@ -36,7 +37,7 @@ def polling() -> Iterator[Namespace]:
 
 
 def test_link_down_for_a_minute_in_an_upload_and_in_a_poll_run_goes_on(
-    make_federation: MakeFederation, undisturbed: Undisturbed, uploading: Namespace, polling: Namespace
+    uploading: Namespace, polling: Namespace, make_federation: MakeFederation, undisturbed: Undisturbed
 ) -> None:
     reference = undisturbed(BIG)
     federation = make_federation(sites=BIG.sites, place=Place(address=uploading.outside_address))

@@ -25,12 +25,13 @@ BREAK_S = 2.0
 
 @pytest.fixture
 def namespace() -> Iterator[Namespace]:
+    """Asked for before the federation, so that the cable is still there when its processes end."""
     with network_namespace() as made:
         yield made
 
 
 def test_line_with_loss_and_little_room_that_breaks_once_run_ends_with_the_same_bytes(
-    make_federation: MakeFederation, undisturbed: Undisturbed, namespace: Namespace
+    namespace: Namespace, make_federation: MakeFederation, undisturbed: Undisturbed
 ) -> None:
     reference = undisturbed(BIG)
     federation = make_federation(sites=BIG.sites, place=Place(address=namespace.outside_address))

@@ -26,6 +26,7 @@ CREDENTIALS = "hospital:a secret, with a colon: and a space"
 
 @pytest.fixture
 def hospital() -> Iterator[Namespace]:
+    """Asked for before the federation, so that the cable is still there when its processes end."""
     with network_namespace() as made:
         yield made
 
@@ -38,10 +39,10 @@ def elsewhere() -> Iterator[Namespace]:
 
 
 def test_sites_behind_proxies_that_only_allow_connect_run_ends_with_the_same_bytes(
-    make_federation: MakeFederation,
-    undisturbed: Undisturbed,
     hospital: Namespace,
     elsewhere: Namespace,
+    make_federation: MakeFederation,
+    undisturbed: Undisturbed,
     tmp_path: Path,
 ) -> None:
     federation = make_federation(sites=SMALL.sites, place=Place(address=elsewhere.outside_address))
