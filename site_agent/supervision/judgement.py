@@ -41,7 +41,8 @@ class Judge(Protocol):
 
         Args:
             run: the approved run.
-            is_training_ahead: whether the hours of training matter; an exchange may be finished at any hour.
+            is_training_ahead: whether the hours of training matter, and the steward's pause; an exchange that was
+                entered is taken up again at any hour, and what a pause forbids in it is asked at each of its steps.
 
         Raises:
             RoundRefusedError: with the name of the rule that says no.
@@ -65,7 +66,9 @@ class PolicyJudge:
     def permit(self, run: ApprovedRun, *, is_training_ahead: bool) -> Permission:
         """See ``Judge``."""
         policy = self._policy()
-        dataset = self._db.run_read("judge-run", lambda session: self._judge(session, run, policy))
+        dataset = self._db.run_read(
+            "judge-run", lambda session: self._judge(session, run, policy, is_training_ahead=is_training_ahead)
+        )
         local_time = self._clock.now().astimezone().time()
         verdict = evaluate_hours(policy, local_time)
         if is_training_ahead and isinstance(verdict, Denied):
@@ -85,8 +88,10 @@ class PolicyJudge:
             # Default deny: without a readable policy nothing is permitted.
             raise RoundRefusedError("the policy cannot be read", reason="policy-unreadable") from error
 
-    def _judge(self, session: Session, run: ApprovedRun, policy: SitePolicy) -> RegisteredDataset:
-        if is_paused(session):
+    def _judge(
+        self, session: Session, run: ApprovedRun, policy: SitePolicy, *, is_training_ahead: bool
+    ) -> RegisteredDataset:
+        if is_training_ahead and is_paused(session):
             raise RoundRefusedError("the steward paused this site", reason="site-paused", run_id=run.run_id)
         try:
             ledger = site_ledger_for(

@@ -215,8 +215,7 @@ class Judge:
     data: Path
 
     def permit(self, run: ApprovedRun, *, is_training_ahead: bool) -> Permission:
-        del is_training_ahead
-        if self.db.run_read("judge", is_paused):
+        if is_training_ahead and self.db.run_read("judge", is_paused):
             raise RoundRefusedError("the steward paused this site", reason="site-paused", run_id=run.run_id)
         dataset = RegisteredDataset(
             name="medical-qa",
