@@ -179,10 +179,14 @@ class RoundWorker:
     async def _asked_in_exchange(self, event: on.ExchangeOpened | on.RelayedInput, message: bytes) -> None:
         round_context = round_of(event.context)
         if self.holding != round_context:
-            if self.holding is None and isinstance(event, on.ExchangeOpened):
-                # The coordinator counts on this site, and this site has no payload (any more): say so at once.
+            is_opening = isinstance(event, on.ExchangeOpened)
+            is_forgotten = self._session is None or self._session.round != round_context
+            if self.holding is None and (is_opening or is_forgotten):
+                # The coordinator counts on this site, and this site has no payload (any more): say so at once. It may
+                # be waiting for this site alone, and would for ever.
                 await self._say(do.DeclineRound(kind=DeclineKind.FAILED, reason="payload-lost"), round_context)
-                return
+                if is_opening:
+                    return
             raise IllegalTransitionError("this site is not at work on that round", run_id=self._run_id)
         self._message = message
         before = self._session

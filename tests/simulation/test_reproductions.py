@@ -1,7 +1,11 @@
-"""Lists that failed once, each with the reason why, played again. What fails them: see ``test_operations``."""
+"""Lists that failed once, each with the reason why, played again. What fails them: see ``test_operations``.
+
+A list that says how the run ``ends`` fails also when it ends otherwise, or not at all.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +25,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.parametrize("kept", KEPT, ids=lambda path: path.stem)
 def test_reproduction_played_again_holds_every_invariant(kept: Path, root: Path) -> None:
-    scenario, operations = from_text(kept.read_text())
+    text = kept.read_text()
+    scenario, operations = from_text(text)
     world = World(root, scenario)
     try:
         play(world, operations)
+        ends = json.loads(text).get("ends")
+        assert ends in {None, world.run_state()}, world.says()
     finally:
         world.close()

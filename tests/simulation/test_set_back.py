@@ -1,9 +1,9 @@
 """A coordinator that forgets: set back to a copy of its folder, as a restored virtual machine is, in each phase.
 
-It then runs the same exchanges again, under the same numbers, with one site fewer; whoever answered it as if nothing had
-been would be in two sums that differ by that site's update. The test fails when a site uses a mask seed for two vectors,
-signs or sends two statements of one kind in one exchange, reveals one payload in two, or two sums of one round share a
-site; and when nothing was revealed before the coordinator was set back, since then it would show nothing.
+It then runs the same exchanges again, under the same numbers, with one site fewer; whoever answered it as if nothing
+had been would be in two sums that differ by that site's update. The test fails when a site uses a mask seed for two
+vectors, signs or sends two statements of one kind in one exchange, reveals one payload in two, or two sums of one round
+share a site; and when nothing was revealed before the coordinator was set back, since then it would show nothing.
 """
 
 from __future__ import annotations
