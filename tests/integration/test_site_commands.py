@@ -29,7 +29,7 @@ from site_agent.datasets.inspector import Inspection
 from site_agent.datasets.registry import register_dataset
 from site_agent.db.models import AuditEventRow
 from site_agent.db.tx import open_site_db
-from site_agent.enrolment.enrol import write_first_files
+from site_agent.enrolment.enrol import ProxyChoice, write_first_files
 from site_agent.enrolment.identity_file import SiteIdentity, save_identity
 from site_agent.enrolment.keystore import KeyStore
 from site_agent.folder import SiteFolder
@@ -88,7 +88,7 @@ def folder(tmp_path: Path) -> SiteFolder:
     keys.ensure_keys()
     identity = make_identity(keys)
     save_identity(folder, identity)
-    write_first_files(folder, identity)
+    write_first_files(folder, identity, proxy=ProxyChoice())
     folder.policy_yaml.write_text(yaml.safe_dump(POLICY))
     clock = SystemClock()
     db, audit = open_site_db(folder.database), AuditLog(keys.load_signer(), clock, "site:st-mary")
