@@ -130,11 +130,11 @@ def _let_in(folder: Path) -> None:
     for file in folder.iterdir():
         file.chmod(0o644)
     # pytest's folders are 0700; squid's user has to walk through them and sees nothing of what is in them.
+    # All of them: another pytest that starts meanwhile closes the outermost one again.
     for parent in folder.parents:
-        mode = parent.stat().st_mode & 0o777
-        if mode & 0o001:
-            break
-        parent.chmod(mode | 0o011)
+        mode = parent.stat().st_mode & 0o7777
+        if not mode & 0o001:
+            parent.chmod(mode | 0o011)
 
 
 def _free_port() -> int:

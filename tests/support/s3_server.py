@@ -110,7 +110,15 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         command=(
             *(str(weed), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}"),
             *(f"-master.port={master}", f"-volume.port={volume}", "-master.volumeSizeLimitMB=256", "-volume.max=0"),
-            *("-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}", f"-s3.config={folder / 's3.json'}"),
+            *(
+                "-filer",
+                f"-filer.port={filer}",
+                "-s3",
+                f"-s3.port={s3}",
+                "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
+                f"-s3.config={folder / 's3.json'}",
+            ),
         ),
     )
     try:
