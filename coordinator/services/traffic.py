@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from coordinator.db.models import Participation
@@ -51,8 +52,10 @@ class TrafficMeter:
 
         try:
             await self._db.run_tx_async("count-bytes-down", write)
-        except WardroundError as error:
-            _log.warning("traffic_not_counted", code=error.code, cause=str(error))
+        except (WardroundError, SQLAlchemyError) as error:
+            # A full disk comes as the driver's own error.
+            code = error.code if isinstance(error, WardroundError) else type(error).__name__
+            _log.warning("traffic_not_counted", code=code, cause=str(error))
 
     async def _write_soon(self) -> None:
         while self._unwritten:
