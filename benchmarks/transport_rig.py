@@ -29,11 +29,12 @@ from coordinator.driver.round_driver import DriverSettings, RoundDriver
 from coordinator.gateway.server import MAX_MESSAGE_BYTES, open_gateway
 from coordinator.installation import CONFIG_FILE, Installation, Ports, install, open_installation
 from coordinator.rounds.instructions import RoundRef
-from coordinator.services import poll_instruction as asked
+from coordinator.services import site_instructions as told
 from coordinator.services.accept_advertisement import accept_advertisement
 from coordinator.services.accept_round import accept_round
 from coordinator.services.accept_shares import accept_shares
 from coordinator.services.context import EngineContext
+from coordinator.services.poll_instruction import poll_instruction
 from coordinator.services.report_progress import report_ready
 from coordinator.services.resources import Addresses, Resources
 from coordinator.services.upload_desk import MAX_UPLOADS, UploadDesk
@@ -73,7 +74,7 @@ class RigSite:
     manifest: SignedBody | None = None
     role: SiteRole | None = None
     holding: list[RoundRef] = field(default_factory=list)
-    shares: asked.RelayShares | None = None
+    shares: told.RelayShares | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,20 +235,20 @@ def _write_identity(folder: Path, resources: Resources, site: RigSite) -> None:
 
 
 async def _act(engine: EngineContext, site: RigSite, study: Study) -> None:
-    found = await asked.poll_instruction(engine, site_id=site.site_id, holding=site.holding, wait_s=0.0)
+    found = await poll_instruction(engine, site_id=site.site_id, holding=site.holding, wait_s=0.0)
     match found:
-        case asked.TrainRound(round=ref, manifest=manifest):
+        case told.TrainRound(round=ref, manifest=manifest):
             site.manifest = manifest
             site.holding.append(ref)
             await accept_round(engine, site_id=site.site_id, round=ref)
             await report_ready(engine, site_id=site.site_id, round=ref)
-        case asked.OpenExchange(exchange=context):
+        case told.OpenExchange(exchange=context):
             role = site.role = _open_role(engine, site, study, context)
             await accept_advertisement(engine, site_id=site.site_id, exchange=context, m1=role.advertise())
-        case asked.RelayKeys(exchange=context, m2=m2):
+        case told.RelayKeys(exchange=context, m2=m2):
             assert site.role is not None
             await accept_shares(engine, site_id=site.site_id, exchange=context, m3=site.role.share(m2))
-        case asked.RelayShares():
+        case told.RelayShares():
             site.shares = found
         case _:
             pass
@@ -296,7 +297,7 @@ def _mask(folder: Path, site: RigSite, study: Study) -> None:
     home = folder / "sites" / site.site_id
     (home / "m5").write_bytes(upload.header)
     (home / "context").write_bytes(site.shares.exchange.encode())
-    with (home / "masked.bin").open("wb") as file:
+    with (home / "mtold.bin").open("wb") as file:
         for part in upload.vector.buffers():
             file.write(part)
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, bindparam, select
 from sqlalchemy.orm import Session
 
 from coordinator.db.models import Exchange, ExchangeMessage, Participation, Round, Upload
@@ -44,17 +44,25 @@ def find_exchange(session: Session, context: ExchangeContext) -> Exchange | None
 
 def latest_exchange(session: Session, round_row: Round) -> Exchange | None:
     """The latest attempt at the round's exchange."""
-    query = (
-        select(Exchange)
-        .where(
-            Exchange.run_id == round_row.run_id,
-            Exchange.round_index == round_row.round_index,
-            Exchange.round_attempt == round_row.round_attempt,
-        )
-        .order_by(Exchange.exchange_index.desc(), Exchange.exchange_attempt.desc())
-        .limit(1)
+    return latest_exchange_in(session, (round_row.run_id, round_row.round_index, round_row.round_attempt))
+
+
+_LATEST_EXCHANGE = (
+    select(Exchange)
+    .where(
+        Exchange.run_id == bindparam("run_id"),
+        Exchange.round_index == bindparam("round_index"),
+        Exchange.round_attempt == bindparam("round_attempt"),
     )
-    return session.scalars(query).one_or_none()
+    .order_by(Exchange.exchange_index.desc(), Exchange.exchange_attempt.desc())
+    .limit(1)
+)
+
+
+def latest_exchange_in(session: Session, round_key: tuple[str, int, int]) -> Exchange | None:
+    """As ``latest_exchange``, of the round of that primary key."""
+    named = dict(zip(("run_id", "round_index", "round_attempt"), round_key, strict=True))
+    return session.scalars(_LATEST_EXCHANGE, named).one_or_none()
 
 
 def participation_in(session: Session, context: ExchangeContext, site_id: SiteId) -> Participation | None:
@@ -71,10 +79,17 @@ def messages_of(
     return found if sites is None else {site: found[site] for site in found if site in sites}
 
 
-def kinds_sent(session: Session, context: ExchangeContext, site_id: SiteId) -> frozenset[str]:
-    """Which messages the site has sent."""
-    query = select(ExchangeMessage.kind).where(*_in_exchange(context), ExchangeMessage.site_id == site_id)
-    return frozenset(session.scalars(query))
+def kinds_sent_by_sites(
+    session: Session, context: ExchangeContext, names: Collection[SiteId]
+) -> dict[SiteId, frozenset[str]]:
+    """Which messages each of these sites has sent; a site that sent none is not among the keys."""
+    query = select(ExchangeMessage.site_id, ExchangeMessage.kind).where(
+        *_in_exchange(context), ExchangeMessage.site_id.in_(list(names))
+    )
+    kinds: dict[SiteId, set[str]] = {}
+    for site_id, kind in session.execute(query):
+        kinds.setdefault(SiteId(site_id), set()).add(kind)
+    return {site_id: frozenset(sent) for site_id, sent in kinds.items()}
 
 
 def find_message(session: Session, context: ExchangeContext, *, kind: str, site_id: SiteId) -> bytes | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from coordinator.db.models import Participation, Round
@@ -60,19 +62,62 @@ def participations_of(session: Session, round_row: Round) -> dict[SiteId, Partic
     return {SiteId(row.site_id): row for row in session.scalars(query)}
 
 
-def rounds_of_site(session: Session, site_id: SiteId) -> Sequence[tuple[Round, Participation]]:
-    """Rounds that may ask something of the site: open ones, and committed ones that it has not acknowledged."""
-    on = (
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteRound:
+    """A round and one site's part in it, as far as tells what the site should do."""
+
+    site_id: SiteId
+    run_id: str
+    round_index: int
+    round_attempt: int
+    state: str
+    reason: str | None
+    participation_state: str
+    participation_reason: str | None
+    acknowledged_at: datetime | None
+
+    @classmethod
+    def of(cls, round_row: Round, row: Participation) -> SiteRound:
+        """Of the two rows."""
+        return cls(
+            site_id=SiteId(row.site_id),
+            run_id=round_row.run_id,
+            round_index=round_row.round_index,
+            round_attempt=round_row.round_attempt,
+            state=round_row.state,
+            reason=round_row.reason,
+            participation_state=row.state,
+            participation_reason=row.reason,
+            acknowledged_at=row.acknowledged_at,
+        )
+
+
+_ROUNDS_OF_SITES = (
+    select(
+        Participation.site_id,
+        Round.run_id,
+        Round.round_index,
+        Round.round_attempt,
+        Round.state,
+        Round.reason,
+        Participation.state.label("participation_state"),
+        Participation.reason.label("participation_reason"),
+        Participation.acknowledged_at,
+    )
+    .join(
+        Round,
         (Round.run_id == Participation.run_id)
         & (Round.round_index == Participation.round_index)
-        & (Round.round_attempt == Participation.round_attempt)
+        & (Round.round_attempt == Participation.round_attempt),
     )
-    query = (
-        select(Round, Participation)
-        .join(Participation, on)
-        .where(
-            Participation.site_id == site_id,
-            Round.state.not_in(_ENDED) | ((Round.state == "COMMITTED") & Participation.acknowledged_at.is_(None)),
-        )
+    .where(
+        Participation.site_id.in_(bindparam("names", expanding=True)),
+        Round.state.not_in(_ENDED) | ((Round.state == "COMMITTED") & Participation.acknowledged_at.is_(None)),
     )
-    return [(round_row, row) for round_row, row in session.execute(query)]
+)
+
+
+def rounds_of_sites(session: Session, names: Iterable[SiteId]) -> Sequence[SiteRound]:
+    """Rounds that may ask something of these sites: open ones, and committed ones that they have not acknowledged."""
+    rows = session.execute(_ROUNDS_OF_SITES, {"names": list(names)})
+    return [SiteRound(**row) for row in rows.mappings()]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from coordinator.db.models import Site
@@ -24,3 +26,24 @@ def sites_by_name(session: Session, names: Iterable[SiteId]) -> dict[SiteId, Sit
     """The rows of those of ``names`` that exist, whatever their state."""
     query = select(Site).where(Site.site_id.in_(list(names)))
     return {SiteId(row.site_id): row for row in session.scalars(query)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SitePresence:
+    """A site's state, and when it was last heard of."""
+
+    state: str
+    last_seen_at: datetime | None
+
+
+_PRESENCE = select(Site.site_id, Site.state, Site.last_seen_at).where(
+    Site.site_id.in_(bindparam("names", expanding=True))
+)
+
+
+def presence_of_sites(session: Session, names: Iterable[SiteId]) -> dict[SiteId, SitePresence]:
+    """Those of ``names`` that exist."""
+    rows = session.execute(_PRESENCE, {"names": list(names)})
+    return {
+        SiteId(site_id): SitePresence(state=state, last_seen_at=last_seen_at) for site_id, state, last_seen_at in rows
+    }

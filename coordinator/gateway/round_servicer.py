@@ -9,7 +9,7 @@ from coordinator.errors import InvalidMessageError
 from coordinator.gateway.admission import calling_site
 from coordinator.gateway.interceptors import Context
 from coordinator.rounds.instructions import RoundRef
-from coordinator.services import poll_instruction as polled
+from coordinator.services import site_instructions as told
 from coordinator.services.accept_advertisement import accept_advertisement
 from coordinator.services.accept_complaint import accept_complaint
 from coordinator.services.accept_confirmation import accept_confirmation
@@ -21,9 +21,10 @@ from coordinator.services.acknowledge_result import acknowledge_result
 from coordinator.services.context import EngineContext
 from coordinator.services.epochs import meet_site
 from coordinator.services.get_result import download_blob, get_result
-from coordinator.services.poll_instruction import Instruction, poll_instruction
+from coordinator.services.poll_instruction import poll_instruction
 from coordinator.services.receive_upload import BlobPart
 from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
+from coordinator.services.site_instructions import Instruction
 from fl_protocol.ids import sha256_hex_from_text
 from fl_protocol.spec.context import RoundContext
 from fl_protocol.wire.convert import (
@@ -287,49 +288,45 @@ async def _parts(requests: AsyncIterator[round_pb2.UploadBlobRequest]) -> AsyncI
 def _proto_from_instruction(instruction: Instruction) -> round_pb2.PollAssignmentResponse:
     answer = round_pb2.PollAssignmentResponse
     match instruction:
-        case polled.Idle():
+        case told.Idle():
             return answer(idle=round_pb2.Idle(retry_after_s=instruction.retry_after_s))
-        case polled.TrainRound():
+        case told.TrainRound():
             return answer(
                 train=round_pb2.TrainRound(
                     round=_proto_from_ref(instruction.round), manifest=proto_from_signed(instruction.manifest)
                 )
             )
-        case polled.AbandonRound():
+        case told.AbandonRound():
             return answer(
                 abandon=round_pb2.AbandonRound(round=_proto_from_ref(instruction.round), reason=instruction.reason)
             )
-        case polled.PublishedResult():
+        case told.PublishedResult():
             return answer(result=_proto_from_result(instruction))
         case _:
             return _proto_from_relay(instruction)
 
 
 def _proto_from_relay(
-    instruction: polled.OpenExchange
-    | polled.RelayKeys
-    | polled.RelayShares
-    | polled.RelaySurvivors
-    | polled.RelayConfirmations,
+    instruction: told.OpenExchange | told.RelayKeys | told.RelayShares | told.RelaySurvivors | told.RelayConfirmations,
 ) -> round_pb2.PollAssignmentResponse:
     answer = round_pb2.PollAssignmentResponse
     exchange = proto_from_exchange(instruction.exchange)
     match instruction:
-        case polled.OpenExchange():
+        case told.OpenExchange():
             return answer(open_exchange=round_pb2.OpenExchange(exchange=exchange))
-        case polled.RelayKeys():
+        case told.RelayKeys():
             return answer(keys=round_pb2.RelayKeys(exchange=exchange, keys=instruction.m2))
-        case polled.RelayShares():
+        case told.RelayShares():
             return answer(shares=round_pb2.RelayShares(exchange=exchange, shares=instruction.m4))
-        case polled.RelaySurvivors():
+        case told.RelaySurvivors():
             return answer(survivors=round_pb2.RelaySurvivors(exchange=exchange, survivors=instruction.m6))
-        case polled.RelayConfirmations():
+        case told.RelayConfirmations():
             return answer(confirmations=round_pb2.RelayConfirmations(exchange=exchange, confirmations=instruction.m8))
         case _:
             assert_never(instruction)
 
 
-def _proto_from_result(result: polled.PublishedResult) -> round_pb2.PublishedResult:
+def _proto_from_result(result: told.PublishedResult) -> round_pb2.PublishedResult:
     return round_pb2.PublishedResult(
         exchange=proto_from_exchange(result.exchange),
         result=result.m10,

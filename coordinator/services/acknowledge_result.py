@@ -13,8 +13,8 @@ from coordinator.db.models import Exchange, Participation, Round
 from coordinator.errors import ConflictError, InvalidMessageError, NotInCohortError, WrongPhaseError
 from coordinator.rounds.round_machine import RoundState
 from coordinator.services.context import EngineContext
-from coordinator.services.poll_instruction import published_result
 from coordinator.services.round_access import exchange_facts, require_active_site, require_exchange, site_actor
+from coordinator.services.site_instructions import published_result
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.ids import SiteId
 from fl_protocol.packing import text_from_bytes, u32_from_bytes, unpack

@@ -9,8 +9,8 @@ from datetime import datetime
 from coordinator.db.models import Exchange, Participation, Round, Run
 from coordinator.rounds.participation_machine import ParticipationEvent, ParticipationState
 from coordinator.services.audit_trail import AuditTrail
-from coordinator.services.poll_instruction import published_result
 from coordinator.services.round_access import move_participation, ref_of, round_facts
+from coordinator.services.site_instructions import published_result
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.ids import SiteId
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from coordinator.blobs.store import BlobStore
 from coordinator.db.tx import Database
+from coordinator.services.look_desk import LookDesk
 from coordinator.services.role_cache import RoleCache
 from coordinator.services.traffic import TrafficMeter
 from coordinator.services.upload_desk import UploadDesk
 from coordinator.services.wakeups import Wakeups
 from fl_protocol.clock import Clock
 from fl_protocol.signing.keys import Signer
+
+if TYPE_CHECKING:
+    # They are asked and answered by what works with this context.
+    from coordinator.services.look_for_sites import SiteAnswer, SiteQuestion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +37,7 @@ class EngineContext:
         roles: parsed and verified messages, so that a phase's list is verified once and not at each arrival.
         uploads: the streams that bring masked vectors to this process.
         traffic: what is sent to the sites.
+        looks: where sites that ask at once are answered at once.
     """
 
     db: Database
@@ -43,10 +50,12 @@ class EngineContext:
     roles: RoleCache = field(default_factory=RoleCache)
     uploads: UploadDesk = field(default_factory=UploadDesk)
     traffic: TrafficMeter = field(init=False)
+    looks: LookDesk[SiteQuestion, SiteAnswer] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Count over this database."""
+        """Count, and look, over this database."""
         object.__setattr__(self, "traffic", TrafficMeter(self.db))
+        object.__setattr__(self, "looks", LookDesk(self.db, "poll-instruction"))
 
     def now(self) -> datetime:
         """The present instant, aware, in UTC."""

@@ -14,9 +14,9 @@ from coordinator.db.models import Exchange, Round
 from coordinator.db.rounds import committed_round
 from coordinator.errors import NotFoundError, NotInCohortError
 from coordinator.services.context import EngineContext
-from coordinator.services.poll_instruction import PublishedResult, published_result
 from coordinator.services.receive_upload import BlobPart
 from coordinator.services.round_access import require_active_site, require_run
+from coordinator.services.site_instructions import PublishedResult, published_result
 from fl_protocol.codec import merkle
 from fl_protocol.ids import RunId, SiteId
 from fl_protocol.signing.signed import SignedBody

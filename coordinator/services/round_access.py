@@ -45,9 +45,13 @@ def require_active_site(session: Session, site_id: SiteId) -> Site:
     """
     site = session.get(Site, site_id)
     if site is None or site.state != SiteState.ENROLLED.value:
-        state = "unknown" if site is None else site.state
-        raise SiteNotActiveError("this site may not act", site_id=site_id, state=state)
+        raise inactive_site(site_id, None if site is None else site.state)
     return site
+
+
+def inactive_site(site_id: SiteId, state: str | None) -> SiteNotActiveError:
+    """What is raised for a site that may not act; ``state`` is None where there is no such site."""
+    return SiteNotActiveError("this site may not act", site_id=site_id, state=state or "unknown")
 
 
 def require_participation(session: Session, site_id: SiteId, ref: RoundRef) -> tuple[Round, Participation]:

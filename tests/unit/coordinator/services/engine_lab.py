@@ -30,7 +30,10 @@ from coordinator.services.acknowledge_result import ACKNOWLEDGEMENT_KIND, acknow
 from coordinator.services.context import EngineContext
 from coordinator.services.describe_run import waiting_for
 from coordinator.services.get_result import download_blob, get_result
-from coordinator.services.poll_instruction import (
+from coordinator.services.poll_instruction import poll_instruction
+from coordinator.services.receive_upload import BlobPart
+from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
+from coordinator.services.site_instructions import (
     AbandonRound,
     Idle,
     Instruction,
@@ -41,10 +44,7 @@ from coordinator.services.poll_instruction import (
     RelayShares,
     RelaySurvivors,
     TrainRound,
-    poll_instruction,
 )
-from coordinator.services.receive_upload import BlobPart
-from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
 from coordinator.services.wakeups import Wakeups
 from fl_protocol.codec.fixed_point import decode_sums, encode_payload
 from fl_protocol.codec.ring_vector import RingVector

@@ -16,8 +16,8 @@ from coordinator.db.tx import Database
 from coordinator.installation import Installation, Ports, install, open_installation
 from coordinator.services.accept_round import DeclineKind, decline_round
 from coordinator.services.context import EngineContext
-from coordinator.services.poll_instruction import Instruction, TrainRound
 from coordinator.services.resources import origin_of
+from coordinator.services.site_instructions import Instruction, TrainRound
 from coordinator.services.wakeups import Wakeups
 from coordinator.upkeep.backup import BackupMade, make_backup
 from coordinator.upkeep.restore import Restored, RestoreOptions, restore_backup

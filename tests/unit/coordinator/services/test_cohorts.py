@@ -16,7 +16,9 @@ from coordinator.errors import BlobStoreFullError
 from coordinator.rounds.instructions import RoundRef
 from coordinator.services.accept_round import DeclineKind, accept_round, decline_round
 from coordinator.services.accept_upload import UploadTruncatedError, accept_upload
-from coordinator.services.poll_instruction import (
+from coordinator.services.poll_instruction import poll_instruction
+from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
+from coordinator.services.site_instructions import (
     Idle,
     Instruction,
     OpenExchange,
@@ -25,9 +27,7 @@ from coordinator.services.poll_instruction import (
     RelayShares,
     RelaySurvivors,
     TrainRound,
-    poll_instruction,
 )
-from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
 from fl_protocol.ids import SiteId
 
 MakeLab = Callable[..., EngineLab]

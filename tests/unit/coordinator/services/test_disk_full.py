@@ -20,7 +20,7 @@ from coordinator.rounds.space import MARGIN_BYTES, judge_space, space_for_round
 from coordinator.services.accept_shares import accept_shares
 from coordinator.services.accept_upload import accept_upload
 from coordinator.services.describe_run import waiting_for
-from coordinator.services.poll_instruction import RelayKeys, RelayShares
+from coordinator.services.site_instructions import RelayKeys, RelayShares
 from fl_protocol.ids import SiteId
 
 MakeLab = Callable[..., EngineLab]

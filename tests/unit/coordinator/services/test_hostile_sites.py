@@ -37,7 +37,9 @@ from coordinator.services.accept_upload import (
 from coordinator.services.acknowledge_result import ACKNOWLEDGEMENT_KIND, acknowledge_result
 from coordinator.services.aggregate_round import aggregate_round
 from coordinator.services.get_result import download_blob
-from coordinator.services.poll_instruction import (
+from coordinator.services.receive_upload import UploadTruncatedError
+from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
+from coordinator.services.site_instructions import (
     OpenExchange,
     PublishedResult,
     RelayConfirmations,
@@ -46,8 +48,6 @@ from coordinator.services.poll_instruction import (
     RelaySurvivors,
     TrainRound,
 )
-from coordinator.services.receive_upload import UploadTruncatedError
-from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
 from fl_protocol.ids import SiteId
 from fl_protocol.packing import pack, u32
 from fl_protocol.secagg.messages import Reveal

@@ -22,12 +22,8 @@ from coordinator.errors import ConflictError
 from coordinator.services.accept_upload import UploadTruncatedError, accept_upload
 from coordinator.services.describe_run import waiting_for
 from coordinator.services.epochs import acknowledge_restore, meet_site, show_epochs
-from coordinator.services.poll_instruction import (
-    AbandonRound,
-    RelayConfirmations,
-    RelayShares,
-    poll_instruction,
-)
+from coordinator.services.poll_instruction import poll_instruction
+from coordinator.services.site_instructions import AbandonRound, RelayConfirmations, RelayShares
 from coordinator.upkeep.archive import open_archive
 from coordinator.upkeep.backup import make_backup
 from coordinator.upkeep.errors import (

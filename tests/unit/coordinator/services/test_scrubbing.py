@@ -19,8 +19,9 @@ from coordinator.errors import ConflictError, ScrubbedError
 from coordinator.services.accept_reveal import accept_reveal
 from coordinator.services.accept_upload import accept_upload, partial_name, query_upload
 from coordinator.services.get_result import get_result
-from coordinator.services.poll_instruction import PublishedResult, RelayShares, poll_instruction
+from coordinator.services.poll_instruction import poll_instruction
 from coordinator.services.receive_upload import UploadTruncatedError
+from coordinator.services.site_instructions import PublishedResult, RelayShares
 from fl_protocol.audit.chain import AuditRow as Leaf
 from fl_protocol.audit.events import AuditKind, event_from_bytes
 from fl_protocol.audit.verify import AuditVerified, verify_log

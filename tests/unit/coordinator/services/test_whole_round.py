@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 from coordinator.db.models import Approval, AuditCheckpoint, AuditRow, Exchange, Run, Site
 from coordinator.services.describe_run import waiting_for
 from coordinator.services.get_result import get_result
-from coordinator.services.poll_instruction import AbandonRound, Idle, RelayShares, TrainRound, poll_instruction
+from coordinator.services.poll_instruction import poll_instruction
+from coordinator.services.site_instructions import AbandonRound, Idle, RelayShares, TrainRound
 from fl_protocol.audit.chain import AuditRow as Leaf
 from fl_protocol.audit.verify import AuditVerified, verify_log
 from fl_protocol.codec.fixed_point import quantisation_step
