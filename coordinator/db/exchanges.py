@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, bindparam, select
+from sqlalchemy import ColumnElement, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from coordinator.db.models import Exchange, ExchangeMessage, Participation, Round, Upload
@@ -90,6 +90,14 @@ def kinds_sent_by_sites(
     for site_id, kind in session.execute(query):
         kinds.setdefault(SiteId(site_id), set()).add(kind)
     return {site_id: frozenset(sent) for site_id, sent in kinds.items()}
+
+
+def n_sent(session: Session, context: ExchangeContext, *, kind: str) -> int:
+    """How many sites have sent a message of that kind."""
+    query = (
+        select(func.count()).select_from(ExchangeMessage).where(*_in_exchange(context), ExchangeMessage.kind == kind)
+    )
+    return session.scalar(query) or 0
 
 
 def find_message(session: Session, context: ExchangeContext, *, kind: str, site_id: SiteId) -> bytes | None:

@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
-from coordinator.db.models import Participation, Round
+from coordinator.db.models import Participation, Round, Site
 from fl_protocol.ids import SiteId
 
 _ENDED = ("COMMITTED", "ABORTED")
@@ -60,6 +60,50 @@ def participations_of(session: Session, round_row: Round) -> dict[SiteId, Partic
         .order_by(Participation.site_id)
     )
     return {SiteId(row.site_id): row for row in session.scalars(query)}
+
+
+_SITE_IN_ROUND = (
+    select(Site, Round, Participation)
+    .join(Site, Site.site_id == Participation.site_id)
+    .join(
+        Round,
+        (Round.run_id == Participation.run_id)
+        & (Round.round_index == Participation.round_index)
+        & (Round.round_attempt == Participation.round_attempt),
+    )
+    .where(
+        Participation.run_id == bindparam("run_id"),
+        Participation.round_index == bindparam("round_index"),
+        Participation.round_attempt == bindparam("round_attempt"),
+        Participation.site_id == bindparam("site_id"),
+    )
+)
+"""One statement and not three: every message of a site asks this."""
+
+
+def find_site_in_round(
+    session: Session, site_id: SiteId, round_key: tuple[str, int, int]
+) -> tuple[Site, Round, Participation] | None:
+    """The rows of a site that was invited to the round of that primary key; None where one of them is missing."""
+    named = dict(zip(("run_id", "round_index", "round_attempt"), round_key, strict=True))
+    found = session.execute(_SITE_IN_ROUND, {**named, "site_id": site_id}).one_or_none()
+    return None if found is None else (found[0], found[1], found[2])
+
+
+def is_anybody_training(session: Session, round_key: tuple[str, int, int]) -> bool:
+    """Whether a site that was invited to the round has neither a payload nor left it."""
+    run_id, round_index, round_attempt = round_key
+    query = (
+        select(Participation.site_id)
+        .where(
+            Participation.run_id == run_id,
+            Participation.round_index == round_index,
+            Participation.round_attempt == round_attempt,
+            Participation.state.in_(("INVITED", "TRAINING")),
+        )
+        .limit(1)
+    )
+    return session.scalars(query).first() is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

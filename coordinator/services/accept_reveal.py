@@ -12,7 +12,7 @@ from coordinator.rounds.exchange_machine import ExchangeState
 from coordinator.rounds.participation_machine import ParticipationEvent, RejectReason
 from coordinator.services.context import EngineContext
 from coordinator.services.event_rows import store_event
-from coordinator.services.exchange_steps import Incoming, check_step_is_open, store_message
+from coordinator.services.exchange_steps import Incoming, check_step_is_open, is_last_of_phase, store_message
 from coordinator.services.round_access import (
     ExchangeAccess,
     audit_participation,
@@ -39,16 +39,18 @@ async def accept_reveal(ctx: EngineContext, *, site_id: SiteId, exchange: Exchan
         SecAggRefusedError: see ``exchange_steps.accept_message``.
     """
     incoming = Incoming(site_id=site_id, exchange=exchange, encoded=m9, now=ctx.now())
-    refusal = await ctx.db.run_tx_async("accept-reveal", lambda session: _accept(ctx, session, incoming))
-    ctx.wakeups.wake_driver()
-    if refusal is not None:
-        raise refusal
+    said = await ctx.db.run_tx_async("accept-reveal", lambda session: _accept(ctx, session, incoming))
+    if said is not False:
+        ctx.wakeups.wake_driver()
+    if isinstance(said, SecAggRefusedError):
+        raise said
 
 
-def _accept(ctx: EngineContext, session: Session, incoming: Incoming) -> SecAggRefusedError | None:
+def _accept(ctx: EngineContext, session: Session, incoming: Incoming) -> SecAggRefusedError | bool:
+    """The refusal of a site that was found lying; else whether everybody has revealed."""
     access = require_exchange(session, incoming.site_id, incoming.exchange)
     if is_repeated(session, access.context, kind=MessageKind.M9, site_id=incoming.site_id, encoded=incoming.encoded):
-        return None
+        return False
     check_step_is_open(access, site_id=incoming.site_id, states=(ExchangeState.REVEALING,), members=access.exchange.u4)
     if access.exchange.u5 is not None:
         raise LateError("the sum is being computed already: late", site_id=incoming.site_id)
@@ -69,7 +71,7 @@ def _accept(ctx: EngineContext, session: Session, incoming: Incoming) -> SecAggR
         facts={**exchange_facts(access.context), "site_id": incoming.site_id},
         now=incoming.now,
     )
-    return None
+    return is_last_of_phase(session, access, kind=MessageKind.M9, members=access.exchange.u4)
 
 
 def _name_liar(session: Session, access: ExchangeAccess, incoming: Incoming) -> None:

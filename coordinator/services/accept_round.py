@@ -50,8 +50,8 @@ async def accept_round(ctx: EngineContext, *, site_id: SiteId, round: RoundRef) 
             store_event(session, SiteReported(site_id=site_id), round, now=now)
             audit_participation(session, row, actor=site_actor(site_id), now=now)
 
+    # The driver is not woken: it waits for what the site will have trained.
     await ctx.db.run_tx_async("accept-round", write)
-    ctx.wakeups.wake_driver()
 
 
 async def decline_round(

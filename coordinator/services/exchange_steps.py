@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.orm import Session, object_session
 
 from coordinator.db.audit import append_audit
-from coordinator.db.exchanges import add_message, is_repeated
+from coordinator.db.exchanges import add_message, is_repeated, n_sent
 from coordinator.errors import LateError, NotInCohortError, WrongPhaseError
 from coordinator.rounds.events import ExchangeEvent, MessageKind
 from coordinator.rounds.exchange_machine import ExchangeState
@@ -103,8 +103,11 @@ def check_step_is_open(
         )
 
 
-def accept_message(session: Session, incoming: Incoming, step: MessageStep) -> None:
+def accept_message(session: Session, incoming: Incoming, step: MessageStep) -> bool:
     """Take one message, inside a transaction.
+
+    Returns:
+        Whether it is the last that its phase waits for, so that the driver has something to do.
 
     Raises:
         SiteNotActiveError, NotFoundError, NotInCohortError: the site may not.
@@ -114,8 +117,9 @@ def accept_message(session: Session, incoming: Incoming, step: MessageStep) -> N
     """
     access = require_exchange(session, incoming.site_id, incoming.exchange)
     if is_repeated(session, access.context, kind=step.kind, site_id=incoming.site_id, encoded=incoming.encoded):
-        return
-    check_step_is_open(access, site_id=incoming.site_id, states=step.states, members=step.members(access))
+        return False
+    members = step.members(access)
+    check_step_is_open(access, site_id=incoming.site_id, states=step.states, members=members)
     step.verify(session, access)
     store_message(session, access, incoming, kind=step.kind)
     if step.participation is not None:
@@ -128,6 +132,18 @@ def accept_message(session: Session, incoming: Incoming, step: MessageStep) -> N
         facts={**exchange_facts(access.context), "site_id": incoming.site_id},
         now=incoming.now,
     )
+    return is_last_of_phase(session, access, kind=step.kind, members=members)
+
+
+def is_last_of_phase(
+    session: Session, access: ExchangeAccess, *, kind: MessageKind, members: Collection[str] | None
+) -> bool:
+    """Whether all that were asked for a message of this kind have sent it, or nobody knows who was asked.
+
+    The driver need not be woken for the others: what they mean is read with the last one, or when the driver looks by
+    itself, which it does several times a second.
+    """
+    return members is None or n_sent(session, access.context, kind=kind) >= len(members)
 
 
 def store_message(session: Session, access: ExchangeAccess, incoming: Incoming, *, kind: MessageKind) -> None:
@@ -152,6 +168,6 @@ def note_progress(access: ExchangeAccess, *, now: datetime, pause: timedelta) ->
 
 
 async def take_message(ctx: EngineContext, name: str, incoming: Incoming, step: MessageStep) -> None:
-    """``accept_message`` in a transaction of its own; then wake the driver."""
-    await ctx.db.run_tx_async(name, lambda session: accept_message(session, incoming, step))
-    ctx.wakeups.wake_driver()
+    """``accept_message`` in a transaction of its own; then wake the driver, where it has waited for this message."""
+    if await ctx.db.run_tx_async(name, lambda session: accept_message(session, incoming, step)):
+        ctx.wakeups.wake_driver()

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from sqlalchemy.orm import Session
 
+from coordinator.db.rounds import is_anybody_training
 from coordinator.errors import InvalidMessageError, LateError, WrongPhaseError
 from coordinator.rounds.events import SiteReported
 from coordinator.rounds.instructions import RoundRef
@@ -80,7 +81,7 @@ async def report_ready(ctx: EngineContext, *, site_id: SiteId, round: RoundRef) 
     """
     now = ctx.now()
 
-    def write(session: Session) -> None:
+    def write(session: Session) -> bool:
         round_row, row = require_participation(session, site_id, round)
         is_training = round_row.state == RoundState.TRAINING.value
         if not is_training and not ParticipationState(row.state).can_exchange:
@@ -89,6 +90,7 @@ async def report_ready(ctx: EngineContext, *, site_id: SiteId, round: RoundRef) 
             row.activity = None
             store_event(session, SiteReported(site_id=site_id), round, now=now)
             audit_participation(session, row, actor=site_actor(site_id), now=now)
+        return not is_anybody_training(session, (round.run_id, round.round_index, round.round_attempt))
 
-    await ctx.db.run_tx_async("report-ready", write)
-    ctx.wakeups.wake_driver()
+    if await ctx.db.run_tx_async("report-ready", write):
+        ctx.wakeups.wake_driver()

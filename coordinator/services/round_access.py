@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from coordinator.db.audit import append_audit
 from coordinator.db.exchanges import context_of, find_exchange
 from coordinator.db.models import Exchange, Participation, Round, Run, Site
+from coordinator.db.rounds import find_site_in_round
 from coordinator.db.states import SiteState
 from coordinator.errors import (
     IllegalTransitionError,
@@ -21,6 +22,7 @@ from coordinator.errors import (
 from coordinator.rounds.instructions import RoundRef
 from coordinator.rounds.participation_machine import ParticipationEvent, ParticipationState, step_participation
 from fl_protocol.audit.events import AuditKind
+from fl_protocol.errors import WardroundError
 from fl_protocol.ids import RunId, SiteId
 from fl_protocol.spec.context import ExchangeContext
 
@@ -60,15 +62,23 @@ def require_participation(session: Session, site_id: SiteId, ref: RoundRef) -> t
     Raises:
         SiteNotActiveError, NotFoundError, NotInCohortError.
     """
-    require_active_site(session, site_id)
     key = (ref.run_id, ref.round_index, ref.round_attempt)
-    round_row = session.get(Round, key)
-    if round_row is None:
-        raise NotFoundError("there is no such round", run_id=ref.run_id, round_index=ref.round_index)
-    row = session.get(Participation, (*key, site_id))
-    if row is None:
-        raise NotInCohortError("this site was not invited to the round", site_id=site_id, run_id=ref.run_id)
+    found = find_site_in_round(session, site_id, key)
+    if found is None:
+        raise _why_not_in_round(session, site_id, key)
+    site, round_row, row = found
+    if site.state != SiteState.ENROLLED.value:
+        raise inactive_site(site_id, site.state)
     return round_row, row
+
+
+def _why_not_in_round(session: Session, site_id: SiteId, key: tuple[str, int, int]) -> WardroundError:
+    site = session.get(Site, site_id)
+    if site is None or site.state != SiteState.ENROLLED.value:
+        return inactive_site(site_id, None if site is None else site.state)
+    if session.get(Round, key) is None:
+        return NotFoundError("there is no such round", run_id=key[0], round_index=key[1])
+    return NotInCohortError("this site was not invited to the round", site_id=site_id, run_id=key[0])
 
 
 def require_run(session: Session, run_id: str) -> Run:
