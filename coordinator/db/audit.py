@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.db.models import AuditCheckpoint, AuditRow, AuditTip
+from coordinator.db.tables import table_of
 from fl_protocol.audit.chain import LogTip, append_event
 from fl_protocol.audit.checkpoint import Checkpoint, sign_checkpoint
 from fl_protocol.audit.events import AuditEvent, AuditFact, AuditKind
@@ -15,6 +17,12 @@ from fl_protocol.ids import Sha256Hex
 from fl_protocol.signing.keys import Signer
 
 _ONLY_ROW = 1
+_TIP = table_of(AuditTip)
+_READ_TIP = select(_TIP.c.encoded).where(_TIP.c.id == _ONLY_ROW)
+_LOCK_TIP = _READ_TIP.with_for_update()
+_ADD_TIP = insert(_TIP).values(id=_ONLY_ROW, encoded=bindparam("encoded"))
+_MOVE_TIP = update(_TIP).where(_TIP.c.id == _ONLY_ROW).values(encoded=bindparam("encoded"))
+_ADD_ROW = insert(table_of(AuditRow))
 
 
 def append_audit(
@@ -36,23 +44,24 @@ def append_audit(
     Returns:
         The event's sequence number.
     """
-    held = session.get(AuditTip, _ONLY_ROW, with_for_update=True)
-    tip = LogTip() if held is None else LogTip.decode(held.encoded)
+    # What it records is in the database before it. Statements and no mapped rows: every message of a site passes here.
+    session.flush()
+    held = session.execute(_LOCK_TIP).scalar_one_or_none()
+    tip = LogTip() if held is None else LogTip.decode(held)
     event = AuditEvent(kind=kind, at=now, actor=actor, facts=facts)
     following, row = append_event(tip, event)
-    session.add(AuditRow(seq=row.seq, at=now, kind=kind.value, body=row.body, leaf_sha256=row.leaf_sha256))
-    if held is None:
-        session.add(AuditTip(id=_ONLY_ROW, encoded=following.encode()))
-    else:
-        held.encoded = following.encode()
-    session.flush()
+    session.execute(
+        _ADD_ROW,
+        {"seq": row.seq, "at": now, "kind": kind.value, "body": row.body, "leaf_sha256": row.leaf_sha256},
+    )
+    session.execute(_ADD_TIP if held is None else _MOVE_TIP, {"encoded": following.encode()})
     return row.seq
 
 
 def audit_head(session: Session) -> tuple[int, Sha256Hex]:
     """How many rows the log has, and its head."""
-    held = session.get(AuditTip, _ONLY_ROW)
-    head = (LogTip() if held is None else LogTip.decode(held.encoded)).head()
+    held = session.execute(_READ_TIP).scalar_one_or_none()
+    head = (LogTip() if held is None else LogTip.decode(held)).head()
     return head.size, head.root
 
 

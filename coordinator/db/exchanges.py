@@ -6,13 +6,29 @@ import hashlib
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, bindparam, func, select
+from sqlalchemy import and_, bindparam, func, insert, select
 from sqlalchemy.orm import Session
 
 from coordinator.db.models import Exchange, ExchangeMessage, Participation, Round, Upload
+from coordinator.db.tables import table_of
 from coordinator.errors import ConflictError
 from fl_protocol.ids import RunId, SiteId
 from fl_protocol.spec.context import ExchangeContext
+
+_KEY = ("run_id", "round_index", "round_attempt", "exchange_index", "exchange_attempt")
+_MESSAGES_TABLE = table_of(ExchangeMessage)
+_T = _MESSAGES_TABLE.c
+_IN_EXCHANGE = and_(*(_T[name] == bindparam(name) for name in _KEY))
+_MESSAGES = select(_T.site_id, _T.encoded).where(_IN_EXCHANGE, _T.kind == bindparam("kind"))
+_KINDS_SENT = select(_T.site_id, _T.kind).where(_IN_EXCHANGE, _T.site_id.in_(bindparam("names", expanding=True)))
+_N_SENT = select(func.count()).select_from(_MESSAGES_TABLE).where(_IN_EXCHANGE, _T.kind == bindparam("kind"))
+_SENT_SHA256 = select(_T.sha256).where(_IN_EXCHANGE, _T.kind == bindparam("kind"), _T.site_id == bindparam("site_id"))
+_ADD_MESSAGE = insert(_MESSAGES_TABLE)
+"""Statements and no mapped rows where a round asks them for each message of each site."""
+
+
+def _named(context: ExchangeContext) -> dict[str, object]:
+    return dict(zip(_KEY, exchange_key(context), strict=True))
 
 
 def exchange_key(context: ExchangeContext) -> tuple[str, int, int, int, int]:
@@ -74,30 +90,23 @@ def messages_of(
     session: Session, context: ExchangeContext, *, kind: str, sites: Collection[str] | None = None
 ) -> dict[SiteId, bytes]:
     """The messages of one kind, by sender; of ``sites`` only, where given."""
-    query = select(ExchangeMessage).where(*_in_exchange(context), ExchangeMessage.kind == kind)
-    found = {SiteId(row.site_id): row.encoded for row in session.scalars(query)}
-    return found if sites is None else {site: found[site] for site in found if site in sites}
+    rows = session.execute(_MESSAGES, {**_named(context), "kind": kind})
+    return {SiteId(site_id): encoded for site_id, encoded in rows if sites is None or site_id in sites}
 
 
 def kinds_sent_by_sites(
     session: Session, context: ExchangeContext, names: Collection[SiteId]
 ) -> dict[SiteId, frozenset[str]]:
     """Which messages each of these sites has sent; a site that sent none is not among the keys."""
-    query = select(ExchangeMessage.site_id, ExchangeMessage.kind).where(
-        *_in_exchange(context), ExchangeMessage.site_id.in_(list(names))
-    )
     kinds: dict[SiteId, set[str]] = {}
-    for site_id, kind in session.execute(query):
+    for site_id, kind in session.execute(_KINDS_SENT, {**_named(context), "names": list(names)}):
         kinds.setdefault(SiteId(site_id), set()).add(kind)
     return {site_id: frozenset(sent) for site_id, sent in kinds.items()}
 
 
 def n_sent(session: Session, context: ExchangeContext, *, kind: str) -> int:
     """How many sites have sent a message of that kind."""
-    query = (
-        select(func.count()).select_from(ExchangeMessage).where(*_in_exchange(context), ExchangeMessage.kind == kind)
-    )
-    return session.scalar(query) or 0
+    return session.execute(_N_SENT, {**_named(context), "kind": kind}).scalar_one()
 
 
 def find_message(session: Session, context: ExchangeContext, *, kind: str, site_id: SiteId) -> bytes | None:
@@ -112,9 +121,9 @@ def is_repeated(session: Session, context: ExchangeContext, *, kind: str, site_i
     Raises:
         ConflictError: it sent something else at this step.
     """
-    held = session.get(ExchangeMessage, (*exchange_key(context), kind, site_id))
+    held = session.execute(_SENT_SHA256, {**_named(context), "kind": kind, "site_id": site_id}).scalar_one_or_none()
     # By the digest: the bytes of a message whose round was scrubbed are gone, and a late repetition is still one.
-    if held is not None and held.sha256 != hashlib.sha256(encoded).hexdigest():
+    if held is not None and held != hashlib.sha256(encoded).hexdigest():
         raise ConflictError("this step was taken with other content", site_id=site_id, kind=kind)
     return held is not None
 
@@ -123,32 +132,19 @@ def add_message(
     session: Session, context: ExchangeContext, *, kind: str, site_id: SiteId, encoded: bytes, now: datetime
 ) -> None:
     """Keep a message; the primary key admits one a site and step."""
-    session.add(
-        ExchangeMessage(
-            run_id=context.run_id,
-            round_index=context.round_index,
-            round_attempt=context.round_attempt,
-            exchange_index=context.exchange_index,
-            exchange_attempt=context.exchange_attempt,
-            kind=kind,
-            site_id=site_id,
-            encoded=encoded,
-            sha256=hashlib.sha256(encoded).hexdigest(),
-            received_at=now,
-        )
+    session.execute(
+        _ADD_MESSAGE,
+        {
+            **_named(context),
+            "kind": kind,
+            "site_id": site_id,
+            "encoded": encoded,
+            "sha256": hashlib.sha256(encoded).hexdigest(),
+            "received_at": now,
+        },
     )
 
 
 def find_upload(session: Session, context: ExchangeContext, site_id: SiteId) -> Upload | None:
     """The site's upload."""
     return session.get(Upload, (*exchange_key(context), site_id))
-
-
-def _in_exchange(context: ExchangeContext) -> tuple[ColumnElement[bool], ...]:
-    return (
-        ExchangeMessage.run_id == context.run_id,
-        ExchangeMessage.round_index == context.round_index,
-        ExchangeMessage.round_attempt == context.round_attempt,
-        ExchangeMessage.exchange_index == context.exchange_index,
-        ExchangeMessage.exchange_attempt == context.exchange_attempt,
-    )

@@ -5,21 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.db.models import Event, OutboxEntry
+from coordinator.db.tables import table_of
+
+_EVENTS = table_of(Event)
+_ADD_EVENT = insert(_EVENTS)
 
 
 def append_event(session: Session, run_id: str, *, kind: str, payload: dict[str, object], now: datetime) -> None:
     """Note that something happened to a run."""
-    session.add(Event(run_id=run_id, kind=kind, payload=payload, created_at=now, consumed_at=None))
+    session.execute(
+        _ADD_EVENT, {"run_id": run_id, "kind": kind, "payload": payload, "created_at": now, "consumed_at": None}
+    )
+
+
+_PENDING = select(Event).where(Event.run_id == bindparam("run_id"), Event.consumed_at.is_(None)).order_by(Event.id)
+_CONSUME = update(_EVENTS).where(_EVENTS.c.id == bindparam("event_id")).values(consumed_at=bindparam("now"))
 
 
 def pending_events(session: Session, run_id: str) -> Sequence[Event]:
     """What the run's driver has not read yet, in order."""
-    query = select(Event).where(Event.run_id == run_id, Event.consumed_at.is_(None)).order_by(Event.id)
-    return session.scalars(query).all()
+    return session.scalars(_PENDING, {"run_id": run_id}).all()
+
+
+def consume_events(session: Session, rows: Sequence[Event], *, now: datetime) -> None:
+    """Mark events as read."""
+    if rows:
+        session.execute(_CONSUME, [{"event_id": row.id, "now": now} for row in rows])
 
 
 def add_effect(session: Session, run_id: str, *, kind: str, payload: dict[str, object], now: datetime) -> None:
@@ -38,14 +53,20 @@ def add_effect(session: Session, run_id: str, *, kind: str, payload: dict[str, o
     )
 
 
+_DUE = (
+    select(OutboxEntry)
+    .where(
+        OutboxEntry.run_id == bindparam("run_id"),
+        OutboxEntry.done_at.is_(None),
+        OutboxEntry.next_try_at <= bindparam("now"),
+    )
+    .order_by(OutboxEntry.id)
+)
+
+
 def due_effects(session: Session, run_id: str, *, now: datetime) -> Sequence[OutboxEntry]:
     """The run's effects that may be tried now, in order."""
-    query = (
-        select(OutboxEntry)
-        .where(OutboxEntry.run_id == run_id, OutboxEntry.done_at.is_(None), OutboxEntry.next_try_at <= now)
-        .order_by(OutboxEntry.id)
-    )
-    return session.scalars(query).all()
+    return session.scalars(_DUE, {"run_id": run_id, "now": now}).all()
 
 
 def has_open_effects(session: Session, run_id: str) -> bool:

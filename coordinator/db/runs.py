@@ -15,21 +15,23 @@ _LIVE_RUNS = ("AWAITING_SITES", "ACTIVE", "PAUSED")
 _ENDED_ROUNDS = ("COMMITTED", "ABORTED")
 
 
+_TO_DRIVE = (
+    select(Run.run_id)
+    .where(
+        or_(
+            Run.state.in_(_LIVE_RUNS),
+            exists().where(Event.run_id == Run.run_id, Event.consumed_at.is_(None)),
+            exists().where(OutboxEntry.run_id == Run.run_id, OutboxEntry.done_at.is_(None)),
+            exists().where(Round.run_id == Run.run_id, Round.state.not_in(_ENDED_ROUNDS)),
+        )
+    )
+    .order_by(Run.created_at, Run.run_id)
+)
+
+
 def runs_to_drive(session: Session) -> Sequence[RunId]:
     """Runs that a driver must look at: live ones, and ended ones with something left to do."""
-    query = (
-        select(Run.run_id)
-        .where(
-            or_(
-                Run.state.in_(_LIVE_RUNS),
-                exists().where(Event.run_id == Run.run_id, Event.consumed_at.is_(None)),
-                exists().where(OutboxEntry.run_id == Run.run_id, OutboxEntry.done_at.is_(None)),
-                exists().where(Round.run_id == Run.run_id, Round.state.not_in(_ENDED_ROUNDS)),
-            )
-        )
-        .order_by(Run.created_at, Run.run_id)
-    )
-    return [RunId(run_id) for run_id in session.scalars(query)]
+    return [RunId(run_id) for run_id in session.scalars(_TO_DRIVE)]
 
 
 def approval_decisions(session: Session, run_id: str) -> dict[SiteId, str]:

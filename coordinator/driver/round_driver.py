@@ -30,7 +30,7 @@ _log = structlog.get_logger("coordinator.driver")
 class DriverSettings:
     """How often it looks, how long its leases last, how it retries."""
 
-    poll_s: float = 0.2
+    poll_s: float = 0.5
     lease: timedelta = timedelta(seconds=5)
     retries: RetryRules = field(default_factory=RetryRules)
 

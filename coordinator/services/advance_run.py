@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.db.audit import write_checkpoint
 from coordinator.db.models import Run
-from coordinator.db.outbox import pending_events
+from coordinator.db.outbox import consume_events, pending_events
 from coordinator.db.rounds import open_round as find_open_round
 from coordinator.errors import NotFoundError
 from coordinator.services.context import EngineContext
@@ -48,8 +48,8 @@ def advance_run(ctx: EngineContext, session: Session, run_id: str, *, now: datet
         drive_round(turn, round_row, [event_from_row(row) for row in rows])
     else:
         plan_round(turn)
-    for row in rows:
-        row.consumed_at = now
+    if rows:
+        consume_events(session, rows, now=now)
         turn.is_changed = True
     outcome = turn.outcome
     is_milestone = turn.trail.holds_any(_MILESTONES)

@@ -1,4 +1,4 @@
-"""How many bytes each site was sent in a round: counted in memory, and written a few times a second for all at once.
+"""How many bytes each site was sent in a round: counted in memory, and written once a second for all.
 
 For people who look at a run, and no evidence: what a process had not written yet when it was killed is not counted.
 """
@@ -8,17 +8,31 @@ from __future__ import annotations
 import asyncio
 
 import structlog
+from sqlalchemy import bindparam, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from coordinator.db.models import Participation
+from coordinator.db.tables import table_of
 from coordinator.db.tx import Database
 from fl_protocol.errors import WardroundError
 from fl_protocol.ids import SiteId
 from fl_protocol.spec.context import ExchangeContext
 
 _log = structlog.get_logger("coordinator.services")
-_WRITE_AFTER_S = 0.25
+_WRITE_AFTER_S = 1.0
+_TABLE = table_of(Participation)
+_NAMES = ("of_run", "of_round", "of_attempt", "of_site")
+_COUNT = (
+    update(_TABLE)
+    .where(
+        _TABLE.c.run_id == bindparam("of_run"),
+        _TABLE.c.round_index == bindparam("of_round"),
+        _TABLE.c.round_attempt == bindparam("of_attempt"),
+        _TABLE.c.site_id == bindparam("of_site"),
+    )
+    .values(bytes_down=_TABLE.c.bytes_down + bindparam("n_bytes"))
+)
 _Key = tuple[str, int, int, str]
 
 
@@ -45,10 +59,8 @@ class TrafficMeter:
             return
 
         def write(session: Session) -> None:
-            for key, n_bytes in counted.items():
-                row = session.get(Participation, key)
-                if row is not None:
-                    row.bytes_down += n_bytes
+            counts = [{**dict(zip(_NAMES, key, strict=True)), "n_bytes": n} for key, n in counted.items()]
+            session.execute(_COUNT, counts)
 
         try:
             await self._db.run_tx_async("count-bytes-down", write)
