@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from fl_protocol.audit.chain import AuditRow, LogTip, TreeHead, append_event
@@ -22,11 +22,22 @@ from fl_protocol.packing import PackedBytesInvalidError
 from fl_protocol.signing.keys import Signer
 from fl_protocol.signing.signed import SignedBody
 from site_agent.db.models import AuditCheckpointRow, AuditEventRow, AuditTipRow
+from site_agent.db.tables import table_of
 from site_agent.db.tx import SiteDb
 from site_agent.errors import SiteAgentError
 
 _KEPT_EVERY = 64
 _THE_TIP = 1
+
+# Statements and no mapped rows: every step of a round appends.
+_TIP = table_of(AuditTipRow)
+_READ_TIP = select(_TIP.c.tip).where(_TIP.c.one == _THE_TIP)
+_ADD_TIP = insert(_TIP).values(one=_THE_TIP, tip=bindparam("encoded"))
+_MOVE_TIP = update(_TIP).where(_TIP.c.one == _THE_TIP).values(tip=bindparam("encoded"))
+_ADD_EVENT = insert(table_of(AuditEventRow))
+_CHECKPOINTS = table_of(AuditCheckpointRow)
+_ADD_CHECKPOINT = insert(_CHECKPOINTS)
+_DROP_CHECKPOINT = delete(_CHECKPOINTS).where(_CHECKPOINTS.c.size == bindparam("of_size"))
 
 
 class AuditLogDamagedError(SiteAgentError):
@@ -70,33 +81,34 @@ class AuditLog:
             SQLAlchemyError: the row was not written; ``run_tx`` translates it.
         """
         now = self._clock.now()
-        tip_row = session.get(AuditTipRow, _THE_TIP)
-        tip = LogTip() if tip_row is None else _tip(tip_row.tip)
-        tip, row = append_event(tip, AuditEvent(kind=kind, at=now, actor=actor, facts=facts))
-        session.add(AuditEventRow(seq=row.seq, body=row.body, leaf_sha256=row.leaf_sha256))
-        session.merge(AuditTipRow(one=_THE_TIP, tip=tip.encode()))
+        # What it records is in the database before it.
+        session.flush()
+        held = session.execute(_READ_TIP).scalar_one_or_none()
+        before = LogTip() if held is None else _tip(held)
+        tip, row = append_event(before, AuditEvent(kind=kind, at=now, actor=actor, facts=facts))
+        session.execute(_ADD_EVENT, {"seq": row.seq, "body": row.body, "leaf_sha256": row.leaf_sha256})
+        session.execute(_ADD_TIP if held is None else _MOVE_TIP, {"encoded": tip.encode()})
         head = tip.head()
         checkpoint = Checkpoint(origin=self._origin, size=head.size, head=head.root, at=now)
         signed = sign_checkpoint(self._signer, checkpoint)
         previous = head.size - 1
         if previous % _KEPT_EVERY:
-            session.execute(delete(AuditCheckpointRow).where(AuditCheckpointRow.size == previous))
-        session.add(AuditCheckpointRow(size=head.size, body=signed.body, signature=signed.signature))
-        session.flush()
+            session.execute(_DROP_CHECKPOINT, {"of_size": previous})
+        session.execute(_ADD_CHECKPOINT, {"size": head.size, "body": signed.body, "signature": signed.signature})
         return row.seq
 
 
 def audit_head(session: Session) -> TreeHead:
     """The log's size and head: what M1 and receipts carry. Raises AuditLogDamagedError."""
-    row = session.get(AuditTipRow, _THE_TIP)
-    return LogTip().head() if row is None else _tip(row.tip).head()
+    held = session.execute(_READ_TIP).scalar_one_or_none()
+    return LogTip().head() if held is None else _tip(held).head()
 
 
 def read_log(session: Session) -> StoredLog:
     """Everything that is stored, unverified."""
     rows = session.scalars(select(AuditEventRow).order_by(AuditEventRow.seq))
     checkpoints = session.scalars(select(AuditCheckpointRow).order_by(AuditCheckpointRow.size))
-    tip = session.get(AuditTipRow, _THE_TIP)
+    tip = session.execute(_READ_TIP).scalar_one_or_none()
     return StoredLog(
         rows=tuple(
             AuditRow(seq=row.seq, body=_stored_bytes(row.body), leaf_sha256=Sha256Hex(str(row.leaf_sha256)))
@@ -105,7 +117,7 @@ def read_log(session: Session) -> StoredLog:
         checkpoints=tuple(
             SignedBody(body=_stored_bytes(row.body), signature=_stored_bytes(row.signature)) for row in checkpoints
         ),
-        tip_size=0 if tip is None else _tip(tip.tip).size,
+        tip_size=0 if tip is None else _tip(tip).size,
     )
 
 

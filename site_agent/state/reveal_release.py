@@ -20,10 +20,11 @@ from fl_protocol.ids import RunId
 from fl_protocol.spec.context import RoundContext
 from site_agent.audit.store import AuditLog
 from site_agent.db.instants import instant_text
-from site_agent.db.models import JoinedRoundRow, OneShotFlagRow, RevealedEvaluationRow
+from site_agent.db.models import JoinedRoundRow, RevealedEvaluationRow
 from site_agent.db.tx import SiteDb
 from site_agent.errors import StateError
-from site_agent.state.round_book import OVER, PAYLOAD_FLAG, RELEASED, RESOLVED
+from site_agent.state.one_shot_flags import is_payload_spent
+from site_agent.state.round_book import OVER, RELEASED, RESOLVED
 
 
 class RevealReleaseError(StateError):
@@ -112,8 +113,7 @@ def _releasable(session: Session, run_id: RunId) -> Sequence[JoinedRoundRow]:
         advice = "Wait for the round to end; the running agent takes the result as soon as it is published."
         raise RevealReleaseError("the round is still under way, and its result may come", advice=advice, run_id=run_id)
     for evaluation in _evaluations(session, [row.m9_exchange for row in rows]):
-        flag = (PAYLOAD_FLAG, bytes.fromhex(evaluation.evaluation_sha256))
-        if session.get(OneShotFlagRow, flag) is not None:
+        if is_payload_spent(session, evaluation.evaluation_sha256):
             advice = "The run cannot be evaluated with this site any more; ask the study lead to cancel it."
             message = "an evaluation alone is the same every time, and is never in a second sum"
             raise RevealReleaseError(message, advice=advice, run_id=run_id)

@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import and_, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from fl_protocol.audit.events import AuditKind
@@ -27,12 +27,14 @@ from fl_protocol.packing import pack
 from fl_protocol.spec.context import ExchangeContext, RoundContext
 from site_agent.audit.store import AuditLog
 from site_agent.db.instants import instant_text
-from site_agent.db.models import JoinedRoundRow, OneShotFlagRow
+from site_agent.db.models import JoinedRoundRow
+from site_agent.db.tables import table_of
 from site_agent.db.tx import SiteDb
 from site_agent.errors import OneShotSpentError, RoundRefusedError
 from site_agent.session.events import Step, round_of
 from site_agent.session.machine import TERMINAL, SessionPhase
 from site_agent.state import payload_memory
+from site_agent.state.one_shot_flags import PAYLOAD_FLAG, contexts_flagged, has_flag, is_payload_spent, set_flag
 from site_agent.state.payload_memory import Evaluation, MaskedCohort, RevealedExchange
 
 SUPERSEDED = "superseded"
@@ -41,13 +43,22 @@ SUPERSEDED = "superseded"
 RELEASED = "released"
 """A reveal whose result never came, resolved by the steward's explicit word (``reveal_release``)."""
 
-PAYLOAD_FLAG = "M9/payload"
 OVER = frozenset(phase.value for phase in TERMINAL) | {SUPERSEDED, RELEASED}
 RESOLVED = frozenset({SessionPhase.SETTLED.value, SUPERSEDED, RELEASED})
 
 _ACTOR = "agent"
 _SETTLED = SessionPhase.SETTLED.value
 _TRAINING = SessionPhase.TRAINING.value
+
+_ROUNDS = table_of(JoinedRoundRow)
+_THE_ROUND = and_(
+    _ROUNDS.c.run_id == bindparam("of_run"),
+    _ROUNDS.c.round_index == bindparam("of_round"),
+    _ROUNDS.c.round_attempt == bindparam("of_attempt"),
+)
+_READ_STATE = select(_ROUNDS.c.state).where(_THE_ROUND)
+_MOVE_STATE = update(_ROUNDS).where(_THE_ROUND).values(state=bindparam("to_state"), updated_at=bindparam("now"))
+"""Statements and no mapped rows: a round's state moves nine times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,13 +160,13 @@ class RoundBook:
         """Record how far this site is; an end is an audit event too. A round that was never joined has no row."""
 
         def write(session: Session) -> None:
-            row = session.get(JoinedRoundRow, _key(round_context))
-            if row is not None and row.state in OVER:
+            where = dict(zip(("of_run", "of_round", "of_attempt"), _key(round_context), strict=True))
+            held = session.execute(_READ_STATE, where).scalar_one_or_none()
+            if held in OVER:
                 # A round ends once; declining it again, because the first word was lost, changes nothing.
                 return
-            if row is not None:
-                row.state = state
-                row.updated_at = instant_text(self._clock.now())
+            if held is not None:
+                session.execute(_MOVE_STATE, {**where, "to_state": state, "now": instant_text(self._clock.now())})
             if state in OVER:
                 self._audit.append(
                     session, AuditKind.PARTICIPATION_STATE, _ACTOR, **_facts(round_context), state=state, reason=outcome
@@ -175,7 +186,7 @@ class RoundBook:
         """Set the flag of M1 before it leaves: an exchange is entered once, also when its journal is gone."""
 
         def write(session: Session) -> None:
-            if session.get(OneShotFlagRow, (Step.ADVERTISE.value, context.encode())) is not None:
+            if has_flag(session, Step.ADVERTISE.value, context.encode()):
                 return
             self._claim(session, Step.ADVERTISE.value, context.encode(), None)
             self._audit.append(session, AuditKind.EXCHANGE_JOINED, _ACTOR, **_exchange_facts(context))
@@ -197,7 +208,7 @@ class RoundBook:
 
         def write(session: Session) -> None:
             for digest in payload_memory.payload_names(payload_sha256, evaluation):
-                if _is_spent(session, digest):
+                if is_payload_spent(session, digest):
                     message = "this payload was in a sum that was unmasked; it is never masked again"
                     raise OneShotSpentError(message, payload_sha256=digest)
             session.get_one(JoinedRoundRow, _key(round_of(context))).payload_sha256 = payload_sha256
@@ -209,7 +220,7 @@ class RoundBook:
 
     def is_spent(self, evaluation: Evaluation) -> bool:
         """Whether a payload that was this evaluation and nothing else was revealed."""
-        return self._db.run_read("read-payload-flag", lambda session: _is_spent(session, evaluation.sha256))
+        return self._db.run_read("read-payload-flag", lambda session: is_payload_spent(session, evaluation.sha256))
 
     def cohorts_of(self, evaluation: Evaluation, *, besides: ExchangeContext) -> tuple[MaskedCohort, ...]:
         """Among whom the evaluation was masked, in every exchange but one."""
@@ -236,16 +247,13 @@ class RoundBook:
 
     def is_taken(self, step: Step, context: ExchangeContext) -> bool:
         """Whether the flag of that step is set."""
-        return self._db.run_read(
-            "read-flag", lambda session: session.get(OneShotFlagRow, (step.value, context.encode())) is not None
-        )
+        return self._db.run_read("read-flag", lambda session: has_flag(session, step.value, context.encode()))
 
     def last_exchange_attempt(self, round_context: RoundContext) -> int:
         """The highest exchange attempt of the round that this site entered; -1 for none."""
 
         def read(session: Session) -> int:
-            flags = session.scalars(select(OneShotFlagRow).where(OneShotFlagRow.kind == Step.ADVERTISE.value))
-            contexts = [ExchangeContext.decode(flag.context) for flag in flags]
+            contexts = [ExchangeContext.decode(flagged) for flagged in contexts_flagged(session, Step.ADVERTISE.value)]
             return max((c.exchange_attempt for c in contexts if round_of(c) == round_context), default=-1)
 
         return self._db.run_read("last-exchange-attempt", read)
@@ -254,7 +262,7 @@ class RoundBook:
         """Set the flag of M7 before it leaves. Its bytes are in the journal, so setting it again is sending again."""
 
         def write(session: Session) -> None:
-            if session.get(OneShotFlagRow, (Step.CONFIRM.value, context.encode())) is not None:
+            if has_flag(session, Step.CONFIRM.value, context.encode()):
                 return
             self._claim(session, Step.CONFIRM.value, context.encode(), None)
             self._audit.append(
@@ -283,7 +291,7 @@ class RoundBook:
         context = revealed.context
 
         def write(session: Session) -> None:
-            if session.get(OneShotFlagRow, (Step.REVEAL.value, context.encode())) is not None:
+            if has_flag(session, Step.REVEAL.value, context.encode()):
                 return
             row = session.get_one(JoinedRoundRow, _key(round_of(context)))
             if row.m9_sent or row.payload_sha256 is None:
@@ -331,14 +339,7 @@ class RoundBook:
         self._db.run_tx("record-settled", write)
 
     def _claim(self, session: Session, kind: str, context: bytes, payload_sha256: str | None) -> None:
-        if session.get(OneShotFlagRow, (kind, context)) is not None:
-            raise OneShotSpentError("this step was taken before", step=kind)
-        at = instant_text(self._clock.now())
-        session.add(OneShotFlagRow(kind=kind, context=context, payload_sha256=payload_sha256, at=at))
-
-
-def _is_spent(session: Session, digest: str) -> bool:
-    return session.get(OneShotFlagRow, (PAYLOAD_FLAG, bytes.fromhex(digest))) is not None
+        set_flag(session, kind, context, payload_sha256=payload_sha256, at=instant_text(self._clock.now()))
 
 
 def _resolve_like(session: Session, settled: JoinedRoundRow) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sqlalchemy.orm import Session
 
@@ -61,8 +62,7 @@ def read_approved_run(session: Session, run_id: RunId) -> ApprovedRun:
     if hashlib.sha256(row.run_spec_json).hexdigest() != row.run_spec_sha256:
         raise RoundRefusedError("the ledger's run spec was altered", reason="run-spec-altered", run_id=run_id)
     try:
-        spec = parse_run_spec(json.loads(row.run_spec_json))
-        layout = AdapterLayout.from_document(json.loads(row.layout_json))
+        spec, layout = _documents_from_bytes(row.run_spec_json, row.layout_json)
     except (ProtocolError, ValueError) as error:
         message = "the ledger's documents cannot be read"
         raise RoundRefusedError(message, reason="run-spec-altered", run_id=run_id) from error
@@ -77,6 +77,12 @@ def read_approved_run(session: Session, run_id: RunId) -> ApprovedRun:
         layout_json=row.layout_json,
         initial_state_sha256=row.initial_state_sha256,
     )
+
+
+@lru_cache(maxsize=8)
+def _documents_from_bytes(run_spec_json: bytes, layout_json: bytes) -> tuple[RunSpec, AdapterLayout]:
+    """What the bytes say. A round asks several times; the digests are checked each time, before and after this."""
+    return parse_run_spec(json.loads(run_spec_json)), AdapterLayout.from_document(json.loads(layout_json))
 
 
 def record_completed(db: SiteDb, audit: AuditLog, run_id: RunId) -> None:
