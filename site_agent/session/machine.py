@@ -47,6 +47,9 @@ class SessionPhase(StrEnum):
     ABANDONED = "abandoned"
 
 
+RECORDED = frozenset({SessionPhase.TRAINING, SessionPhase.READY})
+"""Phases before the end that the round book holds. Those inside an exchange are the journal's, and nowhere twice."""
+
 TERMINAL = frozenset({SessionPhase.SETTLED, SessionPhase.DECLINED, SessionPhase.FAILED, SessionPhase.ABANDONED})
 
 PHASE_AFTER: Mapping[Step, SessionPhase] = {

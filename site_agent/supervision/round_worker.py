@@ -39,7 +39,7 @@ from site_agent.session import commands as do
 from site_agent.session import events as on
 from site_agent.session.commands import SessionCommand
 from site_agent.session.events import DeclineKind, SessionEvent, Step, round_of
-from site_agent.session.machine import RoundSession, SessionPhase, open_session, step
+from site_agent.session.machine import RECORDED, RoundSession, SessionPhase, open_session, step
 from site_agent.state.disk_space import require_space
 from site_agent.state.public_state import StoredState
 from site_agent.supervision.admission import Admission, AdmittedRound
@@ -219,7 +219,7 @@ class RoundWorker:
             raise IllegalTransitionError("this site is not at work on a round", run_id=self._run_id)
         before = self._session
         after, commands = step(before, event)
-        if after.phase is not before.phase and not after.is_over:
+        if after.phase is not before.phase and after.phase in RECORDED:
             await asyncio.to_thread(self._seams.book.record_state, before.round, after.phase.value)
         self._session = after
         log.info(
