@@ -20,6 +20,7 @@ from coordinator.rounds.events import FoldRefused, RoundFolded
 from coordinator.rounds.instructions import RoundRef
 from coordinator.services.context import EngineContext
 from coordinator.services.event_rows import store_event
+from coordinator.services.free_memory import give_back_free_memory
 from coordinator.services.role_cache import RunFacts
 from fl_protocol.codec.fixed_point import read_sums
 from fl_protocol.codec.ring_vector import RingVector
@@ -84,6 +85,7 @@ def _inputs(ctx: EngineContext, session: Session, ref: RoundRef) -> _FoldInputs:
 def _fold(ctx: EngineContext, inputs: _FoldInputs) -> FoldResult:
     facts = inputs.facts
     layout = facts.payload(inputs.kind)
+    give_back_free_memory()
     # Memory: the sum, over which the new state is written, and the old state; whatever the cohort.
     views = ctx.blobs.iter_views(inputs.sum_blob_sha256)
     vector = RingVector.from_chunks(views, n32=layout.n_ring32, n64=layout.n_ring64)
