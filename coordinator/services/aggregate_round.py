@@ -24,6 +24,7 @@ from coordinator.rounds.events import ExchangeFailure, MessageKind, SumComputed,
 from coordinator.rounds.participation_machine import ParticipationEvent, RejectReason
 from coordinator.services.context import EngineContext
 from coordinator.services.event_rows import store_event
+from coordinator.services.free_memory import give_back_free_memory
 from coordinator.services.round_access import COORDINATOR, audit_participation, move_participation
 from fl_protocol.ids import SiteId
 from fl_protocol.secagg.coordinator_role import SurvivingCohort, make_m10, recover_mask_terms, transcript_root
@@ -107,6 +108,7 @@ def _compute(ctx: EngineContext, inputs: SumInputs) -> _Signed | _Refused:
     except SecAggRefusedError as refusal:
         return _Refused(failure=ExchangeFailure.UNMASKING_REFUSED, blamed=refusal.blamed)
 
+    give_back_free_memory()
     accumulator = RingAccumulator(n_ring32=inputs.layout.n_ring32, n_ring64=inputs.layout.n_ring64)
     for sha256 in inputs.uploads:
         accumulator.add(ctx.blobs.iter_views(sha256, chunk_bytes=_CHUNK_BYTES))

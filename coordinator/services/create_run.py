@@ -159,7 +159,7 @@ def _read_layout(blobs: BlobStore, sha256: str, *, faults: list[Fault]) -> tuple
 
 def _read_initial(blobs: BlobStore, sha256: str, *, faults: list[Fault]) -> PublicState | None:
     try:
-        state = PublicState.from_bytes(blobs.read(sha256))
+        state = PublicState.from_bytes(blobs.read(sha256), is_shared=True)
     except BlobNotFoundError:
         message = "no blob has this digest; upload initial.safetensors first"
         faults.append(Fault(path="initial_blob_sha256", message=message))

@@ -20,6 +20,7 @@ from coordinator.rounds.events import FoldRefused, RoundFolded
 from coordinator.rounds.instructions import RoundRef
 from coordinator.services.context import EngineContext
 from coordinator.services.event_rows import store_event
+from coordinator.services.free_memory import give_back_free_memory
 from coordinator.services.role_cache import RunFacts
 from fl_protocol.codec.fixed_point import read_sums
 from fl_protocol.codec.ring_vector import RingVector
@@ -84,10 +85,12 @@ def _inputs(ctx: EngineContext, session: Session, ref: RoundRef) -> _FoldInputs:
 def _fold(ctx: EngineContext, inputs: _FoldInputs) -> FoldResult:
     facts = inputs.facts
     layout = facts.payload(inputs.kind)
-    data = ctx.blobs.read(inputs.sum_blob_sha256)
-    vector = RingVector.from_bytes(data, n32=layout.n_ring32, n64=layout.n_ring64, is_shared=True)
-    sums = read_sums(vector, layout, n_sites=inputs.n_counted)
-    state = PublicState.from_bytes(ctx.blobs.read(inputs.state_blob_sha256))
+    give_back_free_memory()
+    # Memory: the sum, over which the new state is written, and the old state; whatever the cohort.
+    views = ctx.blobs.iter_views(inputs.sum_blob_sha256)
+    vector = RingVector.from_chunks(views, n32=layout.n_ring32, n64=layout.n_ring64)
+    sums = read_sums(vector, layout, n_sites=inputs.n_counted, is_given_up=True)
+    state = PublicState.from_bytes(ctx.blobs.read(inputs.state_blob_sha256), is_shared=True)
     return facts.algorithm.fold(
         sums, state, spec=facts.spec, layout=facts.adapter, kind=inputs.kind, n_sites=inputs.n_counted
     )
@@ -110,7 +113,8 @@ def _complete(
     row = session.get(Round, (ref.run_id, ref.round_index, ref.round_attempt))
     assert row is not None, "the inputs came from this row"
     row.state_version_after = folded.state.version
-    row.state_sha256_after = folded.state.digest()
+    # A state is named by the digest of its bytes, and so is the blob that holds them.
+    row.state_sha256_after = blob.sha256
     row.state_blob_sha256_after = blob.sha256
     row.report = asdict(folded.report)
     store_event(session, RoundFolded(), ref, now=now)

@@ -8,6 +8,7 @@ What may not happen here: a value that is clamped, wrapped or rounded without it
     ├── SegmentShapeError           length or dtype is not the declared one
     ├── NonFiniteUpdateError        NaN or infinity
     ├── ClipExceededError           a value is over its segment's bound
+    ├── SumSpentError               a sum that was given up is looked at after it was used up
     └── ImplausibleSumError         a decoded sum that no honest cohort can have produced
 
 **ring32 (update), encoding of one float32 x with |x| <= bound**, all in float32, in this order:
@@ -82,6 +83,12 @@ class ClipExceededError(CodecError):
     """A value is over its segment's bound; the caller clips, we never do."""
 
     code = "bound-exceeded"
+
+
+class SumSpentError(CodecError):
+    """A sum was given up, and its memory holds something else by now."""
+
+    code = "sum-spent"
 
 
 class ImplausibleSumError(CodecError):
@@ -189,8 +196,11 @@ def clip_l2(update: Float32Array, clip_norm: float) -> tuple[Float32Array, bool]
     wide = np.empty(min(_CHUNK, update.size), dtype=np.float64)
     for start in range(0, update.size, _CHUNK):
         part = update[start : start + _CHUNK]
-        np.multiply(part, factor, out=wide[: part.size], dtype=np.float64)
-        clipped[start : start + _CHUNK] = wide[: part.size]
+        view = wide[: part.size]
+        # Widened first: numpy multiplies and casts at once through small buffers, which takes twice as long.
+        view[...] = part
+        np.multiply(view, factor, out=view)
+        clipped[start : start + _CHUNK] = view
     return clipped, True
 
 
@@ -205,8 +215,9 @@ def l2_norm(update: Float32Array) -> float:
     for start in range(0, update.size, _CHUNK):
         part = update[start : start + _CHUNK]
         view = wide[: part.size]
+        view[...] = part
         # Not np.dot: its threads wait for each other longer than a chunk takes.
-        np.multiply(part, part, out=view, dtype=np.float64)
+        np.multiply(view, view, out=view)
         total += float(view.sum())
     # The square of a finite float32 is below 2**256, so float64 overflows on nothing that is finite here.
     if not math.isfinite(total):
@@ -265,14 +276,24 @@ class UpdateSum:
     Invariant: every integer was checked against what the counted sites may add up to.
     """
 
-    __slots__ = ("_high", "_low", "_scale", "_signed")
+    __slots__ = ("_high", "_is_given_up", "_is_spent", "_low", "_scale", "_signed")
 
-    def __init__(self, ring: NDArray[np.uint32], segment: Segment, *, fixed: FixedPointScale, n_sites: int) -> None:
-        """Check the integers; the array is shared.
+    def __init__(
+        self,
+        ring: NDArray[np.uint32],
+        segment: Segment,
+        *,
+        fixed: FixedPointScale,
+        n_sites: int,
+        is_given_up: bool = False,
+    ) -> None:
+        """Check the integers; the array is shared, and with ``is_given_up`` it is ours to write over.
 
         Raises:
             ImplausibleSumError: a sum is outside ``n_sites`` times what one site may send.
         """
+        self._is_given_up = is_given_up
+        self._is_spent = False
         self._signed = ring.view(np.int32)
         self._scale = np.float64(fixed.scale)
         limit = n_sites * fixed.q_max
@@ -300,9 +321,38 @@ class UpdateSum:
         return self._high
 
     def __getitem__(self, place: slice) -> Float64Array:
-        """A piece of it, decoded: an exact integer divided once in float64."""
+        """A piece of it, decoded: an exact integer divided once in float64. Raises SumSpentError."""
+        self._check_unspent()
         piece: Float64Array = np.divide(self._signed[place], self._scale, dtype=np.float64)
         return piece
+
+    def scaled(self, factor: float) -> Float32Array:
+        """``float32(element * factor)`` for every element, float32 shape (n,), the product taken in float64.
+
+        Beyond the result, memory is one chunk in float64. Where the sum was given up the result lies over its words,
+        and nothing but ``shape``, ``size``, ``min`` and ``max`` can be asked of it any more.
+
+        Raises:
+            SumSpentError: the sum was given up and used up.
+        """
+        self._check_unspent()
+        signed = self._signed
+        self._is_spent = self._is_given_up
+        result: Float32Array = signed.view(np.float32) if self._is_given_up else np.empty(self.shape, dtype=np.float32)
+        wide = np.empty(min(_CHUNK, self.size), dtype=np.float64)
+        for start in range(0, self.size, _CHUNK):
+            stop = min(start + _CHUNK, self.size)
+            part = wide[: stop - start]
+            # Invariant: every word of the chunk is read before one of them is written over.
+            part[...] = signed[start:stop]
+            np.divide(part, self._scale, out=part)
+            np.multiply(part, factor, out=part)
+            result[start:stop] = part
+        return result
+
+    def _check_unspent(self) -> None:
+        if self._is_spent:
+            raise SumSpentError("the memory of this sum was given up, and holds something else now")
 
 
 SumValues = AnyArray | UpdateSum
@@ -316,13 +366,16 @@ def decode_sums(vector: RingVector, layout: PayloadLayout, *, n_sites: int | Non
     }
 
 
-def read_sums(vector: RingVector, layout: PayloadLayout, *, n_sites: int | None = None) -> dict[str, SumValues]:
+def read_sums(
+    vector: RingVector, layout: PayloadLayout, *, n_sites: int | None = None, is_given_up: bool = False
+) -> dict[str, SumValues]:
     """The sums of the segments in real units; updates share the vector's memory.
 
     Args:
         vector: the sum of ring vectors, unmasked.
         layout: what was agreed for this round.
         n_sites: how many sites were counted; None: as many as the layout admits.
+        is_given_up: the caller has no use for the vector afterwards: what is computed from an update may lie over it.
 
     Returns:
         update -> UpdateSum (n,), count -> int64 (n,), scalar -> float64 (n,). Deterministic bit for bit: an exact
@@ -343,7 +396,9 @@ def read_sums(vector: RingVector, layout: PayloadLayout, *, n_sites: int | None 
         match segment.kind:
             case SegmentKind.UPDATE:
                 fixed = fixed_point_scale(segment, layout.max_sites)
-                sums[segment.name] = UpdateSum(vector.ring32[place], segment, fixed=fixed, n_sites=counted)
+                sums[segment.name] = UpdateSum(
+                    vector.ring32[place], segment, fixed=fixed, n_sites=counted, is_given_up=is_given_up
+                )
             case SegmentKind.COUNT:
                 signed = vector.ring64[place].view(np.int64)
                 _check_sum(signed, segment, low=0, high=counted * int(segment.bound))

@@ -6,7 +6,7 @@ Knows no segment and no mask.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +73,37 @@ class RingVector:
         ring32 = np.frombuffer(view[: 4 * n32], UINT32_LE)
         ring64 = np.frombuffer(view[4 * n32 :], UINT64_LE)
         return cls(ring32=ring32, ring64=ring64) if is_shared else cls(ring32=ring32.copy(), ring64=ring64.copy())
+
+    @classmethod
+    def from_chunks(cls, chunks: Iterable[bytes | bytearray | memoryview], *, n32: int, n64: int) -> RingVector:
+        """Read the wire image that comes in pieces of any size; each may be overwritten after its turn.
+
+        Raises:
+            RingVectorInvalidError: the pieces are together not ``4 * n32 + 8 * n64`` bytes long.
+        """
+        vector = cls(ring32=np.empty(n32, UINT32_LE), ring64=np.empty(n64, UINT64_LE))
+        position = 0
+        for chunk in chunks:
+            view = memoryview(chunk).cast("B")
+            if position + len(view) > vector.n_bytes:
+                raise RingVectorInvalidError("the wire image is too long", n32=n32, n64=n64)
+            position = vector._write(view, position)
+        if position != vector.n_bytes:
+            raise RingVectorInvalidError("the wire image is too short", n_bytes=position, n32=n32, n64=n64)
+        return vector
+
+    def _write(self, view: memoryview, position: int) -> int:
+        """Write bytes of the wire image where they belong; returns the position behind them."""
+        first, second = self.buffers()
+        in_first = view[: max(len(first) - position, 0)]
+        in_second = view[len(in_first) :]
+        start = position + len(in_first) - len(first)
+        # An empty section has no memory to write to.
+        if len(in_first):
+            first[position : position + len(in_first)] = in_first
+        if len(in_second):
+            second[start : start + len(in_second)] = in_second
+        return position + len(view)
 
     @property
     def n_bytes(self) -> int:

@@ -89,7 +89,7 @@ class Algorithm(Protocol):
         """The next public state from decoded sums. Coordinator and sites get the same bytes.
 
         Args:
-            sums: what ``read_sums`` or ``decode_sums`` returned.
+            sums: what ``read_sums`` or ``decode_sums`` returned; one that was given up is used up.
             state: what the round started from.
             spec: the approved run.
             layout: the adapter's layout, of the digest that the spec names.

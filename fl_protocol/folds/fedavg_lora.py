@@ -22,7 +22,14 @@ from typing import Any, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_protocol.codec.fixed_point import ImplausibleSumError, SumValues, clip_l2, l2_norm, quantisation_step
+from fl_protocol.codec.fixed_point import (
+    ImplausibleSumError,
+    SumValues,
+    UpdateSum,
+    clip_l2,
+    l2_norm,
+    quantisation_step,
+)
 from fl_protocol.folds.algorithm import FoldResult, RawPayloadInvalidError, RoundReport
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.folds.server_optimizer import SERVER_OPTIMIZERS
@@ -156,6 +163,8 @@ class FedAvgLora:
 
 def _scaled(total: SumValues, factor: float) -> NDArray[np.float32]:
     """``float32(total * factor)``, the product in float64; in chunks, so that no second wide vector is made."""
+    if isinstance(total, UpdateSum):
+        return total.scaled(factor)
     scaled = np.empty(total.shape, dtype=np.float32)
     wide = np.empty(min(_CHUNK, total.size), dtype=np.float64)
     for start in range(0, total.size, _CHUNK):

@@ -6,6 +6,7 @@ Its bytes are its identity: the digest in M0 is the SHA-256 of the safetensors b
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,7 +60,8 @@ class PublicState:
                 raise PublicStateInvalidError("an adapter's tensor may not be called server.*", tensor=name)
             if array.dtype != np.float32:
                 raise PublicStateInvalidError("an adapter's tensors are float32", tensor=name, dtype=str(array.dtype))
-            if not np.isfinite(array).all():
+            # NaN is the least and the largest of what it is among.
+            if array.size and not (math.isfinite(array.min()) and math.isfinite(array.max())):
                 raise PublicStateInvalidError("an adapter's tensor is not finite", tensor=name)
 
     def to_bytes(self) -> bytes:
@@ -71,8 +73,12 @@ class PublicState:
         return iter_safetensors(self._tensors(), self._metadata())
 
     @classmethod
-    def from_bytes(cls, data: bytes | bytearray | memoryview) -> PublicState:
+    def from_bytes(cls, data: bytes | bytearray | memoryview, *, is_shared: bool = False) -> PublicState:
         """Read what ``to_bytes`` wrote, and nothing else.
+
+        Args:
+            data: the file.
+            is_shared: let the arrays share ``data``'s memory, which nobody may change any more.
 
         Raises:
             SafetensorsInvalidError: the bytes are no safetensors file.
@@ -84,7 +90,7 @@ class PublicState:
             raise PublicStateInvalidError("the file is no public state of this version")
         adapter: dict[str, NDArray[np.float32]] = {}
         server: dict[str, NDArray[Any]] = {}
-        for name, array in tensors_from_bytes(data).items():
+        for name, array in tensors_from_bytes(data, is_shared=is_shared).items():
             if name.startswith(SERVER_PREFIX):
                 server[name.removeprefix(SERVER_PREFIX)] = array
             else:

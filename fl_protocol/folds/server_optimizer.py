@@ -29,13 +29,19 @@ class ServerOptimizer(Protocol):
     """One rule; pure."""
 
     def __call__(self, adapter: Tensors, mean_update: Tensors, server: ServerState) -> ServerStep:
-        """One step; adapter and mean update have the same names and shapes."""
+        """One step; adapter and mean update have the same names and shapes.
+
+        The mean update is given up: its memory may become that of the moved adapter. The adapter is left as it is.
+        """
         ...
 
 
 def step_fedavg(adapter: Tensors, mean_update: Tensors, server: ServerState) -> ServerStep:
-    """``theta <- theta + mean update``, one float32 addition an element."""
-    moved = {name: np.add(theta, mean_update[name], dtype=np.float32) for name, theta in adapter.items()}
+    """``theta <- theta + mean update``, one float32 addition an element, over the mean update."""
+    moved = {
+        name: np.add(theta, mean_update[name], out=mean_update[name], dtype=np.float32)
+        for name, theta in adapter.items()
+    }
     return ServerStep(adapter=moved, server=dict(server))
 
 

@@ -105,7 +105,7 @@ class PublicStateStore:
         held = self._held
         if held is not None and held[0] == stored.sha256:
             return held[1]
-        state = PublicState.from_bytes(read_verified(stored))
+        state = PublicState.from_bytes(read_verified(stored), is_shared=True)
         self._held = (stored.sha256, state)
         return state
 

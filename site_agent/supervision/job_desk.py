@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fl_protocol.codec.fixed_point import encode_payload
 from fl_protocol.codec.ring_vector import RingVector
+from fl_protocol.folds.public_state import PublicState
 from fl_protocol.ids import SiteId
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import RoundContext
@@ -20,6 +21,7 @@ from fl_protocol.spec.round_spec import RoundKind
 from fl_protocol.spec.seeds import training_seed
 from fl_protocol.tensors.safetensors_io import tensors_from_bytes
 from site_agent.errors import JobFailedError
+from site_agent.jobs.documents import write_file_parts
 from site_agent.jobs.job_dir import (
     CHECKPOINT_FOLDER,
     GLOBAL_FILE,
@@ -40,7 +42,6 @@ from site_agent.jobs.job_dir import (
     write_file,
 )
 from site_agent.state.private_files import make_private_folder, write_private_file
-from site_agent.state.public_state import StoredState, read_verified
 from site_agent.supervision.admission import AdmittedRound
 from site_agent.supervision.seams import JobOptions
 
@@ -71,8 +72,8 @@ class JobDesk:
         """The job folder of a round."""
         return self.run_folder(round_context) / f"{round_context.round_index}.{round_context.round_attempt}"
 
-    def prepare(self, admitted: AdmittedRound, state: StoredState) -> JobSpec:
-        """Fill the folder with all but ``job.json``.
+    def prepare(self, admitted: AdmittedRound, state: PublicState) -> JobSpec:
+        """Fill the folder with all but ``job.json``; ``state`` is what the round starts from.
 
         Where an earlier start left the very same job in it (the same M0, seed, data and base model), its checkpoint
         stays, and its payload if it was closed with one: the trainer would make the same bytes again. Anything else
@@ -88,7 +89,7 @@ class JobDesk:
         make_private_folder(folder / SITE_FOLDER)
         write_private_file(folder / MANIFEST_FILE, [admitted.signed.encode()])
         write_file(folder / LAYOUT_FILE, admitted.run.layout_json)
-        write_file(folder / GLOBAL_FILE, read_verified(state))
+        write_file_parts(folder / GLOBAL_FILE, state.iter_bytes())
         return job
 
     def _job(self, admitted: AdmittedRound) -> JobSpec:

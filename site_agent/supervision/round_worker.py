@@ -33,6 +33,7 @@ from site_agent.errors import (
     StateError,
 )
 from site_agent.jobs.documents import JobDirectoryError
+from site_agent.jobs.job_dir import JobSpec
 from site_agent.link import instructions as asked
 from site_agent.link.instructions import Instruction, PublishedResult
 from site_agent.session import commands as do
@@ -361,7 +362,7 @@ class RoundWorker:
         event: SessionEvent
         try:
             await asyncio.to_thread(self._require_space, admitted, state)
-            job = await asyncio.to_thread(self._jobs.prepare, admitted, state)
+            job = await asyncio.to_thread(self._prepare_job, admitted, state)
             await self._record_in_time(AuditKind.TRAINING_STARTED, admitted.round, job_kind=job.kind.value)
             folder = self._jobs.folder(admitted.round)
             await self._seams.runner.run_training_job(folder, job, on_progress=relay.note)
@@ -375,6 +376,10 @@ class RoundWorker:
         finally:
             sender.cancel()
         await self._conclude(admitted.round, event)
+
+    def _prepare_job(self, admitted: AdmittedRound, state: StoredState) -> JobSpec:
+        # Its bytes were found to have its digest when it was loaded; it is in memory since it was folded.
+        return self._jobs.prepare(admitted, self._seams.states.load(state))
 
     async def _conclude(self, round_context: RoundContext, event: SessionEvent) -> None:
         """Tell the machine how the job ended; again while that cannot be recorded."""

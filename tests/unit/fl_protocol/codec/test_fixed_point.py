@@ -13,12 +13,15 @@ from fl_protocol.codec.fixed_point import (
     MissingSegmentError,
     NonFiniteUpdateError,
     SegmentShapeError,
+    SumSpentError,
+    UpdateSum,
     clip_l2,
     decode_sums,
     encode_payload,
     fixed_point_scale,
     l2_norm,
     quantisation_step,
+    read_sums,
     sum_error_bound,
 )
 from fl_protocol.codec.ring_vector import RingVector
@@ -337,3 +340,68 @@ def test_clipping_of_another_array_is_refused(update: np.ndarray) -> None:
 def test_norm_of_the_largest_floats_does_not_overflow() -> None:
     largest = np.finfo(np.float32).max
     assert l2_norm(np.array([largest, largest], np.float32)) == pytest.approx(float(largest) * math.sqrt(2), rel=1e-15)
+
+
+def sum_of_length(length: int) -> tuple[PayloadLayout, RingVector]:
+    """A layout of one update, and any sum that its three sites can have."""
+    agreed = PayloadLayout(segments=(update_segment(length=length),), max_sites=3)
+    limit = 3 * update_segment(length=length).max_integer(3)
+    integers = np.random.default_rng(length).integers(-limit, limit, length, endpoint=True, dtype=np.int32)
+    return agreed, RingVector(ring32=integers.view(np.uint32), ring64=np.zeros(0, np.uint64))
+
+
+@pytest.mark.parametrize("is_given_up", [False, True])
+@pytest.mark.parametrize("length", [1, 65_535, 65_536, 65_537, 131_072, 131_073])
+def test_scaled_sum_is_each_element_divided_multiplied_and_rounded_once(length: int, is_given_up: bool) -> None:
+    agreed, vector = sum_of_length(length)
+    scale = np.float64(fixed_point_scale(agreed.segments[0], 3).scale)
+    # Independent of chunks: the whole vector at once, each step of the order that the fold states.
+    expected = ((vector.ring32.view(np.int32).astype(np.float64) / scale) * 1.7).astype(np.float32)
+    total = read_sums(vector, agreed, is_given_up=is_given_up)["update"]
+    assert isinstance(total, UpdateSum)
+    scaled = total.scaled(1.7)
+    assert scaled.dtype == np.float32
+    assert scaled.tobytes() == expected.tobytes()
+    assert np.shares_memory(scaled, vector.ring32) is is_given_up
+
+
+def test_sum_that_was_given_up_is_used_once() -> None:
+    agreed, vector = sum_of_length(4)
+    total = read_sums(vector, agreed, is_given_up=True)["update"]
+    assert isinstance(total, UpdateSum)
+    total.scaled(1.0)
+    with pytest.raises(SumSpentError):
+        total.scaled(1.0)
+    with pytest.raises(SumSpentError):
+        total[:]
+
+
+def test_sum_that_is_kept_is_the_same_every_time() -> None:
+    agreed, vector = sum_of_length(70_000)
+    before = vector.to_bytes()
+    total = read_sums(vector, agreed)["update"]
+    assert isinstance(total, UpdateSum)
+    assert total.scaled(0.5).tobytes() == total.scaled(0.5).tobytes()
+    assert vector.to_bytes() == before
+
+
+def test_scaling_a_sum_that_was_given_up_needs_no_second_vector() -> None:
+    agreed, vector = sum_of_length(2_000_000)
+    total = read_sums(vector, agreed, is_given_up=True)["update"]
+    assert isinstance(total, UpdateSum)
+    tracemalloc.start()
+    try:
+        total.scaled(0.5)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # One chunk of float64 is 512 KiB; a second vector were 8 MB.
+    assert peak < 1_000_000
+
+
+@pytest.mark.parametrize("length", [65_535, 65_536, 65_537, 200_000])
+def test_norm_over_several_chunks_is_the_sum_of_exact_squares(length: int) -> None:
+    update = np.random.default_rng(length).normal(0, 1, length).astype(np.float32)
+    exact = math.sqrt(math.fsum((update.astype(np.float64) ** 2).tolist()))
+    # A pairwise sum of n squares of one sign is off by less than n units in the last place, and far less in fact.
+    assert abs(l2_norm(update) - exact) <= 1e-12 * exact

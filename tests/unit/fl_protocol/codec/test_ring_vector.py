@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -58,3 +59,28 @@ def test_ring_vector_copy_is_independent() -> None:
     other = vector.copy()
     other.ring32[0] = 99
     assert not other.equals(vector)
+
+
+@pytest.mark.parametrize(("n32", "n64"), [(5, 3), (4, 0), (0, 2), (0, 0)])
+@pytest.mark.parametrize("piece_bytes", [1, 3, 8, 20, 24, 1000])
+def test_ring_vector_from_pieces_is_what_they_are_together(n32: int, n64: int, piece_bytes: int) -> None:
+    data = sample(n32, n64).to_bytes()
+    buffer = bytearray(piece_bytes)
+
+    def pieces() -> Iterator[memoryview]:
+        for start in range(0, len(data), piece_bytes):
+            piece = data[start : start + piece_bytes]
+            # One buffer for all: whatever of an earlier piece is looked at later would be wrong.
+            buffer[: len(piece)] = piece
+            yield memoryview(buffer)[: len(piece)]
+
+    vector = RingVector.from_chunks(pieces(), n32=n32, n64=n64)
+    assert vector.to_bytes() == data
+    assert vector.ring32.tolist() == sample(n32, n64).ring32.tolist()
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_ring_vector_from_pieces_of_another_length_is_refused(change: int) -> None:
+    pieces = [bytes(16), bytes(28 + change)]
+    with pytest.raises(RingVectorInvalidError):
+        RingVector.from_chunks(pieces, n32=5, n64=3)

@@ -16,6 +16,7 @@ from fl_protocol.codec.fixed_point import (
     decode_sums,
     encode_payload,
     quantisation_step,
+    read_sums,
 )
 from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.folds import ALGORITHMS
@@ -339,3 +340,27 @@ def test_layout_of_the_extreme_clip_norms_can_be_encoded(clip_norm: float) -> No
     )
     decoded = decode_sums(encode_payload(weighed, payload), payload, n_sites=1)["adapter_update"]
     np.testing.assert_allclose(decoded, [0.6 * clip_norm, -0.8 * clip_norm], rtol=1e-6)
+
+
+def test_fold_over_a_sum_that_is_given_up_is_the_fold_of_one_that_is_kept() -> None:
+    spec = resolved_run_spec()
+    layout = smollm2_layout()
+    rng = np.random.default_rng(7)
+    payload = FEDAVG.segments(spec, layout.n_parameters, RoundKind.TRAIN)
+    raws = [raw_train(rng.normal(0, 1e-3, layout.n_parameters).astype(np.float32)) for _ in range(3)]
+    vector = integer_sum(
+        [encode_payload(FEDAVG.weigh(raw, n_records=9, spec=spec, kind=RoundKind.TRAIN), payload) for raw in raws]
+    )
+    adapter = {tensor.name: rng.normal(0, 0.1, tensor.shape).astype(np.float32) for tensor in layout.tensors}
+    state = PublicState(version=0, adapter=adapter)
+    before = state.to_bytes()
+
+    def folded(*, is_given_up: bool) -> PublicState:
+        sums = read_sums(vector, payload, n_sites=3, is_given_up=is_given_up)
+        return FEDAVG.fold(sums, state, spec=spec, layout=layout, kind=RoundKind.TRAIN, n_sites=3).state
+
+    kept = folded(is_given_up=False)
+    over = folded(is_given_up=True)
+    assert over.to_bytes() == kept.to_bytes()
+    assert all(np.shares_memory(array, vector.ring32) for array in over.adapter.values())
+    assert state.to_bytes() == before

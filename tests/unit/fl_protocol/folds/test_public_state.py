@@ -99,3 +99,10 @@ def test_file_in_another_form_than_the_canonical_is_refused() -> None:
 def test_file_that_is_cut_short_is_refused() -> None:
     with pytest.raises(SafetensorsInvalidError):
         PublicState.from_bytes(state().to_bytes()[:-1])
+
+
+def test_state_that_shares_its_bytes_is_the_same_and_copies_none() -> None:
+    data = state().to_bytes()
+    shared = PublicState.from_bytes(data, is_shared=True)
+    assert shared.to_bytes() == data
+    assert all(np.shares_memory(array, np.frombuffer(data, np.uint8)) for array in shared.adapter.values())

@@ -70,6 +70,13 @@ def test_state_in_memory_is_the_one_that_was_saved(store: PublicStateStore) -> N
     assert store.load(stored).digest() == stored.sha256 == hashlib.sha256(stored.path.read_bytes()).hexdigest()
 
 
+def test_state_read_again_after_a_restart_is_the_file_to_the_byte(store: PublicStateStore) -> None:
+    stored = store.save(RUN_ID, state(0, value=3.0), result_sha256=None)
+    # Another state is the one in memory now, as after a restart; what a trainer is given is what this one writes.
+    store.save(RUN_ID, state(1), result_sha256=None)
+    assert b"".join(store.load(stored).iter_bytes()) == stored.path.read_bytes()
+
+
 def test_old_versions_lose_their_bytes_and_keep_their_row(store: PublicStateStore) -> None:
     stored = [store.save(RUN_ID, state(version), result_sha256=None) for version in range(4)]
     assert [one.path.exists() for one in stored] == [False, False, True, True]
