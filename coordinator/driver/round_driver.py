@@ -91,8 +91,8 @@ class RoundDriver:
             return
         for run_id in run_ids:
             try:
-                # What was only noted has been thought through to its end; what moved may lead on at once.
-                while await self._advance(run_id) is TurnOutcome.MOVED:
+                # A phase that moved waits for sites now; where a round opened or ended, the next thing may follow.
+                while await self._advance(run_id) is TurnOutcome.LEADS_ON:
                     pass
                 await self._start_effects(run_id)
             except (DatabaseUnavailableError, DatabaseBusyError) as error:
@@ -109,7 +109,7 @@ class RoundDriver:
         )
         if is_held:
             self._held.add(run_id)
-        if outcome is TurnOutcome.MOVED:
+        if outcome in {TurnOutcome.MOVED, TurnOutcome.LEADS_ON}:
             # Not for every message that was counted: that would let all sites look as often as all sites speak.
             self._ctx.wakeups.wake_sites()
         return outcome

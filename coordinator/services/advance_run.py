@@ -21,11 +21,6 @@ from coordinator.services.drive_round import drive_round
 from coordinator.services.event_rows import event_from_row
 from coordinator.services.plan_round import plan_round
 from coordinator.services.turn import Turn, TurnOutcome
-from fl_protocol.audit.events import AuditKind
-
-_MILESTONES = frozenset(
-    {AuditKind.ROUND_OPENED, AuditKind.ROUND_COMMITTED, AuditKind.ROUND_ABORTED, AuditKind.RUN_STATE}
-)
 
 
 def advance_run(ctx: EngineContext, session: Session, run_id: str, *, now: datetime) -> TurnOutcome:
@@ -52,8 +47,7 @@ def advance_run(ctx: EngineContext, session: Session, run_id: str, *, now: datet
         consume_events(session, rows, now=now)
         turn.is_changed = True
     outcome = turn.outcome
-    is_milestone = turn.trail.holds_any(_MILESTONES)
     turn.trail.write(session, now=now)
-    if is_milestone:
+    if outcome is TurnOutcome.LEADS_ON:
         write_checkpoint(session, signer=ctx.signer, origin=ctx.origin, now=now)
     return outcome

@@ -22,6 +22,7 @@ from coordinator.services.site_presence import note_seen
 from fl_protocol.ids import SiteId
 
 MAX_WAIT_S = 25.0
+_GATHER_S = 0.025
 _LOOK_AGAIN_S = 2.0
 """Another process may have moved the round without ringing here."""
 _LOOKS_A_SECOND = 25.0
@@ -38,6 +39,10 @@ async def poll_instruction(
     """
     started = ctx.now()
     question = SiteQuestion(site_id=site_id, holding=tuple(holding))
+    if wait_s > 0:
+        # Most who ask have just done what they were told, as others do about now, and nothing new is due before the
+        # last of them: they are looked up together, or by the bell's ring.
+        await ctx.wakeups.sites.wait(ctx.wakeups.sites.count, timeout_s=min(_GATHER_S, wait_s))
     while True:
         seen = ctx.wakeups.sites.count
         seen_at = ctx.now()

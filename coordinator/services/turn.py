@@ -20,6 +20,11 @@ from coordinator.services.round_access import COORDINATOR
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.ids import Sha256Hex, SiteId
 
+MILESTONES = frozenset(
+    {AuditKind.ROUND_OPENED, AuditKind.ROUND_COMMITTED, AuditKind.ROUND_ABORTED, AuditKind.RUN_STATE}
+)
+"""Behind each of these a checkpoint is signed, and the next may follow at once."""
+
 
 class TurnOutcome(StrEnum):
     """What came of a turn.
@@ -27,12 +32,14 @@ class TurnOutcome(StrEnum):
     Attributes:
         NOTHING: nothing was written.
         NOTED: what sites sent was counted, and nobody is asked for anything else than before.
-        MOVED: what somebody should do may have changed, and there may be more to do at once.
+        MOVED: what somebody should do may have changed.
+        LEADS_ON: that, and there may be more to do at once: a round opened or ended, or the run's state changed.
     """
 
     NOTHING = "nothing"
     NOTED = "noted"
     MOVED = "moved"
+    LEADS_ON = "leads-on"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,6 +62,8 @@ class Turn:
     @property
     def outcome(self) -> TurnOutcome:
         """What came of it so far. Everything that is put on the trail is a state that changed."""
+        if self.trail.holds_any(MILESTONES):
+            return TurnOutcome.LEADS_ON
         if self.has_moved or self.trail:
             return TurnOutcome.MOVED
         return TurnOutcome.NOTED if self.is_changed else TurnOutcome.NOTHING
