@@ -58,7 +58,9 @@ _log = structlog.get_logger("coordinator.services")
 RECEIPT_KIND = "WR/sig/receipt"
 _PROGRESS_BYTES = 16 << 20
 _PROGRESS_EVERY = timedelta(seconds=30)
-"""How often, in bytes and in time, the phase's deadline is put off while an upload is on its way."""
+_PROGRESS_PAUSE = timedelta(seconds=1)
+"""How often the phase's deadline is put off while an upload is on its way: after so many bytes, but on a fast line
+after the pause at the earliest, and on a slow one after thirty seconds at the latest."""
 
 
 class UploadAlteredError(InvalidMessageError):
@@ -221,8 +223,9 @@ class _ProgressNotes:
                 return
             await self._writing
         now = self._ctx.now()
-        is_due = self._noted_at is None or now - self._noted_at >= _PROGRESS_EVERY
-        if held - self._noted_bytes >= _PROGRESS_BYTES or (held > self._noted_bytes and is_due):
+        waited = None if self._noted_at is None else now - self._noted_at
+        is_many = held - self._noted_bytes >= _PROGRESS_BYTES and (waited is None or waited >= _PROGRESS_PAUSE)
+        if is_many or (held > self._noted_bytes and (waited is None or waited >= _PROGRESS_EVERY)):
             self._noted_bytes, self._noted_at = held, now
             self._writing = asyncio.create_task(_note_received(self._ctx, self._incoming, held))
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from coordinator.blobs.store import BlobStore
 from coordinator.db.tx import Database
+from coordinator.services.prefix_digests import DigestsOfBlobs
 from coordinator.services.role_cache import RoleCache
 from coordinator.services.traffic import TrafficMeter
 from coordinator.services.upload_desk import UploadDesk
@@ -31,6 +32,7 @@ class EngineContext:
         roles: parsed and verified messages, so that a phase's list is verified once and not at each arrival.
         uploads: the streams that bring masked vectors to this process.
         traffic: what is sent to the sites.
+        digests: what goes with the chunks that are sent, computed once a blob.
     """
 
     db: Database
@@ -43,6 +45,7 @@ class EngineContext:
     roles: RoleCache = field(default_factory=RoleCache)
     uploads: UploadDesk = field(default_factory=UploadDesk)
     traffic: TrafficMeter = field(init=False)
+    digests: DigestsOfBlobs = field(default_factory=DigestsOfBlobs)
 
     def __post_init__(self) -> None:
         """Count over this database."""

@@ -31,7 +31,7 @@ class BlobPart:
     """Some bytes and where they belong; ``leaf_sha256`` is SHA-256(0x00 || data) as the sender took it."""
 
     offset: int
-    data: bytes
+    data: bytes | memoryview
     leaf_sha256: bytes | None = None
 
 

@@ -21,7 +21,7 @@ from site_agent.errors import (
 )
 from site_agent.link.backoff import Backoff
 from site_agent.link.client import CoordinatorClient
-from site_agent.link.download_sink import DownloadedBytes, DownloadSink, FileSink, MemorySink
+from site_agent.link.download_sink import ChunkDigests, DownloadedBytes, DownloadSink, FileSink, MemorySink
 from site_agent.link.refusals import typed_errors
 from site_agent.link.transfer import IDLE_DEADLINE_S, Patience, moving_call
 
@@ -111,8 +111,9 @@ class Downloader:
                             raise BlobInvalidError(message, sha256=sha256, max_bytes=max_bytes)
                         if writing is not None:
                             await asyncio.shield(writing)
+                        said = ChunkDigests(leaf_sha256=chunk.leaf_sha256, prefix_sha256=chunk.prefix_sha256)
                         # On the disk while the next one arrives.
-                        writing = asyncio.create_task(asyncio.to_thread(sink.add, chunk.data, chunk.leaf_sha256))
+                        writing = asyncio.create_task(asyncio.to_thread(sink.add, chunk.data, said))
             if writing is not None:
                 await asyncio.shield(writing)
         finally:
