@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -23,6 +23,9 @@ from fl_protocol.codec.chunks import CHUNK_BYTES
 from fl_protocol.ids import RunId, SiteId
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import ExchangeContext
+
+_READ_AT_ONCE = 4
+"""Chunks, in one hop to a thread. Twice as many are in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +86,12 @@ async def download_blob(
     position = offset
     reading = _read_ahead(parts)
     try:
-        while (part := await reading) is not None:
-            position += len(part.data)
-            # The next chunk is read and digested while this one is on its way; there are never more.
+        while ready := await reading:
+            # The next chunks are read while these are on their way; there are never more.
             reading = _read_ahead(parts)
-            yield part
+            for part in ready:
+                position += len(part.data)
+                yield part
     finally:
         await asyncio.wait([reading])
         if not reading.cancelled():
@@ -96,8 +100,8 @@ async def download_blob(
             ctx.traffic.add(site_id, context, position - offset)
 
 
-def _read_ahead(parts: Iterator[SentPart]) -> asyncio.Task[SentPart | None]:
-    return asyncio.create_task(asyncio.to_thread(next, parts, None))
+def _read_ahead(parts: Iterator[SentPart]) -> asyncio.Task[list[SentPart]]:
+    return asyncio.create_task(asyncio.to_thread(lambda: list(islice(parts, _READ_AT_ONCE))))
 
 
 def _open_parts(ctx: EngineContext, sha256: str, *, offset: int) -> Iterator[SentPart]:

@@ -35,6 +35,7 @@ _RESUMABLE = frozenset(
     {"chunk-altered", "blob-offset", "upload-truncated", "upload-taken-over", "blob-store-full", "upload-altered"}
 )
 """Refusals after which the same bytes are sent from where the coordinator stands."""
+_READ_AT_ONCE = 4
 _ALTERED = "upload-altered"
 _CHUNK_ALTERED = "chunk-altered"
 
@@ -54,7 +55,7 @@ class Upload:
 
 
 class Uploader:
-    """Sends masked inputs. Holds no bytes of its own but two chunks."""
+    """Sends masked inputs. Holds no bytes of its own but eight chunks."""
 
     def __init__(
         self,
@@ -140,14 +141,16 @@ async def _parts(upload: Upload, leaves: Sequence[bytes], offset: int, pulse: Pu
     with upload.path.open("rb", buffering=0) as stream:
         stream.seek(offset)
         spool = _Spool(stream=stream, n_bytes=upload.n_bytes, leaves=leaves)
-        reading = asyncio.create_task(asyncio.to_thread(spool.read_chunk, offset))
+        reading = asyncio.create_task(asyncio.to_thread(spool.read_chunks, offset))
         try:
-            while (chunk := await reading) is not None:
-                # The next one is read and digested while this one is on its way; there are never more.
-                reading = asyncio.create_task(asyncio.to_thread(spool.read_chunk, chunk.offset + len(chunk.data)))
-                # Being asked for another chunk means that the line has taken the last one.
-                pulse.beat()
-                yield ChunkMessage(chunk=chunk)
+            while chunks := await reading:
+                # The next ones are read while these are on their way; there are never more.
+                end = chunks[-1].offset + len(chunks[-1].data)
+                reading = asyncio.create_task(asyncio.to_thread(spool.read_chunks, end))
+                for chunk in chunks:
+                    # Being asked for another chunk means that the line has taken the last one.
+                    pulse.beat()
+                    yield ChunkMessage(chunk=chunk)
         finally:
             # The file is closed only when no thread reads it any more.
             await asyncio.wait([reading])
@@ -163,8 +166,15 @@ class _Spool:
     n_bytes: int
     leaves: Sequence[bytes]
 
-    def read_chunk(self, offset: int) -> WireChunk | None:
-        """The next chunk; None at the end of the vector."""
+    def read_chunks(self, offset: int) -> list[WireChunk]:
+        """The next chunks; none at the end of the vector."""
+        chunks: list[WireChunk] = []
+        while len(chunks) < _READ_AT_ONCE and (chunk := self._read_chunk(offset)) is not None:
+            chunks.append(chunk)
+            offset += len(chunk.data)
+        return chunks
+
+    def _read_chunk(self, offset: int) -> WireChunk | None:
         # Up to the next chunk boundary first, so that a resumed upload ends its chunks where the digest tree does.
         data = self.stream.read(min(CHUNK_BYTES - offset % CHUNK_BYTES, self.n_bytes - offset))
         if not data:
@@ -179,7 +189,7 @@ def _spooled_leaves(upload: Upload) -> tuple[bytes, ...]:
 
     Safety: nothing rests on them. The coordinator computes them from what arrives, and holds the root that was signed.
     """
-    n_leaves = n_chunks(upload.n_bytes)
+    n_leaves = n_chunks(upload.n_bytes, CHUNK_BYTES)
     with upload.path.open("rb") as stream:
         stream.seek(upload.n_bytes)
         behind = stream.read()
