@@ -300,6 +300,7 @@ def _mask(folder: Path, site: RigSite, study: Study) -> None:
     with (home / "mtold.bin").open("wb") as file:
         for part in upload.vector.buffers():
             file.write(part)
+        file.write(b"".join(upload.leaves))
 
 
 async def _no_release(run_id: RunId) -> None:

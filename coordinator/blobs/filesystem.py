@@ -146,10 +146,24 @@ class FilesystemBlobStore:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            return self.put(_chunks_of(path, offset=0, chunk_bytes=CHUNK_BYTES), expected_sha256=sha256)
+            self._settle(self._copied(path), sha256)
+            return StoredBlob(sha256=sha256, n_bytes=n_bytes)
         _sync_folder(target.parent)
         _sync_folder(self._root)
         return StoredBlob(sha256=sha256, n_bytes=n_bytes)
+
+    def _copied(self, path: Path) -> Path:
+        copy = self._new / secrets.token_hex(16)
+        try:
+            with room(copy), copy.open("xb") as file:
+                for chunk in _chunks_of(path, offset=0, chunk_bytes=CHUNK_BYTES):
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            copy.unlink(missing_ok=True)
+            raise
+        return copy
 
     def _settle(self, path: Path, sha256: str) -> None:
         target = self._path(sha256)

@@ -1,4 +1,6 @@
-"""The seam to whatever keeps large bytes. A blob is named by its SHA-256, so writing it twice is writing it once.
+"""The seam to whatever keeps large bytes. A blob is named by a digest, so writing it twice is writing it once.
+
+The digest is its SHA-256 or, of an uploaded vector, one of its signed chunk tree (``blobs.names``, decision 0026).
 
 An upload that arrives in parts is a *partial* under a name of the caller's; it becomes a blob when it is finished and
 may be resumed, in this process or another, by whoever opens it.
@@ -55,7 +57,7 @@ class PartialWriter(Protocol):
         ...
 
     def finish(self, *, sha256: str) -> StoredBlob:
-        """Make the partial the blob of that digest, which the caller has taken over its bytes; durable on return.
+        """Make the partial the blob of that name, a digest that the caller has taken over its bytes; durable on return.
 
         The partial stays until it is discarded, so that a caller who dies before it has recorded the blob finds the
         partial whole, and may finish it again.

@@ -28,6 +28,7 @@ from coordinator.gateway.admission import (
     note_moved,
     peer_from_der,
 )
+from coordinator.gateway.chunk_codec import request_decoder, response_encoder
 from coordinator.gateway.interceptors import Context, StreamBehaviour, UnaryBehaviour
 from coordinator.gateway.status import RefusedCall, refused_call, refused_call_from_error
 from coordinator.services.accept_upload import UploadTruncatedError
@@ -135,8 +136,9 @@ class Http1Gateway:
     ) -> None:
         is_unary = handler.unary_unary is not None
         timeout_s = min(UNARY_TIMEOUT_S if is_unary else STREAM_TIMEOUT_S, _timeout_s(request))
-        encode = handler.response_serializer or _encode
-        decode = cast("Callable[[bytes], Message]", handler.request_deserializer)
+        method = request.call.method
+        encode = response_encoder(method, handler.response_serializer) or _encode
+        decode = cast("Callable[[bytes], Message]", request_decoder(method, handler.request_deserializer))
         async with self._admission.admitted(request.call, timeout_s=timeout_s):
             if handler.stream_unary is not None:
                 call = cast("UnaryBehaviour", handler.stream_unary)(_parts(request, decode), _NO_CONTEXT)

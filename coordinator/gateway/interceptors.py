@@ -21,6 +21,7 @@ from coordinator.gateway.admission import (
     note_moved,
     peer_from_pem,
 )
+from coordinator.gateway.chunk_codec import request_decoder, response_encoder
 
 Context = grpc.aio.ServicerContext[Message, Message]
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class GatewayInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrap(self, handler: Handler, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         method = handler_call_details.method.rpartition("/")[2]
+        decode = request_decoder(method, handler.request_deserializer)
+        encode = response_encoder(method, handler.response_serializer)
         if handler.unary_unary is not None:
             behaviour = self._wrap_unary(method, cast("UnaryBehaviour", handler.unary_unary), timeout_s=UNARY_TIMEOUT_S)
             make = grpc.unary_unary_rpc_method_handler
@@ -80,14 +83,10 @@ class GatewayInterceptor(grpc.aio.ServerInterceptor):
         else:
             return grpc.unary_stream_rpc_method_handler(
                 self._wrap_stream(method, cast("StreamBehaviour", handler.unary_stream)),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
+                request_deserializer=decode,
+                response_serializer=encode,
             )
-        return make(
-            behaviour,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        return make(behaviour, request_deserializer=decode, response_serializer=encode)
 
     def _wrap_unary(self, method: str, behaviour: UnaryBehaviour, *, timeout_s: float) -> UnaryBehaviour:
         async def wrapped(request: object, context: Context) -> Message:

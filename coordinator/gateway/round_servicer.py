@@ -27,6 +27,7 @@ from coordinator.services.report_progress import SiteActivity, report_progress, 
 from coordinator.services.site_instructions import Instruction
 from fl_protocol.ids import sha256_hex_from_text
 from fl_protocol.spec.context import RoundContext
+from fl_protocol.wire.blob_chunks import ChunkMessage, DownloadResponse, UploadRequest, WireChunk
 from fl_protocol.wire.convert import (
     exchange_from_proto,
     proto_from_exchange,
@@ -181,12 +182,12 @@ class RoundServicer(round_pb2_grpc.RoundServiceServicer):
         return round_pb2.QueryUploadResponse(received_bytes=status.received_bytes, receipt=receipt)
 
     async def UploadBlob(  # noqa: N802 # the method's name in the proto
-        self, request_iterator: AsyncIterator[round_pb2.UploadBlobRequest], context: Context
+        self, request_iterator: AsyncIterator[UploadRequest], context: Context
     ) -> round_pb2.UploadBlobResponse:
         """M5: the signed header, then the masked vector in chunks."""
         del context
         first = await anext(request_iterator, None)
-        if first is None or first.WhichOneof("part") != "header":
+        if not isinstance(first, round_pb2.UploadBlobRequest) or first.WhichOneof("part") != "header":
             raise InvalidMessageError("an upload begins with its header")
         receipt = await accept_upload(
             self._engine,
@@ -249,9 +250,9 @@ class RoundServicer(round_pb2_grpc.RoundServiceServicer):
             manifest=proto_from_signed(committed.manifest), result=_proto_from_result(committed.result)
         )
 
-    async def DownloadBlob(  # noqa: N802 # the method's name in the proto
+    async def DownloadBlob(  # type: ignore[override] # noqa: N802 # the method's name in the proto
         self, request: round_pb2.DownloadBlobRequest, context: Context
-    ) -> AsyncIterator[round_pb2.DownloadBlobResponse]:
+    ) -> AsyncIterator[DownloadResponse]:
         """A published blob from an offset on."""
         del context
         parts = download_blob(
@@ -262,8 +263,13 @@ class RoundServicer(round_pb2_grpc.RoundServiceServicer):
             offset=request.offset,
         )
         async for part in parts:
-            chunk = round_pb2.BlobChunk(offset=part.offset, data=part.data, leaf_sha256=part.leaf_sha256 or b"")
-            yield round_pb2.DownloadBlobResponse(chunk=chunk)
+            chunk = WireChunk(
+                offset=part.offset,
+                data=part.data,
+                leaf_sha256=part.leaf_sha256,
+                prefix_sha256=part.prefix_sha256,
+            )
+            yield ChunkMessage(chunk=chunk)
 
 
 def _ref_from_proto(proto: round_pb2.RoundRef) -> RoundRef:
@@ -277,7 +283,7 @@ def _proto_from_ref(ref: RoundRef) -> round_pb2.RoundRef:
     )
 
 
-async def _parts(requests: AsyncIterator[round_pb2.UploadBlobRequest]) -> AsyncIterator[BlobPart]:
+async def _parts(requests: AsyncIterator[UploadRequest]) -> AsyncIterator[BlobPart]:
     async for request in requests:
         if request.WhichOneof("part") != "chunk":
             raise InvalidMessageError("an upload has one header, and chunks after it")

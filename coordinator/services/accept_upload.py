@@ -25,7 +25,13 @@ from coordinator.rounds.participation_machine import ParticipationEvent
 from coordinator.rounds.space import judge_space
 from coordinator.services.context import EngineContext
 from coordinator.services.event_rows import store_event
-from coordinator.services.exchange_steps import Incoming, check_step_is_open, note_progress, store_message
+from coordinator.services.exchange_steps import (
+    Incoming,
+    check_step_is_open,
+    is_last_of_phase,
+    note_progress,
+    store_message,
+)
 from coordinator.services.receive_upload import BlobPart, UploadTruncatedError, open_sink, receive_parts
 from coordinator.services.round_access import (
     ExchangeAccess,
@@ -58,7 +64,9 @@ _log = structlog.get_logger("coordinator.services")
 RECEIPT_KIND = "WR/sig/receipt"
 _PROGRESS_BYTES = 16 << 20
 _PROGRESS_EVERY = timedelta(seconds=30)
-"""How often, in bytes and in time, the phase's deadline is put off while an upload is on its way."""
+_PROGRESS_PAUSE = timedelta(seconds=1)
+"""How often the phase's deadline is put off while an upload is on its way: after so many bytes, but on a fast line
+after the pause at the earliest, and on a slow one after thirty seconds at the latest."""
 
 
 class UploadAlteredError(InvalidMessageError):
@@ -84,6 +92,7 @@ class _Plan:
     chunk_bytes: int
     chunk_root: bytes
     noted_bytes: int
+    noted_at: datetime | None
 
 
 async def query_upload(ctx: EngineContext, *, site_id: SiteId, exchange: ExchangeContext) -> UploadStatus:
@@ -153,10 +162,11 @@ async def accept_upload(
         await ctx.db.run_tx_async("note-upload-waits", lambda session: _note_waiting(ctx, session, incoming))
         raise
     complete = Incoming(site_id=site_id, exchange=exchange, encoded=m5, now=ctx.now())
-    receipt = await ctx.db.run_tx_async(
+    receipt, is_last = await ctx.db.run_tx_async(
         "complete-upload", lambda session: _complete(ctx, session, complete, plan=begun, sha256=sha256)
     )
-    ctx.wakeups.wake_driver()
+    if is_last:
+        ctx.wakeups.wake_driver()
     # Only now: whoever dies before the receipt is recorded finds the partial whole, and need not be sent it again.
     await _discard(ctx, begun.partial)
     return receipt
@@ -169,7 +179,7 @@ async def _store(
     sink = await asyncio.to_thread(
         open_sink, ctx.blobs, ctx.uploads, partial=plan.partial, chunk_bytes=plan.chunk_bytes
     )
-    notes = _ProgressNotes(ctx, incoming, noted_bytes=plan.noted_bytes)
+    notes = _ProgressNotes(ctx, incoming, noted_bytes=plan.noted_bytes, noted_at=plan.noted_at)
     try:
         await receive_parts(sink, parts, offset=offset, n_bytes=plan.n_bytes, note=notes.hear)
         sha256, root = sink.digests.finish()
@@ -203,11 +213,11 @@ class _ProgressNotes:
     ever puts off nothing.
     """
 
-    def __init__(self, ctx: EngineContext, incoming: Incoming, *, noted_bytes: int) -> None:
+    def __init__(self, ctx: EngineContext, incoming: Incoming, *, noted_bytes: int, noted_at: datetime | None) -> None:
         self._ctx = ctx
         self._incoming = incoming
         self._noted_bytes = noted_bytes
-        self._noted_at: datetime | None = None
+        self._noted_at = noted_at
         self._writing: asyncio.Task[None] | None = None
 
     async def hear(self, held: int) -> None:
@@ -221,8 +231,9 @@ class _ProgressNotes:
                 return
             await self._writing
         now = self._ctx.now()
-        is_due = self._noted_at is None or now - self._noted_at >= _PROGRESS_EVERY
-        if held - self._noted_bytes >= _PROGRESS_BYTES or (held > self._noted_bytes and is_due):
+        waited = None if self._noted_at is None else now - self._noted_at
+        is_many = held - self._noted_bytes >= _PROGRESS_BYTES and (waited is None or waited >= _PROGRESS_PAUSE)
+        if is_many or (held > self._noted_bytes and (waited is None or waited >= _PROGRESS_EVERY)):
             self._noted_bytes, self._noted_at = held, now
             self._writing = asyncio.create_task(_note_received(self._ctx, self._incoming, held))
 
@@ -243,7 +254,10 @@ def _begin(ctx: EngineContext, session: Session, incoming: Incoming) -> SignedBo
     _check_open(access, incoming.site_id)
     shared = ctx.roles.shared(session, access.exchange)
     said = check_m5(shared, incoming.encoded, sender=incoming.site_id)
+    noted_at = None
     if upload is None:
+        # What begins is progress, and is noted here.
+        noted_at = incoming.now
         _check_space(ctx, said.n_bytes)
         upload = Upload(
             **dict(zip(_KEY, exchange_key(access.context), strict=True)),
@@ -262,6 +276,7 @@ def _begin(ctx: EngineContext, session: Session, incoming: Incoming) -> SignedBo
         chunk_bytes=shared.keyed.opened.params.chunk_bytes,
         chunk_root=said.chunk_root,
         noted_bytes=upload.received_bytes,
+        noted_at=noted_at,
     )
 
 
@@ -300,13 +315,16 @@ def _note_waiting(ctx: EngineContext, session: Session, incoming: Incoming) -> N
     note_progress(access, now=ctx.now(), pause=_pause(ctx, session, access))
 
 
-def _complete(ctx: EngineContext, session: Session, incoming: Incoming, *, plan: _Plan, sha256: str) -> SignedBody:
+def _complete(
+    ctx: EngineContext, session: Session, incoming: Incoming, *, plan: _Plan, sha256: str
+) -> tuple[SignedBody, bool]:
+    """The receipt, and whether the driver has waited for this upload."""
     access = require_exchange(session, incoming.site_id, incoming.exchange)
     upload = find_upload(session, access.context, incoming.site_id)
     if upload is None:
         raise NotFoundError("the upload was not begun", site_id=incoming.site_id)
     if (held := _receipt_of(upload)) is not None:
-        return held
+        return held, False
     _check_open(access, incoming.site_id)
     receipt = sign_body(ctx.signer, RECEIPT_KIND, _receipt_body(access.context, incoming, plan))
     upload.received_bytes = plan.n_bytes
@@ -327,7 +345,7 @@ def _complete(ctx: EngineContext, session: Session, incoming: Incoming, *, plan:
         "chunk_root": plan.chunk_root.hex(),
     }
     append_audit(session, AuditKind.UPLOAD_ACCEPTED, actor=site_actor(incoming.site_id), facts=facts, now=incoming.now)
-    return receipt
+    return receipt, is_last_of_phase(session, access, kind=MessageKind.M5, members=access.exchange.u2)
 
 
 def _refuse(session: Session, incoming: Incoming, reason: str) -> None:

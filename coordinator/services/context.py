@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from coordinator.blobs.store import BlobStore
 from coordinator.db.tx import Database
 from coordinator.services.look_desk import LookDesk
+from coordinator.services.prefix_digests import DigestsOfBlobs
 from coordinator.services.role_cache import RoleCache
 from coordinator.services.traffic import TrafficMeter
 from coordinator.services.upload_desk import UploadDesk
@@ -38,6 +39,7 @@ class EngineContext:
         uploads: the streams that bring masked vectors to this process.
         traffic: what is sent to the sites.
         looks: where sites that ask at once are answered at once.
+        digests: what goes with the chunks that are sent, computed once a blob.
     """
 
     db: Database
@@ -51,6 +53,7 @@ class EngineContext:
     uploads: UploadDesk = field(default_factory=UploadDesk)
     traffic: TrafficMeter = field(init=False)
     looks: LookDesk[SiteQuestion, SiteAnswer] = field(init=False)
+    digests: DigestsOfBlobs = field(default_factory=DigestsOfBlobs)
 
     def __post_init__(self) -> None:
         """Count, and look, over this database."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -14,15 +15,30 @@ from coordinator.db.models import Exchange, Round
 from coordinator.db.rounds import committed_round
 from coordinator.errors import NotFoundError, NotInCohortError
 from coordinator.services.context import EngineContext
-from coordinator.services.receive_upload import BlobPart
+from coordinator.services.prefix_digests import PrefixDigests
 from coordinator.services.round_access import require_active_site, require_run
 from coordinator.services.site_instructions import PublishedResult, published_result
 from fl_protocol.codec import merkle
+from fl_protocol.codec.chunks import CHUNK_BYTES
 from fl_protocol.ids import RunId, SiteId
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import ExchangeContext
 
-_CHUNK_BYTES = 1 << 20
+_READ_AT_ONCE = 4
+"""Chunks, in one hop to a thread. Twice as many are in memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentPart:
+    """Some bytes of a blob, where they belong, and one of two digests.
+
+    ``prefix_sha256`` is of the blob up to their end; where that is not known, ``leaf_sha256`` is SHA-256(0x00 || data).
+    """
+
+    offset: int
+    data: bytes
+    prefix_sha256: bytes = b""
+    leaf_sha256: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +71,7 @@ async def get_result(ctx: EngineContext, *, site_id: SiteId, run_id: RunId, roun
 
 async def download_blob(
     ctx: EngineContext, *, site_id: SiteId, run_id: RunId, sha256: str, offset: int
-) -> AsyncIterator[BlobPart]:
+) -> AsyncIterator[SentPart]:
     """The initial public state or a published sum of the run, from ``offset`` on.
 
     Raises:
@@ -66,15 +82,16 @@ async def download_blob(
     context = await ctx.db.read_async(
         "download-blob", lambda session: _published_blob(ctx, session, site_id, run_id=run_id, sha256=sha256)
     )
-    chunks = await asyncio.to_thread(ctx.blobs.iter_chunks, sha256, offset=offset, chunk_bytes=_CHUNK_BYTES)
+    parts = await asyncio.to_thread(_open_parts, ctx, sha256, offset=offset)
     position = offset
-    reading = _read_ahead(chunks, position)
+    reading = _read_ahead(parts)
     try:
-        while (part := await reading) is not None:
-            position += len(part.data)
-            # The next chunk is read and digested while this one is on its way; there are never more.
-            reading = _read_ahead(chunks, position)
-            yield part
+        while ready := await reading:
+            # The next chunks are read while these are on their way; there are never more.
+            reading = _read_ahead(parts)
+            for part in ready:
+                position += len(part.data)
+                yield part
     finally:
         await asyncio.wait([reading])
         if not reading.cancelled():
@@ -83,12 +100,29 @@ async def download_blob(
             ctx.traffic.add(site_id, context, position - offset)
 
 
-def _read_ahead(chunks: Iterator[bytes], offset: int) -> asyncio.Task[BlobPart | None]:
-    def read() -> BlobPart | None:
-        data = next(chunks, b"")
-        return BlobPart(offset=offset, data=data, leaf_sha256=merkle.leaf_hash(data)) if data else None
+def _read_ahead(parts: Iterator[SentPart]) -> asyncio.Task[list[SentPart]]:
+    return asyncio.create_task(asyncio.to_thread(lambda: list(islice(parts, _READ_AT_ONCE))))
 
-    return asyncio.create_task(asyncio.to_thread(read))
+
+def _open_parts(ctx: EngineContext, sha256: str, *, offset: int) -> Iterator[SentPart]:
+    # Up to the next boundary first, so that the chunks of every download are the same.
+    n_first = CHUNK_BYTES - offset % CHUNK_BYTES
+    chunks = ctx.blobs.iter_chunks(sha256, offset=offset, chunk_bytes=n_first)
+    if n_first != CHUNK_BYTES:
+        first = next(chunks, b"")
+        rest = ctx.blobs.iter_chunks(sha256, offset=offset + len(first), chunk_bytes=CHUNK_BYTES)
+        chunks = chain([first] if first else [], rest)
+    return _parts(ctx.digests.of(sha256), chunks, offset=offset)
+
+
+def _parts(digests: PrefixDigests, chunks: Iterator[bytes], *, offset: int) -> Iterator[SentPart]:
+    for data in chunks:
+        prefix = digests.through(data, offset=offset)
+        if prefix is None:
+            yield SentPart(offset=offset, data=data, leaf_sha256=merkle.leaf_hash(data))
+        else:
+            yield SentPart(offset=offset, data=data, prefix_sha256=prefix)
+        offset += len(data)
 
 
 def _require_member(ctx: EngineContext, session: Session, site_id: SiteId, run_id: RunId) -> None:

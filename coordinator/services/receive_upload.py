@@ -1,4 +1,4 @@
-"""The bytes of one upload's stream: a chunk is checked and kept while the next one arrives. Knows no table."""
+"""The bytes of one upload's stream: chunks are checked and kept while the next ones arrive. Knows no table."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from coordinator.errors import BlobOffsetError, InvalidMessageError, PartialTake
 from coordinator.services.upload_desk import UploadDesk
 from coordinator.services.upload_digests import UploadDigests
 from fl_protocol.codec import merkle
+
+MAX_WAITING = 4
+"""How many chunks may wait for the disk while as many are written."""
 
 
 class UploadTruncatedError(InvalidMessageError):
@@ -31,7 +34,7 @@ class BlobPart:
     """Some bytes and where they belong; ``leaf_sha256`` is SHA-256(0x00 || data) as the sender took it."""
 
     offset: int
-    data: bytes
+    data: bytes | memoryview
     leaf_sha256: bytes | None = None
 
 
@@ -108,14 +111,14 @@ async def receive_parts(
     n_bytes: int,
     note: Callable[[int], Awaitable[None]],
 ) -> None:
-    """Take the parts, one on the disk while the next arrives: two chunks of a stream are in memory, never more.
+    """Take the parts, some being written while the next ones arrive; ``2 * MAX_WAITING`` are in memory at most.
 
     Args:
         sink: where they go.
         parts: in order, without gaps.
         offset: where the first part belongs.
         n_bytes: the announced length of the whole.
-        note: told how much is held, after each chunk.
+        note: told how much is held, now and then.
 
     Raises:
         BlobOffsetError: the stream does not begin where the upload stands.
@@ -126,7 +129,7 @@ async def receive_parts(
     if offset > sink.held:
         raise BlobOffsetError("this is not where the upload stands", offset=offset, held=sink.held)
     position = offset
-    writing: asyncio.Task[int] | None = None
+    writer = _Writer(sink, note)
     await note(sink.held)
     try:
         async for part in parts:
@@ -135,23 +138,65 @@ async def receive_parts(
                     "a part leaves a gap or runs past the announced length", offset=part.offset, expected=position
                 )
             position += len(part.data)
-            if writing is not None:
-                await note(await asyncio.shield(writing))
-            writing = asyncio.create_task(asyncio.to_thread(sink.take, part))
-        if writing is not None:
-            await note(await asyncio.shield(writing))
+            await writer.take(part)
+        await writer.drain()
     finally:
-        # Also where the stream was cut: a chunk that arrived whole is kept.
-        if writing is not None:
-            await asyncio.wait([writing])
-            _failure_of(writing)
+        await writer.settle()
     if sink.held < n_bytes:
         raise UploadTruncatedError(
             "the stream ended early; resume where it ended", received_bytes=sink.held, expected_bytes=n_bytes
         )
 
 
-def _failure_of(writing: asyncio.Task[int]) -> BaseException | None:
-    # Asked for, so that asyncio does not call it forgotten: whoever awaited the chunk has raised it already, and after
-    # a cut nobody needs it.
-    return None if writing.cancelled() else writing.exception()
+class _Writer:
+    """Writes beside the stream. What arrives during a write goes with the next one: a hop to a thread has its price.
+
+    Invariant: one write at a time, in order; what waits is written as soon as the write before it has ended.
+    """
+
+    def __init__(self, sink: UploadSink, note: Callable[[int], Awaitable[None]]) -> None:
+        self._sink = sink
+        self._note = note
+        self._waiting: list[BlobPart] = []
+        self._has_room = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None
+
+    async def take(self, part: BlobPart) -> None:
+        """Take a part over, once there is room. Raises what an earlier one failed with."""
+        self._waiting.append(part)
+        if self._writing is not None and len(self._waiting) >= MAX_WAITING:
+            self._has_room.clear()
+            if not self._writing.done():
+                await self._has_room.wait()
+        if self._writing is not None and self._writing.done():
+            await self._writing
+            self._writing = None
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write())
+
+    async def drain(self) -> None:
+        """Wait until everything is kept. Raises what a part failed with."""
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+
+    async def settle(self) -> None:
+        """Wait for what was begun, also where the stream was cut: a chunk that arrived whole is kept."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+            # Asked for, so that asyncio does not call it forgotten: whoever awaited the chunk has raised it already,
+            # and after a cut nobody needs it.
+            _ = self._writing.cancelled() or self._writing.exception()
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting:
+                parts, self._waiting = self._waiting, []
+                self._has_room.set()
+                await asyncio.to_thread(self._take_all, parts)
+                await self._note(self._sink.held)
+        finally:
+            self._has_room.set()
+
+    def _take_all(self, parts: list[BlobPart]) -> None:
+        for part in parts:
+            self._sink.take(part)

@@ -1,20 +1,25 @@
-"""What is computed over a masked vector while it arrives: its SHA-256 as a blob, and the tree that its header signs."""
+"""What is computed over a masked vector while it arrives: the tree that its header signs, one pass over the bytes."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
 
-from fl_protocol.codec.chunks import BytesLike, ChunkTreeBuilder
+from coordinator.blobs.names import name_from_chunk_root
+from fl_protocol.codec.chunks import CHUNK_BYTES, BytesLike, ChunkTreeBuilder
 
 
 class UploadDigests:
-    """Both digests of the bytes so far. Holds one hash a chunk and no chunk."""
+    """The tree of the bytes so far. Holds one hash a chunk and no chunk.
+
+    Where a run's tree has chunks of another length than 1 MiB, the blob's name is the SHA-256 of its bytes, and is
+    computed as well: a name has to tell how it is verified.
+    """
 
     def __init__(self, chunk_bytes: int) -> None:
         """Begin with no byte; ``chunk_bytes`` is the length of the tree's chunks."""
         self._chunk_bytes = chunk_bytes
-        self._blob = hashlib.sha256()
+        self._plain = None if chunk_bytes == CHUNK_BYTES else hashlib.sha256()
         self._tree = ChunkTreeBuilder()
         self._open = _new_leaf()
         self._n_open = 0
@@ -36,7 +41,8 @@ class UploadDigests:
             leaf: their leaf hash, where the caller has it; it is used where the bytes are a chunk of the tree.
         """
         view = memoryview(data).cast("B")
-        self._blob.update(view)
+        if self._plain is not None:
+            self._plain.update(view)
         self.n_bytes += len(view)
         if leaf is not None and self._n_open == 0 and len(view) == self._chunk_bytes:
             self._tree.add_leaf(leaf)
@@ -50,10 +56,12 @@ class UploadDigests:
                 self._close_chunk()
 
     def finish(self) -> tuple[str, bytes]:
-        """The blob's digest in hexadecimal, and the tree's root; nothing is added afterwards."""
+        """The blob's name, and the tree's root; nothing is added afterwards."""
         if self._n_open:
             self._close_chunk()
-        return self._blob.hexdigest(), self._tree.root()
+        root = self._tree.root()
+        name = name_from_chunk_root(root, n_bytes=self.n_bytes) if self._plain is None else self._plain.hexdigest()
+        return name, root
 
     def _close_chunk(self) -> None:
         self._tree.add_leaf(self._open.digest())

@@ -15,6 +15,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
+from coordinator.blobs.names import BlobNameDigest
 from coordinator.blobs.store import BlobStore
 from coordinator.db.audit import audit_head
 from coordinator.db.blob_references import named_blobs
@@ -173,8 +174,9 @@ def _write_blobs(
                 raise BackupIncompleteError(message, sha256=sha256) from error
             gone.append(sha256)
             continue
-        member = archive.add_sized(f"blobs/{sha256}", chunks, n_bytes=size)
-        if member.sha256 != sha256:
+        found = BlobNameDigest()
+        archive.add_sized(f"blobs/{sha256}", found.watch(chunks), n_bytes=size)
+        if not found.is_of(sha256):
             raise BackupIncompleteError("a blob in the store is not what its name says", sha256=sha256)
         n_bytes += size
         if n_done % 100 == 0 or n_done == len(digests):

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import inspect
 
+from coordinator.blobs.names import BlobNameDigest
+from coordinator.blobs.store import UNRESUMED, BlobStore
 from coordinator.ca.key_files import write_new_file
 from coordinator.db.migrate import is_known_revision, migrate
 from coordinator.db.models import AuditCheckpoint
 from coordinator.db.models import AuditRow as AuditTable
 from coordinator.db.tx import Database
+from coordinator.errors import BlobDigestMismatchError
 from coordinator.installation import (
     CONFIG_FILE,
     ROOT_CERTIFICATE,
@@ -276,9 +280,24 @@ def _write_blobs(archive: ArchiveReader, installation: Installation, *, report: 
     store = installation.open_blobs()
     names = [name for name in archive.names if name.startswith("blobs/")]
     for name in names:
-        store.put(archive.iter_chunks(name), expected_sha256=name.removeprefix("blobs/"))
+        _write_blob(store, archive.iter_chunks(name), name.removeprefix("blobs/"))
     report(f"blobs: {len(names)}")
     return len(names)
+
+
+def _write_blob(store: BlobStore, chunks: Iterator[bytes], name: str) -> None:
+    """Store a blob under its name, of whichever kind, once its bytes are known to be those of that name."""
+    found, partial = BlobNameDigest(), f"{UNRESUMED}{secrets.token_hex(16)}"
+    writer = store.open_partial(partial)
+    try:
+        for chunk in found.watch(chunks):
+            writer.append(chunk)
+        if not found.is_of(name):
+            raise BlobDigestMismatchError("the bytes do not have the announced digest", expected=name[:64])
+        writer.finish(sha256=name)
+    finally:
+        writer.close()
+        store.discard_partial(partial)
 
 
 def _write_rows(archive: ArchiveReader, database: Database, manifest: _Manifest, *, report: Report) -> int:

@@ -14,9 +14,10 @@ from fl_protocol.ids import RunId, Sha256Hex, run_id_from_text, sha256_hex_from_
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import ExchangeContext, RoundContext
 from fl_protocol.wire.convert import proto_from_exchange, proto_from_round, proto_from_signed, signed_from_proto
-from fl_protocol.wire.v1 import round_pb2, round_pb2_grpc, run_pb2, run_pb2_grpc
+from fl_protocol.wire.v1 import round_pb2, run_pb2, run_pb2_grpc
 from site_agent.errors import LinkError
 from site_agent.link.channel import CallChannel
+from site_agent.link.chunk_calls import RoundCalls
 from site_agent.link.instructions import (
     Instruction,
     PublishedResult,
@@ -86,10 +87,8 @@ class CoordinatorClient:
     ) -> None:
         """Speak over a channel of either transport; the caller closes it."""
         self._coordinator_log = coordinator_log
-        # The generated stubs ask no more of a channel than CallChannel offers; their types name gRPC's class.
-        called = cast("grpc.aio.Channel", channel)
-        self.rounds = round_pb2_grpc.RoundServiceStub(called)
-        self._runs = run_pb2_grpc.RunServiceStub(called)
+        self.rounds = RoundCalls(channel)
+        self._runs = run_pb2_grpc.RunServiceStub(cast("grpc.aio.Channel", channel))
         self._agent_version = agent_version
 
     async def poll_assignment(self, *, holding: Sequence[RoundContext], wait_s: float) -> Instruction:

@@ -8,16 +8,31 @@ import os
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from fl_protocol.codec import merkle
 from fl_protocol.codec.chunks import CHUNK_BYTES
-from site_agent.errors import ChunkInvalidError, DownloadDiskError
+from site_agent.errors import BlobInvalidError, ChunkInvalidError, DownloadDiskError
 from site_agent.state.private_files import make_private_folder
 
 _KEPT_S = 7 * 86400
 DownloadedBytes = bytes | memoryview
+
+
+ChunkBytes = bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkDigests:
+    """What the coordinator says of a chunk, each empty where it does not.
+
+    ``leaf_sha256`` is SHA-256(0x00 || chunk), ``prefix_sha256`` that of the blob up to the chunk's end.
+    """
+
+    leaf_sha256: bytes = b""
+    prefix_sha256: bytes = b""
 
 
 class DownloadSink(Protocol):
@@ -28,11 +43,12 @@ class DownloadSink(Protocol):
         """How many bytes are kept."""
         ...
 
-    def add(self, data: bytes, leaf_sha256: bytes) -> None:
+    def add(self, data: ChunkBytes, said: ChunkDigests) -> None:
         """Keep one chunk.
 
         Raises:
-            ChunkInvalidError: it does not have the digest that came with it (empty: none came); it is not kept.
+            ChunkInvalidError: it is not what its digest says; it is not kept.
+            BlobInvalidError: so it is, or what an earlier process left of the blob is not the blob's.
             DownloadDiskError: it cannot be written.
         """
         ...
@@ -54,25 +70,63 @@ class DownloadSink(Protocol):
         ...
 
 
+class _RunningDigest:
+    """The SHA-256 of the chunks so far. Each chunk is hashed once, unless only its leaf came with it."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._is_known_good = True
+
+    def take_unverified(self, data: ChunkBytes) -> None:
+        """Continue with bytes that another process left."""
+        self._digest.update(data)
+        self._is_known_good = False
+
+    def after(self, data: ChunkBytes, said: ChunkDigests, *, offset: int) -> hashlib._Hash:
+        """The digest behind this chunk, which is not taken yet. Raises ChunkInvalidError, BlobInvalidError."""
+        following = self._digest.copy()
+        following.update(data)
+        if said.prefix_sha256:
+            if following.digest() != said.prefix_sha256:
+                if not self._is_known_good:
+                    message = "what is held of a blob is not what the coordinator sent; it is asked for anew"
+                    raise BlobInvalidError(message, offset=offset)
+                raise ChunkInvalidError("a chunk was altered on its way; it is asked for again", offset=offset)
+            self._is_known_good = True
+        elif said.leaf_sha256 and merkle.leaf_hash(data) != said.leaf_sha256:
+            raise ChunkInvalidError("a chunk was altered on its way; it is asked for again", offset=offset)
+        return following
+
+    def take(self, following: hashlib._Hash) -> None:
+        """The chunk is kept."""
+        self._digest = following
+
+    def hexdigest(self) -> str:
+        """Of all that is kept."""
+        return self._digest.hexdigest()
+
+
 class MemorySink:
     """A small blob, in memory."""
 
     def __init__(self) -> None:
         self._data = bytearray()
+        self._digest = _RunningDigest()
 
     @property
     def held(self) -> int:
         """How many bytes are kept."""
         return len(self._data)
 
-    def add(self, data: bytes, leaf_sha256: bytes) -> None:
+    def add(self, data: ChunkBytes, said: ChunkDigests) -> None:
         """Keep one chunk."""
-        _check_leaf(data, leaf_sha256, offset=len(self._data))
+        following = self._digest.after(data, said, offset=len(self._data))
         self._data += data
+        self._digest.take(following)
 
     def sha256(self) -> str:
         """The digest of what is kept."""
-        return hashlib.sha256(self._data).hexdigest()
+        return self._digest.hexdigest()
 
     def take(self) -> bytes:
         """The bytes."""
@@ -90,7 +144,7 @@ class FileSink:
     """A large blob, in ``<folder>/<sha256>.part``. Invariant: the digest so far is that of the file's bytes.
 
     After a restart the file is read once to take the digest again: what a crash left of it may be anything, and is
-    found out at the end like any other wrong byte.
+    found out by the next chunk's digest, or at the end like any other wrong byte.
     """
 
     def __init__(self, folder: Path, sha256: str) -> None:
@@ -98,11 +152,11 @@ class FileSink:
         _sweep(folder)
         self._path = folder / f"{sha256}.part"
         self._lock = threading.Lock()
-        self._digest = hashlib.sha256()
+        self._digest = _RunningDigest()
         self._held = 0
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         while data := os.read(self._file, CHUNK_BYTES):
-            self._digest.update(data)
+            self._digest.take_unverified(data)
             self._held += len(data)
 
     @property
@@ -110,12 +164,12 @@ class FileSink:
         """How many bytes are in the file."""
         return self._held
 
-    def add(self, data: bytes, leaf_sha256: bytes) -> None:
+    def add(self, data: ChunkBytes, said: ChunkDigests) -> None:
         """Write one chunk."""
-        _check_leaf(data, leaf_sha256, offset=self._held)
         with self._lock:
             if self._file < 0:
                 return
+            following = self._digest.after(data, said, offset=self._held)
             try:
                 done = 0
                 while done < len(data):
@@ -124,7 +178,7 @@ class FileSink:
                 os.ftruncate(self._file, self._held)
                 message = "a download cannot be written to the state folder; is the disk full?"
                 raise DownloadDiskError(message, folder=str(self._path.parent), cause=error.strerror) from error
-            self._digest.update(data)
+            self._digest.take(following)
             self._held += len(data)
 
     def sha256(self) -> str:
@@ -159,8 +213,3 @@ def _sweep(folder: Path) -> None:
         with suppress(FileNotFoundError):
             if path.stat().st_mtime < oldest:
                 path.unlink()
-
-
-def _check_leaf(data: bytes, leaf_sha256: bytes, *, offset: int) -> None:
-    if leaf_sha256 and merkle.leaf_hash(data) != leaf_sha256:
-        raise ChunkInvalidError("a chunk was altered on its way; it is asked for again", offset=offset)

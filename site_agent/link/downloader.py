@@ -21,7 +21,7 @@ from site_agent.errors import (
 )
 from site_agent.link.backoff import Backoff
 from site_agent.link.client import CoordinatorClient
-from site_agent.link.download_sink import DownloadedBytes, DownloadSink, FileSink, MemorySink
+from site_agent.link.download_sink import ChunkBytes, ChunkDigests, DownloadedBytes, DownloadSink, FileSink, MemorySink
 from site_agent.link.refusals import typed_errors
 from site_agent.link.transfer import IDLE_DEADLINE_S, Patience, moving_call
 
@@ -32,6 +32,7 @@ _IN_MEMORY_BYTES = 4 << 20
 
 
 _PAST_THE_END = "blob-offset"
+_MAX_WAITING = 4
 
 
 class Downloader:
@@ -95,7 +96,7 @@ class Downloader:
     async def _receive(self, run_id: RunId, sha256: str, *, sink: DownloadSink, max_bytes: int) -> None:
         request = round_pb2.DownloadBlobRequest(run_id=run_id, sha256=sha256, offset=sink.held)
         position = sink.held
-        writing: asyncio.Task[None] | None = None
+        writer = _Writer(sink)
         try:
             async with moving_call("DownloadBlob", idle_s=self._idle_deadline_s) as pulse:
                 with typed_errors("DownloadBlob"):
@@ -109,13 +110,60 @@ class Downloader:
                         if position > max_bytes:
                             message = "the blob is larger than it may be"
                             raise BlobInvalidError(message, sha256=sha256, max_bytes=max_bytes)
-                        if writing is not None:
-                            await asyncio.shield(writing)
-                        # On the disk while the next one arrives.
-                        writing = asyncio.create_task(asyncio.to_thread(sink.add, chunk.data, chunk.leaf_sha256))
-            if writing is not None:
-                await asyncio.shield(writing)
+                        said = ChunkDigests(leaf_sha256=chunk.leaf_sha256, prefix_sha256=chunk.prefix_sha256)
+                        # On the disk while the next ones arrive.
+                        await writer.take(chunk.data, said)
+            await writer.drain()
         finally:
-            if writing is not None:
-                await asyncio.wait([writing])
-                _ = writing.cancelled() or writing.exception()
+            await writer.settle()
+
+
+class _Writer:
+    """Writes beside the stream. What arrives during a write goes with the next one: a hop to a thread has its price.
+
+    Invariant: one write at a time, in order; what waits is written as soon as the write before it has ended. There are
+    twice ``_MAX_WAITING`` chunks in memory at most.
+    """
+
+    def __init__(self, sink: DownloadSink) -> None:
+        self._sink = sink
+        self._waiting: list[tuple[ChunkBytes, ChunkDigests]] = []
+        self._has_room = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None
+
+    async def take(self, data: ChunkBytes, said: ChunkDigests) -> None:
+        """Take a chunk over, once there is room. Raises what an earlier one failed with."""
+        self._waiting.append((data, said))
+        if self._writing is not None and len(self._waiting) >= _MAX_WAITING:
+            self._has_room.clear()
+            if not self._writing.done():
+                await self._has_room.wait()
+        if self._writing is not None and self._writing.done():
+            await self._writing
+            self._writing = None
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write())
+
+    async def drain(self) -> None:
+        """Wait until everything is kept. Raises what a chunk failed with."""
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+
+    async def settle(self) -> None:
+        """Wait for what was begun, also where the stream was cut; how it ended, whoever awaited it knows."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+            _ = self._writing.cancelled() or self._writing.exception()
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting:
+                chunks, self._waiting = self._waiting, []
+                self._has_room.set()
+                await asyncio.to_thread(self._add_all, chunks)
+        finally:
+            self._has_room.set()
+
+    def _add_all(self, chunks: list[tuple[ChunkBytes, ChunkDigests]]) -> None:
+        for data, said in chunks:
+            self._sink.add(data, said)

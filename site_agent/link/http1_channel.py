@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from fl_protocol.codec.chunks import IDLE_DEADLINE_S
 from fl_protocol.pki.contexts import client_context
 from fl_protocol.wire import http1
-from fl_protocol.wire.v1 import round_pb2
+from fl_protocol.wire.blob_chunks import UploadRequest
 from site_agent.link.channel import TlsIdentity
 from site_agent.link.faults import PathFault
 from site_agent.link.http1_dialer import Dialer, DialError
@@ -103,7 +103,7 @@ class Http1Channel:
                 left_s = None if deadline is None else max(0.001, deadline - time.monotonic())
                 return await self._answer(method, part, timeout_s=left_s)
 
-            payload = await send_in_parts(cast("AsyncIterator[round_pb2.UploadBlobRequest]", requests), send=send)
+            payload = await send_in_parts(cast("AsyncIterator[UploadRequest]", requests), send=send)
             return _decoded(payload, response_deserializer)
 
         return call

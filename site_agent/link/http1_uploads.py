@@ -12,6 +12,7 @@ from typing import Protocol
 import grpc
 
 from fl_protocol.wire import http1
+from fl_protocol.wire.blob_chunks import UploadRequest, bytes_from_upload_request
 from fl_protocol.wire.v1 import round_pb2
 from site_agent.link.refusals import CallFailedError
 
@@ -26,7 +27,7 @@ class SendPart(Protocol):
         ...
 
 
-async def send_in_parts(requests: AsyncIterator[round_pb2.UploadBlobRequest], *, send: SendPart) -> bytes:
+async def send_in_parts(requests: AsyncIterator[UploadRequest], *, send: SendPart) -> bytes:
     """Send an upload's header and chunks, in as many requests as they need. Holds one chunk.
 
     Returns:
@@ -37,7 +38,7 @@ async def send_in_parts(requests: AsyncIterator[round_pb2.UploadBlobRequest], *,
     """
     source = aiter(requests)
     header = await anext(source, None)
-    if header is None:
+    if not isinstance(header, round_pb2.UploadBlobRequest):
         raise CallFailedError(grpc.StatusCode.INVALID_ARGUMENT, "an upload begins with its header")
     upload = _Rest(source, header=header, coming=await anext(source, None))
     while True:
@@ -54,10 +55,10 @@ class _Rest:
 
     def __init__(
         self,
-        source: AsyncIterator[round_pb2.UploadBlobRequest],
+        source: AsyncIterator[UploadRequest],
         *,
         header: round_pb2.UploadBlobRequest,
-        coming: round_pb2.UploadBlobRequest | None,
+        coming: UploadRequest | None,
     ) -> None:
         self._source = source
         self._header = header
@@ -73,7 +74,7 @@ class _Rest:
         n_bytes = len(frame)
         yield frame
         while self.coming is not None:
-            frame = http1.message_frame(self.coming.SerializeToString())
+            frame = http1.message_frame(bytes_from_upload_request(self.coming))
             if n_bytes + len(frame) > http1.PART_BYTES:
                 break
             n_bytes += len(frame)

@@ -5,7 +5,8 @@
         record       nonce (12) || AES-256-GCM(key, pack(...)), additional data "wardround/journal/v1" || context:
                      the steps taken with the digest of what each answered, the exact bytes of the latest statement,
                      the role's snapshot with the secrets that are still needed
-        masked.bin   the masked input as it leaves: it is what the coordinator will hold, and needs no secrecy
+        masked.bin   the masked input as it leaves: it is what the coordinator will hold, and needs no secrecy.
+                     Behind it the leaf hashes of its chunks (32 bytes each), which are sent with them
 
 ``record`` is one file that is replaced whole, so a reader finds the state before a step or after it, nothing between.
 A statement leaves only after its record is on the disk; ``masked.bin`` is on the disk before the record says MASK.

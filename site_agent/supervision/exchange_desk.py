@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from sqlalchemy.orm import Session
 
 from fl_protocol.audit.events import AuditKind
+from fl_protocol.codec.chunks import CHUNK_BYTES
 from fl_protocol.ids import SiteId
 from fl_protocol.secagg.messages import AuditHeads, Reveal
 from fl_protocol.secagg.reasons import SecAggRefusedError
@@ -200,7 +201,9 @@ class ExchangeDesk:
         n_threads = seams.jobs.threads or 1
         with ThreadPoolExecutor(max_workers=n_threads, thread_name_prefix="mask") as pool:
             upload = role.mask(vector, n_ranges=n_threads, run_all=_in_pool(pool))
-        seams.journal.write_spool(context, upload.vector.buffers())
+        # The leaves behind the vector, so that it is not hashed again when it is sent in chunks of the same length.
+        leaves = upload.leaves if self._admitted.params.chunk_bytes == CHUNK_BYTES else ()
+        seams.journal.write_spool(context, [*upload.vector.buffers(), *leaves])
         return upload.header
 
     def _check_sites(self, sites: Collection[SiteId], role: SiteRole, context: ExchangeContext) -> None:

@@ -25,6 +25,7 @@ from coordinator.db.models import Certificate
 from coordinator.db.tx import Database
 from coordinator.driver.round_driver import RoundDriver
 from coordinator.gateway import admission
+from coordinator.gateway.chunk_codec import request_decoder, response_encoder
 from coordinator.gateway.enrolment_servicer import EnrolmentServicer
 from coordinator.gateway.round_servicer import RoundServicer
 from coordinator.gateway.run_servicer import RunServicer
@@ -142,7 +143,9 @@ class WireCoordinator:
     async def call(self, site_id: SiteId | None, path: str, requests: Sequence[bytes]) -> Answer:
         """One call, in bytes, of a site with the certificate that it was given last."""
         handler = self.handlers.by_path[path]
-        read, write = handler.request_deserializer, handler.response_serializer
+        method = path.rpartition("/")[2]
+        read = request_decoder(method, handler.request_deserializer)
+        write = response_encoder(method, handler.response_serializer)
         assert read is not None
         assert write is not None
         token = None if site_id is None else admission._site.set(self._identified(site_id))

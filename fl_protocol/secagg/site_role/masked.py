@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fl_protocol.codec.chunks import chunk_root
+from fl_protocol.codec.chunks import ChunkTreeBuilder
 from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.secagg.key_agreement import mask_key_pair, pair_seed, self_seed
 from fl_protocol.secagg.masking import MaskSign, MaskTerm, RunAll, mask_ranges, mask_term
@@ -23,12 +23,14 @@ class MaskedUpload:
         header: M5, to send before the vector.
         vector: the same arrays that were given, masked.
         chunk_root: what the header says of them.
+        leaves: the leaf hashes of the vector's chunks, whose root that is.
         n_bytes: the size of the vector.
     """
 
     header: bytes
     vector: RingVector
     chunk_root: bytes
+    leaves: tuple[bytes, ...]
     n_bytes: int
 
 
@@ -55,10 +57,13 @@ def mask(
     """
     terms = state.terms
     run_all(mask_ranges(vector, mask_terms(state), n_ranges))
-    root = chunk_root(vector.iter_chunks(terms.params.chunk_bytes))
+    tree = ChunkTreeBuilder()
+    for chunk in vector.iter_chunks(terms.params.chunk_bytes):
+        tree.add(chunk)
+    root = tree.root()
     body = UploadHeader(site=terms.site_id, h_sharers=state.sharers.h_sharers, chunk_root=root, n_bytes=vector.n_bytes)
     header = sign_body(signer, StatementKind.M5.value, body.encode()).encode()
-    upload = MaskedUpload(header=header, vector=vector, chunk_root=root, n_bytes=vector.n_bytes)
+    upload = MaskedUpload(header=header, vector=vector, chunk_root=root, leaves=tree.leaves, n_bytes=vector.n_bytes)
     return Masked(terms=terms, sharers=state.sharers, held=state.held, m5=header), upload
 
 

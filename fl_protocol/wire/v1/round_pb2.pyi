@@ -782,11 +782,17 @@ class BlobChunk(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     LEAF_SHA256_FIELD_NUMBER: _builtins.int
+    PREFIX_SHA256_FIELD_NUMBER: _builtins.int
     offset: _builtins.int
     data: _builtins.bytes
     leaf_sha256: _builtins.bytes
     """SHA-256 of a zero byte and the data: the chunk's leaf in the tree of RFC 6962 whose root M5 signs. A receiver keeps
-    no chunk that has another. Empty from a peer of before 0.2, and then not checked.
+    no chunk that has another. Empty from a peer of before 0.2, and then not checked. A download that has prefix_sha256
+    has no leaf.
+    """
+    prefix_sha256: _builtins.bytes
+    """In a download: SHA-256 of the blob's bytes from its first to this chunk's last, so that a receiver checks the chunk by
+    the same pass over its bytes that checks the blob. Empty where the coordinator does not know it.
     """
     def __init__(
         self,
@@ -794,10 +800,11 @@ class BlobChunk(_message.Message):
         offset: _builtins.int = ...,
         data: _builtins.bytes = ...,
         leaf_sha256: _builtins.bytes = ...,
+        prefix_sha256: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "leaf_sha256", b"leaf_sha256", "offset", b"offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "leaf_sha256", b"leaf_sha256", "offset", b"offset", "prefix_sha256", b"prefix_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -67,6 +67,7 @@ class FlakyCoordinator(round_pb2_grpc.RoundServiceServicer):
         self.n_busy = 0
         self.n_stalls = 0
         self.sends_leaves = True
+        self.sends_prefixes = False
 
     def receipt(self) -> bytes:
         digest = hashlib.sha256(HEADER).digest()
@@ -126,7 +127,11 @@ class FlakyCoordinator(round_pb2_grpc.RoundServiceServicer):
             if self.n_stalls:
                 self.n_stalls -= 1
                 await asyncio.sleep(60)
-            yield round_pb2.DownloadBlobResponse(chunk=round_pb2.BlobChunk(offset=start, data=data, leaf_sha256=leaf))
+            chunk = round_pb2.BlobChunk(offset=start, data=data, leaf_sha256=leaf)
+            if self.sends_prefixes:
+                prefix = hashlib.sha256(self.blob[: start + (1 << 20)]).digest()
+                chunk = round_pb2.BlobChunk(offset=start, data=data, prefix_sha256=prefix)
+            yield round_pb2.DownloadBlobResponse(chunk=chunk)
 
     async def refuse(self, context, status, code, facts):  # noqa: ANN001, ANN201
         refusal = errors_pb2.Refusal(code=code, message=code, facts=facts)
@@ -312,9 +317,11 @@ async def test_download_is_resumed_by_another_process_where_it_ended(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("sends_prefixes", [False, True])
 async def test_download_over_what_a_crash_damaged_is_thrown_away_and_begins_anew(
-    coordinator: FlakyCoordinator, client: CoordinatorClient, tmp_path: Path
+    coordinator: FlakyCoordinator, client: CoordinatorClient, tmp_path: Path, *, sends_prefixes: bool
 ) -> None:
+    coordinator.sends_prefixes = sends_prefixes
     digest = hashlib.sha256(MASKED).hexdigest()
     folder = tmp_path / "downloads"
     folder.mkdir(mode=0o700)
@@ -325,11 +332,13 @@ async def test_download_over_what_a_crash_damaged_is_thrown_away_and_begins_anew
     assert coordinator.offsets == [2 * MIB, 0]
 
 
+@pytest.mark.parametrize("sends_prefixes", [False, True])
 @pytest.mark.parametrize("chunk", range(4))
 async def test_download_asks_again_for_a_chunk_that_was_altered(
-    coordinator: FlakyCoordinator, downloader: Downloader, chunk: int
+    coordinator: FlakyCoordinator, downloader: Downloader, chunk: int, *, sends_prefixes: bool
 ) -> None:
     coordinator.flips = {chunk * MIB}
+    coordinator.sends_prefixes = sends_prefixes
     digest = hashlib.sha256(MASKED).hexdigest()
     assert await downloader.download(RUN_ID, digest, max_bytes=len(MASKED)) == MASKED
     assert coordinator.offsets == [0, chunk * MIB]
@@ -341,6 +350,48 @@ async def test_coordinator_of_the_last_version_sends_no_chunk_digests_and_is_und
     coordinator.sends_leaves = False
     digest = hashlib.sha256(MASKED).hexdigest()
     assert await downloader.download(RUN_ID, digest, max_bytes=len(MASKED)) == MASKED
+
+
+async def test_prefixes_of_another_blob_do_not_make_its_bytes_the_ones_that_were_named(
+    coordinator: FlakyCoordinator, downloader: Downloader, tmp_path: Path
+) -> None:
+    coordinator.blob = MASKED[:-1] + b"x"
+    coordinator.sends_prefixes = True
+    with pytest.raises(BlobInvalidError):
+        await downloader.download(RUN_ID, hashlib.sha256(MASKED).hexdigest(), max_bytes=len(MASKED))
+    assert list((tmp_path / "downloads").iterdir()) == []
+
+
+def leaves_of(data: bytes) -> bytes:
+    return b"".join(hashlib.sha256(b"\x00" + data[at : at + MIB]).digest() for at in range(0, len(data), MIB))
+
+
+async def test_leaves_behind_the_vector_are_sent_and_are_no_part_of_it(
+    coordinator: FlakyCoordinator, uploader: Uploader, upload: Upload
+) -> None:
+    upload.path.write_bytes(MASKED + leaves_of(MASKED))
+    await uploader.upload(upload)
+    assert bytes(coordinator.received) == MASKED
+
+
+async def test_leaves_that_are_damaged_cost_one_attempt_and_nothing_else(
+    coordinator: FlakyCoordinator, uploader: Uploader, upload: Upload
+) -> None:
+    """The coordinator refuses the chunk by its own leaf; the next attempt takes each leaf from the bytes."""
+    good = leaves_of(MASKED)
+    upload.path.write_bytes(MASKED + good[:32] + bytes(32) + good[64:])
+    await uploader.upload(upload)
+    assert bytes(coordinator.received) == MASKED
+    assert coordinator.offsets == [0, MIB]
+
+
+@pytest.mark.parametrize("behind", [b"x", leaves_of(MASKED)[:-1], leaves_of(MASKED) + b"x"])
+async def test_bytes_behind_the_vector_that_are_no_leaves_are_not_sent(
+    coordinator: FlakyCoordinator, uploader: Uploader, upload: Upload, behind: bytes
+) -> None:
+    upload.path.write_bytes(MASKED + behind)
+    await uploader.upload(upload)
+    assert bytes(coordinator.received) == MASKED
 
 
 async def test_download_on_an_open_line_without_a_byte_is_cut_and_resumed(

@@ -90,7 +90,23 @@ def uploader_of(rig: Rig, client: CoordinatorClient, site: str) -> Uploader:
 
 
 def masked(rig: Rig, site: str) -> bytes:
-    return rig.upload(site).path.read_bytes()
+    upload = rig.upload(site)
+    # Behind the vector are its chunks' leaves.
+    return upload.path.read_bytes()[: upload.n_bytes]
+
+
+def blob_name(data: bytes) -> str:
+    """As decision 0026 spells it, over the tree of RFC 6962, section 2.1, written out once more."""
+
+    def head(leaves: list[bytes]) -> bytes:
+        if len(leaves) == 1:
+            return leaves[0]
+        half = 1 << ((len(leaves) - 1).bit_length() - 1)
+        return hashlib.sha256(b"\x01" + head(leaves[:half]) + head(leaves[half:])).digest()
+
+    root = head([hashlib.sha256(b"\x00" + data[at : at + MIB]).digest() for at in range(0, len(data), MIB)])
+    fields = (b"wardround/blob/chunk-tree/v1", len(data).to_bytes(8, "big"), root)
+    return hashlib.sha256(b"".join(len(field).to_bytes(4, "big") + field for field in fields)).hexdigest()
 
 
 def stored(rig: Rig) -> set[str]:
@@ -155,7 +171,7 @@ async def test_upload_ends_with_a_receipt_and_again_with_the_same_one(start_rig:
         assert client.rounds.n_bytes == rig.n_bytes
         # A site that sends all the same is given the same receipt.
         assert await send_raw(client, rig, "site-00", chunks=cut(masked(rig, "site-00"))) == receipt
-    assert hashlib.sha256(masked(rig, "site-00")).hexdigest() in stored(rig)
+    assert blob_name(masked(rig, "site-00")) in stored(rig)
     assert list((rig.folder / "coordinator" / "blobs" / "partial").iterdir()) == []
 
 
@@ -175,7 +191,7 @@ async def test_gateway_killed_in_the_middle_is_sent_only_what_is_missing(start_r
         await uploader_of(rig, client, "site-00").upload(rig.upload("site-00"))
         assert client.rounds.sent[0][0] == held == 2 * MIB
         assert client.rounds.n_bytes == len(data) - held
-    assert hashlib.sha256(data).hexdigest() in stored(rig)
+    assert blob_name(data) in stored(rig)
 
 
 async def test_two_gateways_on_one_folder_each_take_half(start_rig: StartRig) -> None:
@@ -188,7 +204,7 @@ async def test_two_gateways_on_one_folder_each_take_half(start_rig: StartRig) ->
         await uploader_of(other, beside, "site-00").upload(rig.upload("site-00"))
         assert beside.rounds.sent[0][0] == 2 * MIB
         half.cancel()
-    assert hashlib.sha256(data).hexdigest() in stored(rig)
+    assert blob_name(data) in stored(rig)
 
 
 async def test_newer_stream_of_one_upload_ends_the_older_at_one_gateway(start_rig: StartRig) -> None:
@@ -219,7 +235,7 @@ async def test_upload_beyond_the_last_place_waits_and_then_arrives(start_rig: St
         stop.set()
         await holding
         await waiting
-    assert {hashlib.sha256(masked(rig, site)).hexdigest() for site in ("site-00", "site-01")} <= stored(rig)
+    assert {blob_name(masked(rig, site)) for site in ("site-00", "site-01")} <= stored(rig)
 
 
 @pytest.mark.parametrize("chunk", [0, 2, 3])
@@ -248,7 +264,7 @@ async def test_site_of_the_last_version_without_chunk_digests_is_served_and_its_
         assert code_of(refused.value) == "upload-altered"
         assert (await client.query_upload(rig.upload("site-00").context)).received_bytes == 0
         await send_raw(client, rig, "site-00", chunks=cut(data), leaves=False)
-    assert hashlib.sha256(data).hexdigest() in stored(rig)
+    assert blob_name(data) in stored(rig)
 
 
 async def test_other_content_under_another_header_of_the_same_site_is_refused(start_rig: StartRig) -> None:
@@ -271,7 +287,7 @@ async def test_line_that_breaks_anywhere_costs_little(start_rig: StartRig, cut_a
             await sending
     starts = [offset for offset, _ in client.rounds.sent]
     assert starts[-1] == (rig.n_bytes - 1) // MIB * MIB
-    assert hashlib.sha256(masked(rig, "site-00")).hexdigest() in stored(rig)
+    assert blob_name(masked(rig, "site-00")) in stored(rig)
 
 
 async def test_initial_state_comes_down_through_a_file_and_resumes(start_rig: StartRig, tmp_path: Path) -> None:
@@ -297,4 +313,4 @@ async def test_full_disk_holds_an_upload_up_until_it_is_freed(start_rig: StartRi
         assert not sending.done()
         resource.prlimit(rig.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
         await sending
-    assert hashlib.sha256(masked(rig, "site-00")).hexdigest() in stored(rig)
+    assert blob_name(masked(rig, "site-00")) in stored(rig)
