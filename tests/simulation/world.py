@@ -21,7 +21,7 @@ from coordinator.db.models import Approval, Certificate, Run, Site
 from coordinator.db.tx import Database
 from coordinator.driver import effects_performer
 from coordinator.errors import DatabaseBusyError, DatabaseUnavailableError
-from coordinator.services import aggregate_round
+from coordinator.services import aggregate_round, poll_instruction
 from coordinator.services.change_run_state import RunChange, change_run_state
 from coordinator.services.change_site_state import SiteChange, change_site_state
 from coordinator.services.describe_run import waiting_for
@@ -113,6 +113,8 @@ class World:
         _current.append(self)
         # Zero: a site acts when an operation says so. Else it waits at the coordinator, and acts as soon as that rings.
         assignments._POLL_WAIT_S = scenario.poll_wait_s
+        # Waiting for company before a look would be taken for rest: it is waited for by the clock that stands still.
+        poll_instruction._GATHER_S = 0.0
         self._fill(root)
         known = _authority()
         self.network = Network(
