@@ -20,9 +20,12 @@ from google.protobuf.message import Message
 
 import site_agent.jobs.process as process_runner
 from fl_protocol.tensors.safetensors_io import tensors_from_bytes
+from fl_protocol.wire.blob_chunks import ChunkMessage
+from fl_protocol.wire.v1 import round_pb2
 from site_agent.__main__ import main
 from site_agent.jobs.job_dir import PAYLOAD_FILE, JobFailure, JobResult, read_result
 
+CHUNK_TYPES = {"sent": round_pb2.UploadBlobRequest, "received": round_pb2.DownloadBlobResponse}
 CALL_KINDS = frozenset({"unary_unary", "unary_stream", "stream_unary", "stream_stream"})
 
 
@@ -37,9 +40,13 @@ class Recorder:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(facts) + "\n")
 
-    def message(self, method: str, direction: str, message: Message) -> None:
-        body = base64.b64encode(message.SerializeToString()).decode()
-        self.write({"method": method, "direction": direction, "type": message.DESCRIPTOR.full_name, "body": body})
+    def message(self, method: str, direction: str, message: Message | ChunkMessage, data: bytes) -> None:
+        """Note a message as it travels; ``data`` is what its bytes were."""
+        kind = CHUNK_TYPES[direction] if isinstance(message, ChunkMessage) else type(message)
+        # Read by protobuf, whatever wrote it: what passes is what anybody could read.
+        name = kind.FromString(data).DESCRIPTOR.full_name
+        body = base64.b64encode(data).decode()
+        self.write({"method": method, "direction": direction, "type": name, "body": body})
 
 
 def recording_call(made: Callable[..., object], recorder: Recorder) -> Callable[..., object]:
@@ -47,17 +54,18 @@ def recording_call(made: Callable[..., object], recorder: Recorder) -> Callable[
 
     def make(
         method: str,
-        request_serializer: Callable[[Message], bytes],
-        response_deserializer: Callable[[bytes], Message],
+        request_serializer: Callable[[Message | ChunkMessage], bytes],
+        response_deserializer: Callable[[bytes], Message | ChunkMessage],
         **rest: object,
     ) -> object:
-        def serialise(message: Message) -> bytes:
-            recorder.message(method, "sent", message)
-            return request_serializer(message)
+        def serialise(message: Message | ChunkMessage) -> bytes:
+            data = request_serializer(message)
+            recorder.message(method, "sent", message, data)
+            return data
 
-        def deserialise(data: bytes) -> Message:
+        def deserialise(data: bytes) -> Message | ChunkMessage:
             message = response_deserializer(data)
-            recorder.message(method, "received", message)
+            recorder.message(method, "received", message, data)
             return message
 
         return made(method, request_serializer=serialise, response_deserializer=deserialise, **rest)
