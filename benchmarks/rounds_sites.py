@@ -36,7 +36,7 @@ from site_agent.enrolment.code import code_from_text
 from site_agent.enrolment.enrol import EnrolmentOrder, enrol_site
 from site_agent.enrolment.identity_file import SiteIdentity, load_identity
 from site_agent.enrolment.keystore import KeyStore
-from site_agent.enrolment.listener import GrpcEnrolmentListener
+from site_agent.enrolment.listener import NetworkEnrolmentListener
 from site_agent.folder import SiteFolder
 from site_agent.jobs.job_dir import PAYLOAD_FILE, JobKind, JobResult, JobSpec, write_job, write_result
 from site_agent.jobs.runner import ProgressListener
@@ -134,7 +134,7 @@ def enrol(folder: SiteFolder, invitation: Mapping[str, str]) -> str:
     identity = enrol_site(
         folder,
         order,
-        listener=GrpcEnrolmentListener(),
+        listener=NetworkEnrolmentListener(),
         now=clock.now(),
         record=lambda identity, signer: record_enrolment(folder, identity, signer, clock=clock),
     )

@@ -31,7 +31,7 @@ from coordinator.db.tx import Database
 from coordinator.driver.janitor import Janitor, JanitorSettings
 from coordinator.driver.round_driver import DriverSettings, RoundDriver
 from coordinator.errors import DatabaseBusyError, DatabaseUnavailableError
-from coordinator.gateway.http1_server import open_http1_gateway
+from coordinator.gateway.http1_server import open_http1_enrolment, open_http1_gateway
 from coordinator.gateway.server import Listener, ListenerError, open_enrolment, open_gateway
 from coordinator.http_server import QuietServer, address_of, bound_socket
 from coordinator.installation import CONFIG_FILE, Installation, Keys
@@ -285,9 +285,18 @@ def _open_listeners(parts: _Parts) -> tuple[_Listening, ...]:
     )
     resources.addresses.gateway = settings.gateway.advertise or gateway.address
     resources.addresses.enrolment = settings.enrolment.advertise or enrolment.address
-    opened = (_grpc_listening("gateway", gateway), _grpc_listening("enrolment", enrolment))
+    opened = [_grpc_listening("gateway", gateway), _grpc_listening("enrolment", enrolment)]
+    if settings.enrolment.http1_port is not None:
+        second = open_http1_enrolment(
+            resources,
+            identity=parts.keys.enrolment,
+            host=settings.enrolment.host,
+            port=settings.enrolment.http1_port,
+            stop_grace_s=_STOP_GRACE_S,
+        )
+        opened.append(_http_listening("enrolment_http1", second.server, second.socket, end=second.stop))
     if settings.gateway.http1_port is None:
-        return opened
+        return tuple(opened)
     http1 = open_http1_gateway(
         resources,
         parts.engine,
@@ -400,7 +409,8 @@ async def _sign_checkpoints(parts: _Parts) -> None:
 
 
 def _say_ready(serve_file: Path, addresses: dict[str, str]) -> None:
-    nobody: dict[str, str | None] = {"rest": None, "gateway": None, "enrolment": None, "gateway_http1": None}
+    nobody: dict[str, str | None] = {"rest": None, "gateway": None, "enrolment": None}
+    nobody |= {"gateway_http1": None, "enrolment_http1": None}
     document = {**nobody, **addresses, "pid": os.getpid()}
     replace_file(serve_file, json.dumps(document).encode() + b"\n", mode=0o644)
     _log.info("coordinator_ready", **document)

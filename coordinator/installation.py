@@ -74,6 +74,7 @@ class Ports:
     gateway: int = 8444
     enrolment: int = 8445
     gateway_http1: int = 8446
+    enrolment_http1: int = 8447
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,6 +296,7 @@ def _settings_text(*, consortium: str, ports: Ports, database: DatabaseChoice) -
         gateway_port=ports.gateway,
         enrolment_port=ports.enrolment,
         http1_port=ports.gateway_http1,
+        enrolment_http1_port=ports.enrolment_http1,
     )
 
 

@@ -7,7 +7,7 @@ secrets are given as paths of files, never as values.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -39,6 +39,18 @@ class SettingsInvalidError(WardroundError):
 def default_http1_port(gateway_port: int) -> int:
     """Where the gateway listens over HTTP/1.1 when nobody says: where its own port is chosen, this one is too."""
     return 0 if gateway_port == 0 else 8446
+
+
+def default_enrolment_http1_port(enrolment_port: int) -> int:
+    """The same of the listener for enrolment."""
+    return 0 if enrolment_port == 0 else 8447
+
+
+def _with_second_port(keys: object, default: Callable[[int], int]) -> object:
+    """A file that an earlier version wrote names no second port; where it lets the system choose, so it is there."""
+    if isinstance(keys, dict) and "http1_port" not in keys and str(keys.get("port")) == "0":
+        return {**keys, "http1_port": default(0)}
+    return keys
 
 
 class LogLevel(StrEnum):
@@ -141,25 +153,28 @@ class GatewaySettings(_Section):
     @model_validator(mode="before")
     @classmethod
     def _second_port_follows_the_first(cls, keys: object) -> object:
-        # A file that an earlier version wrote has no such key; where it lets the system choose, so it is here.
-        if isinstance(keys, dict) and "http1_port" not in keys and str(keys.get("port")) == "0":
-            return {**keys, "http1_port": default_http1_port(0)}
-        return keys
+        return _with_second_port(keys, default_http1_port)
 
 
 class EnrolmentSettings(_Section):
-    """The listener for sites that have no certificate yet."""
+    """The listeners for sites that have no certificate yet, over gRPC and over HTTP/1.1."""
 
     host: str = "127.0.0.1"
     port: Port = 8445
     advertise: str | None = None
+    http1_port: Port | None = 8447
     code_lifetime_s: Seconds = 7 * 86400.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _second_port_follows_the_first(cls, keys: object) -> object:
+        return _with_second_port(keys, default_enrolment_http1_port)
 
 
 class DriverSettings(_Section):
     """The loop that steps runs and rounds."""
 
-    poll_s: Seconds = 0.2
+    poll_s: Seconds = 0.5
     lease_s: Seconds = 15.0
 
 
@@ -323,10 +338,11 @@ enrolment:                        # for sites with an enrolment code: gRPC, its 
   host: 127.0.0.1
   port: {enrolment_port}
   advertise: null
+  http1_port: {enrolment_http1_port}                # the same call over HTTP/1.1, same certificate; null turns it off
   code_lifetime_s: 604800
 
 driver:
-  poll_s: 0.2                     # how often it looks for work when nobody wakes it
+  poll_s: 0.5                     # how often it looks for work when nobody wakes it
   lease_s: 15
 
 retention:                        # how long masked uploads are kept is in each RunSpec: audit_window_s

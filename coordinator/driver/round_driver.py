@@ -1,7 +1,7 @@
 """The loop: for each run whose lease it holds, step the machines until nothing changes, then perform their effects.
 
 A driver keeps nothing between turns but its name: another one, in this process or the next, goes on from the database
-at any point. It wakes when a service rings, and looks by itself several times a second.
+at any point. It wakes when a service rings, and looks by itself twice a second.
 """
 
 from __future__ import annotations

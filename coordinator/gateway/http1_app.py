@@ -33,7 +33,7 @@ from coordinator.gateway.interceptors import Context, StreamBehaviour, UnaryBeha
 from coordinator.gateway.status import RefusedCall, refused_call, refused_call_from_error
 from coordinator.services.accept_upload import UploadTruncatedError
 from fl_protocol.wire import http1
-from fl_protocol.wire.v1 import round_pb2_grpc, run_pb2_grpc
+from fl_protocol.wire.v1 import enrolment_pb2_grpc, round_pb2_grpc, run_pb2_grpc
 
 PEER_CERTIFICATE = "wardround.peer_certificate_der"
 """The key of the ASGI state under which the listener leaves the certificate of the TLS peer."""
@@ -85,6 +85,25 @@ class _Handlers:
         self.by_path |= {f"/{service}/{method}": handler for method, handler in handlers.items()}
 
 
+def gateway_handlers(
+    rounds: round_pb2_grpc.RoundServiceServicer, runs: run_pb2_grpc.RunServiceServicer
+) -> Mapping[str, grpc.RpcMethodHandler[Message, Message]]:
+    """The calls of enrolled sites."""
+    handlers = _Handlers()
+    round_pb2_grpc.add_RoundServiceServicer_to_server(rounds, cast("grpc.aio.Server", handlers))
+    run_pb2_grpc.add_RunServiceServicer_to_server(runs, cast("grpc.aio.Server", handlers))
+    return handlers.by_path
+
+
+def enrolment_handlers(
+    enrolment: enrolment_pb2_grpc.EnrolmentServiceServicer,
+) -> Mapping[str, grpc.RpcMethodHandler[Message, Message]]:
+    """The one call of a site that has no certificate yet."""
+    handlers = _Handlers()
+    enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server(enrolment, cast("grpc.aio.Server", handlers))
+    return handlers.by_path
+
+
 class Http1Gateway:
     """The application. Every request passes the admission before its body is read."""
 
@@ -92,14 +111,10 @@ class Http1Gateway:
         self,
         *,
         admission: Admission,
-        rounds: round_pb2_grpc.RoundServiceServicer,
-        runs: run_pb2_grpc.RunServiceServicer,
+        handlers: Mapping[str, grpc.RpcMethodHandler[Message, Message]],
     ) -> None:
-        """Take the gate and the servicers behind it."""
-        handlers = _Handlers()
-        round_pb2_grpc.add_RoundServiceServicer_to_server(rounds, cast("grpc.aio.Server", handlers))
-        run_pb2_grpc.add_RunServiceServicer_to_server(runs, cast("grpc.aio.Server", handlers))
-        self._handlers = handlers.by_path
+        """Take the gate and what is behind it: a handler a path."""
+        self._handlers = handlers
         self._admission = admission
         self._stopping = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""The listener of the second transport: HTTP/1.1 under the same mutual TLS as the first.
+"""The listeners of the second transport: HTTP/1.1 under the same TLS as the first, mutual but for enrolment.
 
 A handshake without a certificate of the root does not complete; behind it, the certificate goes with every request, so
 that the admission sees it, and a connection without one is closed before a byte of it is read.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from dataclasses import dataclass
 
 import uvicorn
@@ -15,18 +16,20 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from coordinator.ca.authority import ServerIdentity
 from coordinator.gateway.admission import Admission
-from coordinator.gateway.http1_app import PEER_CERTIFICATE, Http1Gateway
+from coordinator.gateway.enrolment_servicer import EnrolmentServicer
+from coordinator.gateway.http1_app import PEER_CERTIFICATE, Http1Gateway, enrolment_handlers, gateway_handlers
 from coordinator.gateway.round_servicer import RoundServicer
 from coordinator.gateway.run_servicer import RunServicer
 from coordinator.gateway.server import ListenerError, identify_by
 from coordinator.http_server import QuietServer, address_of, bound_socket
 from coordinator.services.context import EngineContext
 from coordinator.services.resources import Resources
-from fl_protocol.pki.contexts import server_context
+from fl_protocol.pki.contexts import open_server_context, server_context
 
 _KEEP_ALIVE_S = 75
 """Longer than a site keeps a connection idle, so that the site is the one who closes it."""
 _MAX_CONNECTIONS = 2048
+_MAX_CONCURRENT_ENROLMENTS = 32
 
 
 class _MutualTlsProtocol(H11Protocol):
@@ -77,16 +80,28 @@ def open_http1_gateway(
     """
     app = Http1Gateway(
         admission=Admission(identify=identify_by(resources, engine.wakeups.identities)),
-        rounds=RoundServicer(engine),
-        runs=RunServicer(resources),
+        handlers=gateway_handlers(RoundServicer(engine), RunServicer(resources)),
     )
-    try:
-        bound = bound_socket(host, port)
-    except OSError as error:
-        raise ListenerError(
-            "the port cannot be bound; is it in use?", listener="gateway http/1.1", address=f"{host}:{port}"
-        ) from error
+    bound = _bound("gateway http/1.1", host, port)
     return http1_listener(app, bound, root_pem=resources.authority.root_pem, identity=identity, grace_s=stop_grace_s)
+
+
+def open_http1_enrolment(
+    resources: Resources, *, identity: ServerIdentity, host: str, port: int, stop_grace_s: float
+) -> Http1Listener:
+    """The listener for sites that hold an enrolment code and whose network breaks HTTP/2.
+
+    It shows the certificate that the code names, as its sister over gRPC does, asks for none, and serves one call.
+
+    Raises:
+        ListenerError: the port cannot be bound.
+    """
+    app = Http1Gateway(admission=Admission(identify=None), handlers=enrolment_handlers(EnrolmentServicer(resources)))
+    bound = _bound("enrolment http/1.1", host, port)
+    context = open_server_context(certificate_pem=identity.certificate_pem, private_key_pem=identity.key_pem)
+    return _listener(
+        app, bound, context, protocol=H11Protocol, max_connections=_MAX_CONCURRENT_ENROLMENTS, grace_s=stop_grace_s
+    )
 
 
 def http1_listener(
@@ -96,9 +111,32 @@ def http1_listener(
     context = server_context(
         root_pem=root_pem, certificate_pem=identity.certificate_pem, private_key_pem=identity.key_pem
     )
+    return _listener(
+        app, bound, context, protocol=_MutualTlsProtocol, max_connections=_MAX_CONNECTIONS, grace_s=grace_s
+    )
+
+
+def _bound(listener: str, host: str, port: int) -> socket.socket:
+    try:
+        return bound_socket(host, port)
+    except OSError as error:
+        raise ListenerError(
+            "the port cannot be bound; is it in use?", listener=listener, address=f"{host}:{port}"
+        ) from error
+
+
+def _listener(
+    app: Http1Gateway,
+    bound: socket.socket,
+    context: ssl.SSLContext,
+    *,
+    protocol: type[H11Protocol],
+    max_connections: int,
+    grace_s: float,
+) -> Http1Listener:
     config = uvicorn.Config(
         app,
-        http=_MutualTlsProtocol,
+        http=protocol,
         ssl_context_factory=lambda _config, _default: context,
         log_config=None,
         access_log=False,
@@ -107,7 +145,7 @@ def http1_listener(
         server_header=False,
         date_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        limit_concurrency=_MAX_CONNECTIONS,
+        limit_concurrency=max_connections,
         timeout_graceful_shutdown=int(grace_s),
     )
     return Http1Listener(server=QuietServer(config), app=app, socket=bound)

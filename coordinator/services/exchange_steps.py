@@ -141,7 +141,7 @@ def is_last_of_phase(
     """Whether all that were asked for a message of this kind have sent it, or nobody knows who was asked.
 
     The driver need not be woken for the others: what they mean is read with the last one, or when the driver looks by
-    itself, which it does several times a second.
+    itself, which it does twice a second.
     """
     return members is None or n_sent(session, access.context, kind=kind) >= len(members)
 

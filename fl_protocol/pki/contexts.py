@@ -41,6 +41,19 @@ def server_context(*, root_pem: bytes, certificate_pem: bytes, private_key_pem: 
     return context
 
 
+def open_server_context(*, certificate_pem: bytes, private_key_pem: bytes) -> ssl.SSLContext:
+    """A server that asks for no certificate: for the one call of those who have none yet.
+
+    Raises:
+        ssl.SSLError: the PEM bytes are none, or the key is another's.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    load_identity(context, certificate_pem=certificate_pem, private_key_pem=private_key_pem)
+    return context
+
+
 def load_identity(context: ssl.SSLContext, *, certificate_pem: bytes, private_key_pem: bytes) -> None:
     """Give a context its certificate and key. Raises ssl.SSLError."""
     with _only_here(certificate_pem + b"\n" + private_key_pem) as path:

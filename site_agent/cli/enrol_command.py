@@ -19,11 +19,14 @@ from site_agent.db.tx import open_site_db
 from site_agent.enrolment.code import code_from_text
 from site_agent.enrolment.enrol import EnrolmentOrder, ProxyChoice, enrol_site, fingerprint_from_text
 from site_agent.enrolment.identity_file import SiteIdentity
-from site_agent.enrolment.listener import GrpcEnrolmentListener
+from site_agent.enrolment.listener import EnrolmentTransport, NetworkEnrolmentListener
 from site_agent.folder import SiteFolder
 from site_agent.link.proxy import ProxyRoute, check_proxy_setting, choose_proxy
 from site_agent.settings import SiteSettings, load_settings
 
+_HTTP2_BROKEN = (
+    "HTTP/2 does not come through to the coordinator, so HTTP/1.1 was used; the agent will choose it by itself too."
+)
 _NEXT = (
     "policy.yaml: say what this hospital permits (it permits nothing yet)",
     "site.yaml: say where base models lie, under base_models",
@@ -70,19 +73,22 @@ def enrol(
     def record(identity: SiteIdentity, signer: Signer) -> None:
         record_enrolment(folder, identity, signer, clock=console.clock)
 
-    listener = GrpcEnrolmentListener(proxy_for=_proxies(folder, order.proxy))
+    listener = NetworkEnrolmentListener(proxy_for=_proxies(folder, order.proxy))
     identity = enrol_site(folder, order, listener=listener, now=console.clock.now(), record=record)
+    transport = listener.transport or EnrolmentTransport.GRPC
     document = {
         "site_id": identity.site_id,
         "signing_key_sha256": identity.signing_key_sha256,
         "root_sha256": identity.root_sha256,
         "gateway_address": identity.gateway_address,
+        "transport": transport.value,
         "state_dir": str(folder.root),
         "next": list(_NEXT),
     }
     console.answer(
         document,
         f"Enrolled as {identity.site_id}.",
+        *((_HTTP2_BROKEN,) if transport is EnrolmentTransport.HTTP1 else ()),
         "",
         "This site's signing key, for the other sites to compare by telephone:",
         f"  {identity.signing_key_sha256}",

@@ -1,6 +1,8 @@
 """The wire of enrolment: fetch the listener's certificate, then call it with exactly that certificate as trust.
 
-Knows gRPC and sockets and decides nothing: whether the certificate is the right one, ``enrol`` says in between.
+Knows gRPC, HTTP/1.1 and sockets and decides nothing: whether the certificate is the right one, ``enrol`` says in
+between. HTTP/1.1 is tried by itself where gRPC does not come through, at the same address and at the coordinator's
+port for it; both listeners show the one certificate that the code names.
 """
 
 from __future__ import annotations
@@ -8,7 +10,8 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from enum import StrEnum
+from typing import Protocol, TypeVar, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -23,14 +26,19 @@ from site_agent.enrolment.errors import (
     EnrolmentRefusedError,
     EnrolmentUnreachableError,
 )
+from site_agent.enrolment.http1_call import CallEndedError, call_over_http1
 from site_agent.link.channel import grpc_proxy_options
 from site_agent.link.connecting import WayEndsError, connect_through, secure
-from site_agent.link.faults import ADVICE
+from site_agent.link.faults import ADVICE, PathFault
 from site_agent.link.proxy import ProxyRoute, address_text
+
+T = TypeVar("T")
 
 SERVER_NAME = "enrolment.wardround.internal"
 REFUSAL_METADATA_KEY = "wardround-refusal-bin"
 DEFAULT_PORT = 8445
+DEFAULT_HTTP1_PORT = 8447
+_ENROL_PATH = "/fl_protocol.wire.v1.EnrolmentService/Enrol"
 
 _CALL_TIMEOUT_S = 30.0
 _MAX_ANSWER_BYTES = 1 << 20
@@ -73,12 +81,44 @@ class EnrolmentListener(Protocol):
         ...
 
 
-class GrpcEnrolmentListener:
-    """The real listener, straight or through the hospital's proxy."""
+class EnrolmentTransport(StrEnum):
+    """How the call travelled."""
+
+    GRPC = "grpc"
+    HTTP1 = "http/1.1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """One place to try, in one way."""
+
+    host: str
+    port: int
+    transport: EnrolmentTransport
+
+    @property
+    def address(self) -> str:
+        return address_text(self.host, self.port)
+
+
+def _ways(address: str) -> tuple[_Way, ...]:
+    """Where to try, in order: as it was typed; there over HTTP/1.1; at the port that is the usual one's sister."""
+    host, port = split_address(address)
+    over_http1 = (port, DEFAULT_HTTP1_PORT) if port == DEFAULT_PORT else (port,)
+    return (
+        _Way(host=host, port=port, transport=EnrolmentTransport.GRPC),
+        *(_Way(host=host, port=each, transport=EnrolmentTransport.HTTP1) for each in over_http1),
+    )
+
+
+class NetworkEnrolmentListener:
+    """The real listener, straight or through the hospital's proxy, over whichever transport comes through."""
 
     def __init__(self, *, proxy_for: Callable[[str], ProxyRoute | None] = lambda _: None) -> None:
         """Take which proxy leads to ``host:port``."""
         self._proxy_for = proxy_for
+        self.transport: EnrolmentTransport | None = None
+        """What the call came through by, once it did."""
 
     def fetch_certificate(self, address: str) -> bytes:
         """The certificate (DER) that answers at ``host:port``.
@@ -86,15 +126,69 @@ class GrpcEnrolmentListener:
         Raises:
             EnrolmentUnreachableError: nobody answers there, or not by TLS.
         """
-        host, port = split_address(address)
+        return self._first(address, self._fetch)
+
+    def enrol(self, address: str, certificate_der: bytes, request: EnrolmentRequest) -> EnrolmentAnswer:
+        """Call ``Enrol`` trusting only this certificate.
+
+        Raises:
+            EnrolmentError: unreachable, or refused for a reason that the error's class names.
+        """
+        message = enrolment_pb2.EnrolRequest(
+            code_secret=request.code_secret,
+            tls_csr_der=request.tls_csr_der,
+            signing_spki_der=request.signing_spki_der,
+            possession_signature=request.possession_signature,
+            agent_version=request.agent_version,
+        )
+
+        def call(way: _Way) -> enrolment_pb2.EnrolResponse:
+            # Again with the same keys is once: an attempt whose answer was lost on one way spends nothing on the next.
+            by = self._call_grpc if way.transport is EnrolmentTransport.GRPC else self._call_http1
+            answer = by(way, certificate_der, message)
+            self.transport = way.transport
+            return answer
+
+        answer = self._first(address, call)
+        return EnrolmentAnswer(
+            site_id=answer.site_id,
+            certificate_pem=answer.certificate_pem,
+            root_pem=answer.root_pem,
+            gateway_address=answer.gateway_address,
+            gateway_server_name=answer.gateway_server_name,
+            coordinator_signing_spki_der=answer.coordinator_signing_spki_der,
+            fallback_address=answer.fallback_address,
+        )
+
+    def _first(self, address: str, attempt: Callable[[_Way], T]) -> T:
+        """What the first way that leads there gives. Raises the first way's error where none does."""
+        first: EnrolmentUnreachableError | None = None
+        closed: set[int] = set()
+        for way in _ways(address):
+            if way.port in closed:
+                continue
+            try:
+                return attempt(way)
+            except EnrolmentUnreachableError as error:
+                first = first or error
+                if isinstance(error.__cause__, WayEndsError):
+                    # Nothing listens there, whatever is spoken; and where the way to any port ends, all of them do.
+                    closed.add(way.port)
+                    if error.__cause__.fault is not PathFault.UNREACHABLE:
+                        break
+        assert first is not None, "there is always a way to try"
+        raise first
+
+    def _fetch(self, way: _Way) -> bytes:
+        host, port, address = way.host, way.port, way.address
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         # Safety: nothing is sent over this connection. It only shows a certificate, which the code's pin then judges.
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        context.set_alpn_protocols(["h2"])
+        context.set_alpn_protocols(["h2" if way.transport is EnrolmentTransport.GRPC else "http/1.1"])
         try:
             with (
-                connect_through(host, port, proxy=self._proxy_for(address_text(host, port))) as connection,
+                connect_through(host, port, proxy=self._proxy_for(address)) as connection,
                 secure(context, connection, server_name=SERVER_NAME) as secured,
             ):
                 certificate = secured.getpeercert(binary_form=True)
@@ -110,42 +204,51 @@ class GrpcEnrolmentListener:
             raise EnrolmentUnreachableError(message, advice=_UNREACHABLE_ADVICE, address=address)
         return certificate
 
-    def enrol(self, address: str, certificate_der: bytes, request: EnrolmentRequest) -> EnrolmentAnswer:
-        """Call ``Enrol`` trusting only this certificate.
-
-        Raises:
-            EnrolmentError: unreachable, or refused for a reason that the error's class names.
-        """
-        host, port = split_address(address)
+    def _call_grpc(
+        self, way: _Way, certificate_der: bytes, message: enrolment_pb2.EnrolRequest
+    ) -> enrolment_pb2.EnrolResponse:
         credentials = grpc.ssl_channel_credentials(
             root_certificates=ssl.DER_cert_to_PEM_cert(certificate_der).encode("ascii")
         )
         options = (
             ("grpc.ssl_target_name_override", SERVER_NAME),
             ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
-            *grpc_proxy_options(self._proxy_for(address_text(host, port))),
+            *grpc_proxy_options(self._proxy_for(way.address)),
         )
-        message = enrolment_pb2.EnrolRequest(
-            code_secret=request.code_secret,
-            tls_csr_der=request.tls_csr_der,
-            signing_spki_der=request.signing_spki_der,
-            possession_signature=request.possession_signature,
-            agent_version=request.agent_version,
-        )
-        with grpc.secure_channel(address_text(host, port), credentials, options=options) as channel:
+        with grpc.secure_channel(way.address, credentials, options=options) as channel:
             try:
-                answer = enrolment_pb2_grpc.EnrolmentServiceStub(channel).Enrol(message, timeout=_CALL_TIMEOUT_S)
+                return enrolment_pb2_grpc.EnrolmentServiceStub(channel).Enrol(message, timeout=_CALL_TIMEOUT_S)
             except grpc.RpcError as error:
-                raise _error_from_rpc(error, address=address) from error
-        return EnrolmentAnswer(
-            site_id=answer.site_id,
-            certificate_pem=answer.certificate_pem,
-            root_pem=answer.root_pem,
-            gateway_address=answer.gateway_address,
-            gateway_server_name=answer.gateway_server_name,
-            coordinator_signing_spki_der=answer.coordinator_signing_spki_der,
-            fallback_address=answer.fallback_address,
-        )
+                # What a synchronous stub raises is the call itself; the type stubs do not say so.
+                call = cast("grpc.Call", error)
+                refusal = _refusal_bytes(call.trailing_metadata() or ())
+                raise _error_from_status(
+                    call.code(), str(call.details())[:200], refusal=refusal, address=way.address
+                ) from error
+
+    def _call_http1(
+        self, way: _Way, certificate_der: bytes, message: enrolment_pb2.EnrolRequest
+    ) -> enrolment_pb2.EnrolResponse:
+        try:
+            payload = call_over_http1(
+                (way.host, way.port),
+                _ENROL_PATH,
+                message.SerializeToString(),
+                certificate_der=certificate_der,
+                server_name=SERVER_NAME,
+                proxy=self._proxy_for(way.address),
+                timeout_s=_CALL_TIMEOUT_S,
+                max_bytes=_MAX_ANSWER_BYTES,
+            )
+            return enrolment_pb2.EnrolResponse.FromString(payload)
+        except CallEndedError as end:
+            raise _error_from_status(
+                end.status, str(end), refusal=end.refusal, address=way.address, advice=end.advice
+            ) from end
+        except DecodeError as error:
+            raise _error_from_status(
+                grpc.StatusCode.INTERNAL, "the answer is no message of this call", refusal=b"", address=way.address
+            ) from error
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -166,24 +269,21 @@ def split_address(address: str) -> tuple[str, int]:
     return host, int(port_text)
 
 
-def _error_from_rpc(error: grpc.RpcError, *, address: str) -> EnrolmentError:
-    # What a synchronous stub raises is the call itself; the type stubs do not say so.
-    call = cast("grpc.Call", error)
-    status = call.code()
+def _error_from_status(
+    status: grpc.StatusCode, detail: str, *, refusal: bytes, address: str, advice: str = ""
+) -> EnrolmentError:
     if status in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
         message = "the coordinator did not answer; nothing is lost, the same command may be repeated"
-        return EnrolmentUnreachableError(
-            message, advice=_UNREACHABLE_ADVICE, address=address, reason=str(call.details())[:200]
-        )
+        return EnrolmentUnreachableError(message, advice=advice or _UNREACHABLE_ADVICE, address=address, reason=detail)
     if status in {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}:
         message = "the coordinator failed to answer; nothing is lost, the same command may be repeated"
         advice = "Try again; if it stays so, tell the coordinator's admin."
         return EnrolmentUnreachableError(message, advice=advice, address=address, status=status.name)
-    refusal = _refusal(call.trailing_metadata() or ())
+    said = _refusal(refusal)
     return error_from_refusal(
         is_unauthenticated=status is grpc.StatusCode.UNAUTHENTICATED,
-        refusal_code=refusal.code,
-        sentence=refusal.message or str(call.details())[:200],
+        refusal_code=said.code,
+        sentence=said.message or detail,
     )
 
 
@@ -208,12 +308,13 @@ def error_from_refusal(*, is_unauthenticated: bool, refusal_code: str, sentence:
     )
 
 
-def _refusal(metadata: Iterable[tuple[str, str | bytes]]) -> errors_pb2.Refusal:
-    refusal = errors_pb2.Refusal()
-    for key, value in metadata:
-        if key == REFUSAL_METADATA_KEY and isinstance(value, bytes):
-            try:
-                refusal.ParseFromString(value)
-            except DecodeError:
-                return errors_pb2.Refusal()
-    return refusal
+def _refusal_bytes(metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
+    found = [value for key, value in metadata if key == REFUSAL_METADATA_KEY and isinstance(value, bytes)]
+    return found[-1] if found else b""
+
+
+def _refusal(data: bytes) -> errors_pb2.Refusal:
+    try:
+        return errors_pb2.Refusal.FromString(data)
+    except DecodeError:
+        return errors_pb2.Refusal()

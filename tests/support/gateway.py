@@ -20,7 +20,7 @@ import grpc.aio
 from coordinator.ca.authority import GATEWAY_SERVER_NAME, ServerIdentity
 from coordinator.errors import NotFoundError, SiteNotActiveError
 from coordinator.gateway.admission import Admission, calling_site
-from coordinator.gateway.http1_app import Http1Gateway
+from coordinator.gateway.http1_app import Http1Gateway, gateway_handlers
 from coordinator.gateway.http1_server import Http1Listener, http1_listener
 from coordinator.gateway.interceptors import GatewayInterceptor
 from coordinator.http_server import bound_socket
@@ -224,7 +224,7 @@ async def running_gateway(
     )
     port = server.add_secure_port(f"127.0.0.1:{grpc_port}", credentials)
     await server.start()
-    app = Http1Gateway(admission=Admission(identify=identify), rounds=servicer, runs=QuietRunServicer())
+    app = Http1Gateway(admission=Admission(identify=identify), handlers=gateway_handlers(servicer, QuietRunServicer()))
     bound = bound_socket("127.0.0.1", http1_port)
     http1 = http1_listener(app, bound, root_pem=pki.root_pem, identity=identity, grace_s=2.0)
     serving = asyncio.create_task(http1.server.serve(sockets=[bound]))
