@@ -6,9 +6,12 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+
+_LOOP_TURNS = 200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,8 @@ def print_rows(rows: list[Row], *, as_json: bool) -> None:
         "python": platform.python_version(),
         "numpy": version("numpy"),
         "cryptography": version("cryptography"),
+        "python_loop_ns": round(_loop_ns(), 1),
+        "load": round(os.getloadavg()[0], 1),
     }
     if as_json:
         print(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=2))
@@ -66,6 +71,18 @@ def print_rows(rows: list[Row], *, as_json: bool) -> None:
         cells.append(row.yardstick_name)
         print("  ".join(cells).rstrip())
     print("\n" + ", ".join(f"{key} {value}" for key, value in machine.items()))
+
+
+def _loop_ns() -> float:
+    """Nanoseconds of one turn of a plain loop: machines of one name differ by a factor of two in it."""
+
+    def turn() -> float:
+        began, total = time.thread_time_ns(), 0
+        for number in range(_LOOP_TURNS):
+            total += number * number % 7
+        return (time.thread_time_ns() - began) / _LOOP_TURNS
+
+    return best_of(5, turn)
 
 
 def _cpu_name() -> str:
