@@ -333,7 +333,7 @@ class FakeClient:
         def arrive() -> None:
             self.coordinator.hear(Step.MASK, upload.context, self.site, upload.header)
             layout = self.coordinator.opened.layout
-            data = upload.path.read_bytes()
+            data = upload.path.read_bytes()[: upload.n_bytes]
             vector = RingVector.from_bytes(data, n32=layout.n_ring32, n64=layout.n_ring64)
             known = self.coordinator.uploads.setdefault(self.site, vector)
             assert known.equals(vector), f"{self.site} sent two masked inputs in one exchange"
