@@ -84,7 +84,7 @@ def _reported(command: Callable[P, None]) -> Callable[P, None]:
 
 @cli.command()
 @_reported
-def init(
+def init(  # noqa: PLR0913, PLR0917 # one parameter an option of the command line
     directory: Annotated[Path, typer.Argument(help="A folder that is empty or not there yet.")],
     consortium: Annotated[str, typer.Option(help="The name in the root certificate.")] = "Wardround consortium",
     rest_port: Annotated[int, typer.Option(min=0, max=65535, help="0: chosen at each start.")] = 8443,
@@ -99,6 +99,9 @@ def init(
     ] = DEFAULT_DATABASE_URL,
     database_password_file: Annotated[
         Path | None, typer.Option(help="A file with that database's password, mode 0600.")
+    ] = None,
+    database_root_file: Annotated[
+        Path | None, typer.Option(help="The certificate behind that server's: TLS is then required and checked.")
     ] = None,
 ) -> None:
     """Make a coordinator: configuration, keys, database, the first admin's token.
@@ -118,7 +121,7 @@ def init(
             enrolment_http1=default_enrolment_http1_port(enrolment_port),
         ),
         clock=SystemClock(),
-        database=DatabaseChoice(url=database_url, password_file=database_password_file),
+        database=DatabaseChoice(url=database_url, password_file=database_password_file, root_file=database_root_file),
     )
     command = f"wardround-coordinator serve --config {made.config}"
     _answer(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,12 @@ class InstallationExistsError(WardroundError):
     """The folder holds something already, and nothing of it is overwritten."""
 
     code = "installation-exists"
+
+
+class DatabaseRootInvalidError(WardroundError):
+    """The file that should say whom to believe as the database's server says nothing."""
+
+    code = "database-root-invalid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,9 +140,27 @@ class Installation:
             url = url.set(password=read_private_file(path).decode().strip())
         return url.render_as_string(hide_password=False)
 
+    def database_trust(self) -> ssl.SSLContext | None:
+        """How the database's server proves who it is; None where nobody said.
+
+        Raises:
+            KeyFileMissingError: the certificate is not there.
+            DatabaseRootInvalidError: the file holds none.
+        """
+        named = self.settings.database.root_file
+        if named is None:
+            return None
+        path = self.directory / named
+        try:
+            return ssl.create_default_context(cadata=read_file(path).decode("ascii"))
+        except (ssl.SSLError, ValueError) as error:
+            raise DatabaseRootInvalidError("database.root_file holds no certificate (PEM)", path=str(path)) from error
+
     def open_database(self, *, patience_s: float = PATIENCE_S) -> Database:
         """The database, which may still lack its tables."""
-        engine = engine_from_url(self.database_url(), pool_size=self.settings.database.pool_size)
+        engine = engine_from_url(
+            self.database_url(), pool_size=self.settings.database.pool_size, trust=self.database_trust()
+        )
         return Database(engine, patience_s=patience_s)
 
     def migrate_database(self) -> None:
@@ -144,7 +169,7 @@ class Installation:
         Raises:
             DatabaseUnavailableError: it does not answer.
         """
-        engine = engine_from_url(self.database_url(), answer_timeout_s=None)
+        engine = engine_from_url(self.database_url(), answer_timeout_s=None, trust=self.database_trust())
         try:
             migrate(engine)
         finally:
@@ -243,10 +268,12 @@ class DatabaseChoice:
     Attributes:
         url: as in the settings.
         password_file: an existing file with the password; it is named in the settings by its absolute path, not copied.
+        root_file: an existing file with the certificate behind the server's; likewise.
     """
 
     url: str = DEFAULT_DATABASE_URL
     password_file: Path | None = None
+    root_file: Path | None = None
 
 
 def install(
@@ -292,6 +319,7 @@ def _settings_text(*, consortium: str, ports: Ports, database: DatabaseChoice) -
         consortium=quoted(consortium),
         database_url=database.url if database.url == DEFAULT_DATABASE_URL else quoted(database.url),
         password_file="null" if password_file is None else quoted(str(password_file.absolute())),
+        root_file="null" if database.root_file is None else quoted(str(database.root_file.absolute())),
         rest_port=ports.rest,
         gateway_port=ports.gateway,
         enrolment_port=ports.enrolment,

@@ -56,6 +56,7 @@ def notice_board(installation: Installation, database: Database, *, hear: Callab
     return NoticeBoard(
         database,
         url=installation.database_url(),
+        trust=installation.database_trust(),
         hear=lambda notice: hear(Waiting(notice)),
         known=frozenset(waiting.value for waiting in Waiting),
     )

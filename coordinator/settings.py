@@ -78,6 +78,7 @@ class DatabaseSettings(_Section):
 
     url: str = DEFAULT_DATABASE_URL
     password_file: Path | None = None
+    root_file: Path | None = None
     pool_size: Annotated[int, Field(ge=2, le=200)] = 16
 
     @field_validator("url")
@@ -300,6 +301,7 @@ database:
   # sqlite:///file, or postgresql+pg8000://user@host/name (PostgreSQL 13 or later), which several processes may share
   url: {database_url}
   password_file: {password_file}             # a file that holds the database's password, mode 0600
+  root_file: {root_file}                 # the certificate behind the server's: TLS is required then, and checked
   pool_size: 16                   # PostgreSQL: the most connections of this process, one more listens
 
 blobs:                            # masked uploads, sums, releases; content-addressed

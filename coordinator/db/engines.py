@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import ssl
 
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event
 from sqlalchemy.engine import ExceptionContext, make_url
@@ -16,7 +17,13 @@ _ANSWER_TIMEOUT_S = 60.0
 _POOL_WAIT_S = 20.0
 
 
-def engine_from_url(url: str, *, pool_size: int = 16, answer_timeout_s: float | None = _ANSWER_TIMEOUT_S) -> Engine:
+def engine_from_url(
+    url: str,
+    *,
+    pool_size: int = 16,
+    answer_timeout_s: float | None = _ANSWER_TIMEOUT_S,
+    trust: ssl.SSLContext | None = None,
+) -> Engine:
     """An engine whose connections behave as ``tx`` promises.
 
     Args:
@@ -25,6 +32,7 @@ def engine_from_url(url: str, *, pool_size: int = 16, answer_timeout_s: float | 
         pool_size: PostgreSQL: the most connections that this process opens.
         answer_timeout_s: PostgreSQL: how long a statement may take before its connection is given up; None for
             migrations, whose statements may be long.
+        trust: PostgreSQL: whom to believe as its server; without it TLS is used where it is offered, and not checked.
     """
     if make_url(url).get_backend_name() == "sqlite":
         return _sqlite_engine(url)
@@ -46,7 +54,7 @@ def engine_from_url(url: str, *, pool_size: int = 16, answer_timeout_s: float | 
         # Loaded here: whoever keeps SQLite needs no pg8000.
         from coordinator.db.links import open_link
 
-        return open_link(named, answer_timeout_s=answer_timeout_s)
+        return open_link(named, answer_timeout_s=answer_timeout_s, trust=trust)
 
     event.listen(engine, "do_connect", connect)
     event.listen(engine, "handle_error", _name_lost_links, retval=True)

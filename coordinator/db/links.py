@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 from collections.abc import Mapping
 
 import pg8000
@@ -25,12 +26,15 @@ class _Link(pg8000.legacy.Connection):  # type: ignore[misc] # pg8000 has no typ
             super().close()
 
 
-def open_link(named: Mapping[str, object], *, answer_timeout_s: float | None) -> DBAPIConnection:
+def open_link(
+    named: Mapping[str, object], *, answer_timeout_s: float | None, trust: ssl.SSLContext | None
+) -> DBAPIConnection:
     """A connection of pg8000's.
 
     Args:
         named: host, port, user, password, database, and what else the address says.
         answer_timeout_s: how long an answer may take before the connection counts as lost; None waits for ever.
+        trust: whom to believe as the server: then there is TLS or no connection. None takes TLS where it is offered.
 
     Raises:
         pg8000.InterfaceError: nobody answers there.
@@ -43,7 +47,7 @@ def open_link(named: Mapping[str, object], *, answer_timeout_s: float | None) ->
         raise pg8000.InterfaceError(f"no connection to {host}:{port}: {error}") from error
     try:
         _watch(connected, answer_timeout_s=answer_timeout_s)
-        made: DBAPIConnection = _Link(**named, sock=connected)
+        made: DBAPIConnection = _Link(**named, sock=connected, ssl_context=trust)
     except OSError as error:
         connected.close()
         raise pg8000.InterfaceError(f"no answer from {host}:{port}: {error}") from error

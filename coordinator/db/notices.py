@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import ssl
 from collections.abc import Callable
 
 import asyncpg
@@ -32,7 +33,15 @@ _log = structlog.get_logger("coordinator.db")
 class NoticeBoard:
     """Sends this process's notices and hears those of the others. One a process."""
 
-    def __init__(self, database: Database, *, url: str, hear: Callable[[str], None], known: frozenset[str]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        url: str,
+        hear: Callable[[str], None],
+        known: frozenset[str],
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
         """Take what to send by, whom to listen to and whom to tell.
 
         Args:
@@ -40,11 +49,13 @@ class NoticeBoard:
             url: its address, with the password.
             hear: called in the event loop with a notice of another process.
             known: every notice there is; after a pause in listening each of them is heard once.
+            trust: whom to believe as the server; None takes TLS where it is offered.
         """
         self._database = database
         self._url = make_url(url)
         self._hear = hear
         self._known = known
+        self._trust = trust
         self._me = secrets.token_hex(8)
         self._unsent: set[str] = set()
         self._has_unsent = asyncio.Event()
@@ -103,6 +114,7 @@ class NoticeBoard:
             password=url.password,
             database=url.database,
             timeout=_CONNECT_TIMEOUT_S,
+            ssl=self._trust or "prefer",
             server_settings={"application_name": "wardround-listener"},
         )
         return connection

@@ -134,6 +134,18 @@ class PostgresServer:
         self.stop(mode)
         self.start()
 
+    def serve_tls(self, *, certificate_pem: bytes, key_pem: bytes) -> None:
+        """Offer TLS from now on; clients may still go without."""
+        for name, content in (("server.crt", certificate_pem), ("server.key", key_pem)):
+            path = self._data / name
+            path.write_bytes(content)
+            path.chmod(0o600)
+            if os.geteuid() == 0:
+                shutil.chown(path, _OWNER, _OWNER)
+        with (self._data / "postgresql.conf").open("a") as file:
+            file.write("ssl = on\n")
+        self.restart()
+
     def dispose(self) -> None:
         """End the server and remove its files."""
         try:
