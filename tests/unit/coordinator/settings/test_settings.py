@@ -24,10 +24,12 @@ def test_default_file_names_every_key_and_means_the_defaults(tmp_path: Path) -> 
         consortium='"A, B: C"',
         database_url="sqlite:///coordinator.db",
         password_file="null",
+        root_file="null",
         rest_port=8443,
         gateway_port=8444,
         enrolment_port=8445,
         http1_port=8446,
+        enrolment_http1_port=8447,
     )
     settings = load_settings(written(tmp_path, text))
     assert settings == CoordinatorSettings(consortium="A, B: C")
