@@ -38,7 +38,6 @@ _RESUMABLE = frozenset(
 _READ_AT_ONCE = 4
 _ALTERED = "upload-altered"
 _CHUNK_ALTERED = "chunk-altered"
-_SENT_UNASKED_BYTES = 4 * CHUNK_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +45,7 @@ class Upload:
     """One masked input: the signed header M5 as it was journalled, and the spool.
 
     The spool is the vector and, behind it, the leaf hashes of its chunks; one of an older version lacks them.
+    ``is_new``: it was masked just now, and nothing of it has left yet: nobody need be asked how far it is.
     """
 
     context: ExchangeContext
@@ -53,6 +53,7 @@ class Upload:
     header: bytes
     path: Path
     n_bytes: int
+    is_new: bool = False
 
 
 class Uploader:
@@ -83,8 +84,7 @@ class Uploader:
         """
         patience = Patience(self._backoff, idle_s=self._idle_deadline_s)
         n_altered = 0
-        # The coordinator admits bytes that it holds already. So little is sent whole before it is asked about.
-        is_asked = upload.n_bytes > _SENT_UNASKED_BYTES
+        is_asked = not upload.is_new
         leaves = await asyncio.to_thread(_spooled_leaves, upload)
         while True:
             try:

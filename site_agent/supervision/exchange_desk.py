@@ -50,6 +50,7 @@ class ExchangeDesk:
         self._desk = desk
         self._role: SiteRole | None = None
         self._context: ExchangeContext | None = None
+        self._masked_now: ExchangeContext | None = None
 
     async def take(self, step: Step, context: ExchangeContext, message: bytes, *, input_sha256: str) -> None:
         """Make a statement and bring it to the disk.
@@ -123,6 +124,7 @@ class ExchangeDesk:
                 statement = role.share(message)
             case Step.MASK:
                 statement = self._mask(role, context, message)
+                self._masked_now = context
             case Step.CONFIRM:
                 self._refuse_taken(step, context)
                 statement = role.confirm(message)
@@ -289,8 +291,9 @@ class ExchangeDesk:
         seams = self._seams
         path = await asyncio.to_thread(seams.journal.spool_path, context)
         n_bytes = self._admitted.layout.n_bytes
+        is_new, self._masked_now = self._masked_now == context, None
         await seams.uploader.upload(
-            Upload(context=context, site_id=seams.site_id, header=header, path=path, n_bytes=n_bytes)
+            Upload(context=context, site_id=seams.site_id, header=header, path=path, n_bytes=n_bytes, is_new=is_new)
         )
         await asyncio.to_thread(
             seams.book.record_event,

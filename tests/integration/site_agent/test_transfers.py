@@ -8,6 +8,7 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -68,12 +69,14 @@ class FlakyCoordinator(round_pb2_grpc.RoundServiceServicer):
         self.n_stalls = 0
         self.sends_leaves = True
         self.sends_prefixes = False
+        self.n_queries = 0
 
     def receipt(self) -> bytes:
         digest = hashlib.sha256(HEADER).digest()
         return pack(CONTEXT.encode(), b"alpha", digest, u64(len(self.received)), bytes(32), b"2026-01-02T03:04:05Z")
 
     async def QueryUpload(self, request, context):  # noqa: N802, ANN001, ANN201
+        self.n_queries += 1
         answer = round_pb2.QueryUploadResponse(
             received_bytes=len(self.received) if self.claims is None else self.claims
         )
@@ -206,6 +209,22 @@ async def test_upload_broken_twice_resumes_where_the_coordinator_stands(
     assert len(coordinator.offsets) == 3
     assert coordinator.offsets == sorted(set(coordinator.offsets))
     assert coordinator.headers == {HEADER}
+
+
+async def test_upload_that_was_masked_just_now_begins_unasked_and_asks_after_a_break(
+    coordinator: FlakyCoordinator, uploader: Uploader, upload: Upload
+) -> None:
+    new = replace(upload, is_new=True)
+    await uploader.upload(new)
+    assert (coordinator.n_queries, coordinator.offsets) == (0, [0])
+    coordinator.received.clear()
+    coordinator.offsets.clear()
+    coordinator.n_failures = 1
+    await uploader.upload(new)
+    assert bytes(coordinator.received) == MASKED
+    assert coordinator.n_queries == 1
+    assert len(coordinator.offsets) == 2
+    assert coordinator.offsets[1] > 0
 
 
 async def test_upload_complete_before_a_crash_sends_no_byte_again(
