@@ -33,8 +33,10 @@ from coordinator.db.migrate import migrate
 from coordinator.db.models import User
 from coordinator.db.tx import PATIENCE_S, Database
 from coordinator.services.checkpoint_audit import checkpoint_audit
-from coordinator.services.resources import Addresses, Resources
-from coordinator.services.users_and_tokens import Role, add_user, create_token
+from coordinator.services.permissions import Role
+from coordinator.services.resources import Addresses, Resources, TokenRules
+from coordinator.services.tokens import TokenRequest, create_token
+from coordinator.services.users import add_user
 from coordinator.settings import (
     DEFAULT_DATABASE_URL,
     DEFAULT_FILE,
@@ -219,6 +221,10 @@ class Installation:
             addresses=addresses,
             code_lifetime_s=self.settings.enrolment.code_lifetime_s,
             max_blob_bytes=self.settings.blobs.max_bytes,
+            token_rules=TokenRules(
+                default_lifetime_s=self.settings.tokens.default_lifetime_s,
+                max_lifetime_s=self.settings.tokens.max_lifetime_s,
+            ),
             wake_driver=wake_driver,
             wake_sites=wake_sites,
             forget_identities=forget_identities,
@@ -312,7 +318,7 @@ def _fill(folder: Path, *, consortium: str, clock: Clock) -> Sha256Hex:
             database=database, keys=keys, clock=clock, addresses=Addresses(gateway="", enrolment="")
         )
         admin = add_user(resources, name="admin", roles=[Role.ADMIN], actor="coordinator")
-        token = create_token(resources, user=admin.user_id, label="made by init", actor="coordinator")
+        token = create_token(resources, TokenRequest(user=admin.user_id, label="made by init"), actor="coordinator")
         checkpoint_audit(resources)
     finally:
         database.dispose()

@@ -176,6 +176,19 @@ class AuditSettings(_Section):
     checkpoint_every: Annotated[int, Field(gt=0)] = 64
 
 
+class TokenSettings(_Section):
+    """How long bearer tokens live when nobody says, and at most."""
+
+    default_lifetime_s: Seconds = 90 * 86400.0
+    max_lifetime_s: Annotated[float, Field(gt=0, le=10 * 366 * 86400.0)] = 366 * 86400.0
+
+    @model_validator(mode="after")
+    def _default_is_within_the_longest(self) -> TokenSettings:
+        if self.default_lifetime_s > self.max_lifetime_s:
+            raise ValueError("default_lifetime_s is longer than max_lifetime_s")
+        return self
+
+
 class LogSettings(_Section):
     """The log that is not evidence."""
 
@@ -200,6 +213,7 @@ class CoordinatorSettings(BaseSettings):
     driver: DriverSettings = DriverSettings()
     retention: RetentionSettings = RetentionSettings()
     audit: AuditSettings = AuditSettings()
+    tokens: TokenSettings = TokenSettings()
     log: LogSettings = LogSettings()
 
     @field_validator("consortium")
@@ -335,6 +349,10 @@ retention:                        # how long masked uploads are kept is in each 
 
 audit:
   checkpoint_every: 64            # events between two signed checkpoints
+
+tokens:                           # for people and their programs; each has an end
+  default_lifetime_s: 7776000     # 90 days, when whoever makes one does not say
+  max_lifetime_s: 31622400        # 366 days
 
 log:
   level: info                     # debug | info | warning | error

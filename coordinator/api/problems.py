@@ -26,7 +26,12 @@ from coordinator.errors import (
     SiteNotActiveError,
     WrongPhaseError,
 )
-from coordinator.services.refusals import AccessRefusedError, NotReadyError, RoleInsufficientError
+from coordinator.services.refusals import (
+    AccessRefusedError,
+    NotReadyError,
+    RoleInsufficientError,
+    ScopeInsufficientError,
+)
 from fl_protocol.errors import ProtocolError, WardroundError
 from fl_protocol.spec.faults import RunSpecFaultsError
 
@@ -36,6 +41,7 @@ _log = structlog.get_logger("coordinator.api")
 _STATUS: tuple[tuple[type[WardroundError], HTTPStatus], ...] = (
     (AccessRefusedError, HTTPStatus.UNAUTHORIZED),
     (RoleInsufficientError, HTTPStatus.FORBIDDEN),
+    (ScopeInsufficientError, HTTPStatus.FORBIDDEN),
     (NotInCohortError, HTTPStatus.FORBIDDEN),
     (SiteNotActiveError, HTTPStatus.FORBIDDEN),
     (NotFoundError, HTTPStatus.NOT_FOUND),

@@ -5,7 +5,8 @@ CoordinatorError
 │   ├── TokenMissingError, TokenUnknownError, TokenExpiredError
 │   ├── CertificateUnknownError
 │   └── EnrolmentCodeUnknownError, EnrolmentCodeSpentError, EnrolmentCodeExpiredError
-├── RoleInsufficientError             who asks is known and may not
+├── RoleInsufficientError             who asks is known and may not: 403
+├── ScopeInsufficientError            who asks may, and this token may not: 403
 ├── ConflictError
 │   ├── SiteExistsError, UserExistsError, SigningKeyInUseError
 │   ├── StateConflictError            the object's state does not permit the step
@@ -75,6 +76,12 @@ class RoleInsufficientError(CoordinatorError):
     """None of the user's roles permits the action."""
 
     code = "role-insufficient"
+
+
+class ScopeInsufficientError(CoordinatorError):
+    """One of the user's roles permits the action, and the token's scopes leave it out."""
+
+    code = "scope-insufficient"
 
 
 class SiteExistsError(ConflictError):

@@ -29,6 +29,14 @@ class Addresses:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRules:
+    """How long tokens live when nobody says, and at most."""
+
+    default_lifetime_s: float = 90 * 86400.0
+    max_lifetime_s: float = 366 * 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """Database, blobs, keys and clock. Invariant: the three keys are three keys."""
 
@@ -42,6 +50,7 @@ class Resources:
     addresses: Addresses
     code_lifetime_s: float
     max_blob_bytes: int
+    token_rules: TokenRules = TokenRules()
     wake_driver: Callable[[], None] = _nobody_listens
     wake_sites: Callable[[], None] = _nobody_listens
     forget_identities: Callable[[], None] = _nobody_listens
