@@ -225,6 +225,7 @@ class Installation:
                 default_lifetime_s=self.settings.tokens.default_lifetime_s,
                 max_lifetime_s=self.settings.tokens.max_lifetime_s,
             ),
+            is_start_by_another=self.settings.governance.four_eyes,
             wake_driver=wake_driver,
             wake_sites=wake_sites,
             forget_identities=forget_identities,

@@ -176,6 +176,12 @@ class AuditSettings(_Section):
     checkpoint_every: Annotated[int, Field(gt=0)] = 64
 
 
+class GovernanceSettings(_Section):
+    """What no person may do alone."""
+
+    four_eyes: bool = True
+
+
 class TokenSettings(_Section):
     """How long bearer tokens live when nobody says, and at most."""
 
@@ -214,6 +220,7 @@ class CoordinatorSettings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     audit: AuditSettings = AuditSettings()
     tokens: TokenSettings = TokenSettings()
+    governance: GovernanceSettings = GovernanceSettings()
     log: LogSettings = LogSettings()
 
     @field_validator("consortium")
@@ -353,6 +360,9 @@ audit:
 tokens:                           # for people and their programs; each has an end
   default_lifetime_s: 7776000     # 90 days, when whoever makes one does not say
   max_lifetime_s: 31622400        # 366 days
+
+governance:
+  four_eyes: true                 # a run is started by another person than the one who created it
 
 log:
   level: info                     # debug | info | warning | error

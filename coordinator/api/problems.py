@@ -28,6 +28,7 @@ from coordinator.errors import (
 )
 from coordinator.services.refusals import (
     AccessRefusedError,
+    FourEyesError,
     NotReadyError,
     RoleInsufficientError,
     ScopeInsufficientError,
@@ -42,6 +43,7 @@ _STATUS: tuple[tuple[type[WardroundError], HTTPStatus], ...] = (
     (AccessRefusedError, HTTPStatus.UNAUTHORIZED),
     (RoleInsufficientError, HTTPStatus.FORBIDDEN),
     (ScopeInsufficientError, HTTPStatus.FORBIDDEN),
+    (FourEyesError, HTTPStatus.FORBIDDEN),
     (NotInCohortError, HTTPStatus.FORBIDDEN),
     (SiteNotActiveError, HTTPStatus.FORBIDDEN),
     (NotFoundError, HTTPStatus.NOT_FOUND),

@@ -144,6 +144,7 @@ def require(principal: Principal, action: Action) -> None:
             "your roles permit this, and this token was made for less",
             action=action.value,
             scopes=", ".join(principal.scopes or ()),
+            advice="Use another token of yours, or make one: wardround tokens create --scope SCOPE",
         )
 
 

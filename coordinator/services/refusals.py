@@ -7,6 +7,7 @@ CoordinatorError
 │   └── EnrolmentCodeUnknownError, EnrolmentCodeSpentError, EnrolmentCodeExpiredError
 ├── RoleInsufficientError             who asks is known and may not: 403
 ├── ScopeInsufficientError            who asks may, and this token may not: 403
+├── FourEyesError                     who asks may, but not alone: 403
 ├── ConflictError
 │   ├── SiteExistsError, UserExistsError, SigningKeyInUseError
 │   ├── StateConflictError            the object's state does not permit the step
@@ -82,6 +83,12 @@ class ScopeInsufficientError(CoordinatorError):
     """One of the user's roles permits the action, and the token's scopes leave it out."""
 
     code = "scope-insufficient"
+
+
+class FourEyesError(CoordinatorError):
+    """A run is started by another person than the one who created it."""
+
+    code = "four-eyes"
 
 
 class SiteExistsError(ConflictError):

@@ -51,6 +51,8 @@ class Resources:
     code_lifetime_s: float
     max_blob_bytes: int
     token_rules: TokenRules = TokenRules()
+    is_start_by_another: bool = True
+    """Whether a run needs another person to start it than the one who created it."""
     wake_driver: Callable[[], None] = _nobody_listens
     wake_sites: Callable[[], None] = _nobody_listens
     forget_identities: Callable[[], None] = _nobody_listens

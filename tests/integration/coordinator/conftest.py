@@ -217,6 +217,12 @@ def make_user(coordinator: Coordinator, admin: httpx.Client) -> Iterator[Callabl
 
 
 @pytest.fixture
+def lead(make_user: Callable[..., httpx.Client]) -> httpx.Client:
+    """A study lead: whoever creates a run does not start it, so that an admin alone does not come far."""
+    return make_user(f"lead {os.urandom(4).hex()}", "study-lead")
+
+
+@pytest.fixture
 def invite(admin: httpx.Client) -> Callable[[str], dict[str, str]]:
     def ask(name: str) -> dict[str, str]:
         answer = admin.post("/api/v1/sites", json={"name": name})
