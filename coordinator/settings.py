@@ -23,6 +23,7 @@ ENV_PREFIX = "WARDROUND_"
 DEFAULT_DATABASE_URL = "sqlite:///coordinator.db"
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
+PerMinute = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class SettingsInvalidError(WardroundError):
@@ -176,6 +177,16 @@ class AuditSettings(_Section):
     checkpoint_every: Annotated[int, Field(gt=0)] = 64
 
 
+class RateLimitSettings(_Section):
+    """How often one token may ask, and one address fail to say who it is; each process counts for itself."""
+
+    requests_per_minute: PerMinute = 3000.0
+    requests_burst: Annotated[int, Field(ge=1)] = 600
+    failures_per_minute: PerMinute = 60.0
+    failures_burst: Annotated[int, Field(ge=1)] = 60
+    max_tracked: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
+
+
 class GovernanceSettings(_Section):
     """What no person may do alone."""
 
@@ -221,6 +232,7 @@ class CoordinatorSettings(BaseSettings):
     audit: AuditSettings = AuditSettings()
     tokens: TokenSettings = TokenSettings()
     governance: GovernanceSettings = GovernanceSettings()
+    rate_limits: RateLimitSettings = RateLimitSettings()
     log: LogSettings = LogSettings()
 
     @field_validator("consortium")
@@ -363,6 +375,13 @@ tokens:                           # for people and their programs; each has an e
 
 governance:
   four_eyes: true                 # a run is started by another person than the one who created it
+
+rate_limits:                      # of REST, in each process; beyond them: 429 with Retry-After
+  requests_per_minute: 3000       # of one token
+  requests_burst: 600
+  failures_per_minute: 60         # of one address (of 64 bits of IPv6), without a token that works
+  failures_burst: 60
+  max_tracked: 10000              # tokens and addresses that are remembered
 
 log:
   level: info                     # debug | info | warning | error

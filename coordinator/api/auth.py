@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from coordinator.api.rate_limits import RateLimits
 from coordinator.services.permissions import Action, Principal, require
-from coordinator.services.refusals import TokenMissingError
+from coordinator.services.refusals import AccessRefusedError, TokenMissingError
 from coordinator.services.resources import Resources
 from coordinator.services.tokens import identify_token
 
@@ -21,12 +23,33 @@ def resources_of(request: Request) -> Resources:
     return cast("Resources", request.app.state.resources)
 
 
-def principal_from_header(resources: Resources, authorization: str | None) -> Principal:
-    """Who holds the token in an ``Authorization`` header.
+def principal_of(request: Request) -> Principal:
+    """Who asks: found and counted once a request, however often it is asked here.
 
     Raises:
-        TokenMissingError, TokenUnknownError, TokenExpiredError: nobody does.
+        TokenMissingError, TokenUnknownError, TokenExpiredError: nobody who is known.
+        RateLimitedError: too often, or from an address that failed too often.
     """
+    found = getattr(request.state, "principal", None)
+    if isinstance(found, Principal):
+        return found
+    limits = cast("RateLimits", request.app.state.rate_limits)
+    authorization = request.headers.get("authorization")
+    address = "" if request.client is None else request.client.host
+    credential = hashlib.sha256((authorization or "").encode()).digest()
+    limits.before_identification(address, credential=credential)
+    try:
+        principal = _principal_from_header(resources_of(request), authorization)
+    except AccessRefusedError:
+        limits.note_failure(address, credential=credential)
+        raise
+    # A token is counted, and not a person's tokens together: a program that runs wild does not shut its owner out.
+    limits.after_identification(principal.token_id, credential=credential)
+    request.state.principal = principal
+    return principal
+
+
+def _principal_from_header(resources: Resources, authorization: str | None) -> Principal:
     scheme, _, token = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise TokenMissingError("send the header `Authorization: Bearer wrt_...`")
@@ -42,17 +65,15 @@ _ACTION_OF: dict[Callable[..., object], Action] = {}
 def allowed(action: Action) -> Callable[..., Principal]:
     """A dependency: the user behind the token, once the table permits ``action``.
 
-    The dependency raises TokenMissingError, TokenUnknownError, TokenExpiredError, RoleInsufficientError or
-    ScopeInsufficientError.
+    The dependency raises what ``principal_of`` raises, RoleInsufficientError or ScopeInsufficientError.
     """
 
     def authorise(
         request: Request,
-        resources: Api,
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     ) -> Principal:
         del credentials  # declared for the OpenAPI document; the header is read by one function only
-        principal = principal_from_header(resources, request.headers.get("authorization"))
+        principal = principal_of(request)
         require(principal, action)
         return principal
 

@@ -10,8 +10,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coordinator.api import audit, blobs, events, releases, rounds, runs, schemas, sites, users
 from coordinator.api.auth import Api
+from coordinator.api.headers import SecurityHeaders
 from coordinator.api.operations import PREFIX, Operation, operations_of
 from coordinator.api.problems import install_problem_handlers, problem
+from coordinator.api.rate_limits import RateLimits, RateRules
 from coordinator.services.check_health import check_health
 from coordinator.services.refusals import NotReadyError
 from coordinator.services.resources import Resources
@@ -70,12 +72,13 @@ def program_version() -> str:
         return "0+unknown"
 
 
-def create_app(resources: Resources, *, max_body_bytes: int) -> FastAPI:
+def create_app(resources: Resources, *, max_body_bytes: int, rate_rules: RateRules) -> ASGIApp:
     """The application over these resources.
 
     Args:
         resources: what the services work with.
         max_body_bytes: the largest body of a request, but for blobs, which are bounded by the store's own limit.
+        rate_rules: how often one may ask.
 
     Raises:
         RouteUnguardedError: a route is open that should not be.
@@ -90,6 +93,7 @@ def create_app(resources: Resources, *, max_body_bytes: int) -> FastAPI:
         responses={"4XX": {"description": "a problem document", "content": {"application/problem+json": {}}}},
     )
     app.state.resources = resources
+    app.state.rate_limits = RateLimits(rate_rules)
     install_problem_handlers(app)
     for prefix, router in ROUTERS:
         app.include_router(router, prefix=prefix)
@@ -99,7 +103,7 @@ def create_app(resources: Resources, *, max_body_bytes: int) -> FastAPI:
         return JSONResponse(app.openapi())
 
     app.add_middleware(BodyBound, max_body_bytes=max_body_bytes)
-    return app
+    return SecurityHeaders(app)
 
 
 class BodyBound:

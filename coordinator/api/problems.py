@@ -30,6 +30,7 @@ from coordinator.services.refusals import (
     AccessRefusedError,
     FourEyesError,
     NotReadyError,
+    RateLimitedError,
     RoleInsufficientError,
     ScopeInsufficientError,
 )
@@ -41,6 +42,7 @@ _log = structlog.get_logger("coordinator.api")
 
 _STATUS: tuple[tuple[type[WardroundError], HTTPStatus], ...] = (
     (AccessRefusedError, HTTPStatus.UNAUTHORIZED),
+    (RateLimitedError, HTTPStatus.TOO_MANY_REQUESTS),
     (RoleInsufficientError, HTTPStatus.FORBIDDEN),
     (ScopeInsufficientError, HTTPStatus.FORBIDDEN),
     (FourEyesError, HTTPStatus.FORBIDDEN),
@@ -96,7 +98,10 @@ def problem_from_error(error: WardroundError) -> JSONResponse:
     status = status_for(error)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         return _internal(error, code=error.code)
-    return problem(status, code=error.code, detail=error.message, facts=error.facts)
+    answer = problem(status, code=error.code, detail=error.message, facts=error.facts)
+    if (retry_after_s := error.facts.get("retry_after_s")) is not None:
+        answer.headers["Retry-After"] = str(retry_after_s)
+    return answer
 
 
 def install_problem_handlers(app: FastAPI) -> None:

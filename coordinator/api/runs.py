@@ -57,7 +57,7 @@ def start_run(
     user: Annotated[Principal, Depends(allowed(Action.START_RUN))],
     request: MaybeReason = None,
 ) -> schemas.Run:
-    """Ask the sites for their word; rounds begin once a quorum has approved. Another person than its creator starts it."""
+    """Ask the sites for their word, as another person than its creator; rounds begin once a quorum has approved."""
     return _change(api, run_id, RunChange.START, user=user, request=request)
 
 

@@ -7,6 +7,7 @@ CoordinatorError
 │   └── EnrolmentCodeUnknownError, EnrolmentCodeSpentError, EnrolmentCodeExpiredError
 ├── RoleInsufficientError             who asks is known and may not: 403
 ├── ScopeInsufficientError            who asks may, and this token may not: 403
+├── RateLimitedError                  too often: 429
 ├── FourEyesError                     who asks may, but not alone: 403
 ├── ConflictError
 │   ├── SiteExistsError, UserExistsError, SigningKeyInUseError
@@ -83,6 +84,12 @@ class ScopeInsufficientError(CoordinatorError):
     """One of the user's roles permits the action, and the token's scopes leave it out."""
 
     code = "scope-insufficient"
+
+
+class RateLimitedError(CoordinatorError):
+    """Too many requests with one token, or failures of one address; ``retry_after_s`` says how long to wait."""
+
+    code = "rate-limited"
 
 
 class FourEyesError(CoordinatorError):
