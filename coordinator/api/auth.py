@@ -10,12 +10,12 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from coordinator.api.rate_limits import RateLimits
+from coordinator.services.identify_bearer import identify_bearer
 from coordinator.services.permissions import Action, Principal, require
 from coordinator.services.refusals import AccessRefusedError, TokenMissingError
 from coordinator.services.resources import Resources
-from coordinator.services.tokens import identify_token
 
-_bearer = HTTPBearer(auto_error=False, description="A token made by `init`, or by POST /api/v1/tokens.")
+_bearer = HTTPBearer(auto_error=False, description="A token of POST /api/v1/tokens, or of the identity provider.")
 
 
 def resources_of(request: Request) -> Resources:
@@ -27,7 +27,8 @@ def principal_of(request: Request) -> Principal:
     """Who asks: found and counted once a request, however often it is asked here.
 
     Raises:
-        TokenMissingError, TokenUnknownError, TokenExpiredError: nobody who is known.
+        AccessRefusedError: nobody who is known.
+        IdentityProviderUnavailableError: it is not known whether somebody is.
         RateLimitedError: too often, or from an address that failed too often.
     """
     found = getattr(request.state, "principal", None)
@@ -53,7 +54,7 @@ def _principal_from_header(resources: Resources, authorization: str | None) -> P
     scheme, _, token = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise TokenMissingError("send the header `Authorization: Bearer wrt_...`")
-    return identify_token(resources, token.strip())
+    return identify_bearer(resources, token.strip())
 
 
 Api = Annotated[Resources, Depends(resources_of)]

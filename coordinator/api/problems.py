@@ -26,6 +26,7 @@ from coordinator.errors import (
     SiteNotActiveError,
     WrongPhaseError,
 )
+from coordinator.oidc.rules import IdentityProviderUnavailableError
 from coordinator.services.refusals import (
     AccessRefusedError,
     FourEyesError,
@@ -57,6 +58,7 @@ _STATUS: tuple[tuple[type[WardroundError], HTTPStatus], ...] = (
     (DatabaseBusyError, HTTPStatus.SERVICE_UNAVAILABLE),
     (DatabaseUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (NotReadyError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (IdentityProviderUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (BlobStoreFullError, HTTPStatus.INSUFFICIENT_STORAGE),
     (CaError, HTTPStatus.INTERNAL_SERVER_ERROR),
     (ProtocolError, HTTPStatus.UNPROCESSABLE_ENTITY),

@@ -111,11 +111,12 @@ class Principal:
     roles: frozenset[Role]
     token_id: str
     scopes: tuple[str, ...] | None = None
+    is_external: bool = False
 
     @property
     def actor(self) -> str:
-        """How the audit log names this user."""
-        return f"user:{self.name}"
+        """How the audit log names this user; one of an identity provider's is named so already."""
+        return self.name if self.is_external else f"user:{self.name}"
 
 
 def is_permitted(principal: Principal, action: Action) -> bool:

@@ -2,7 +2,7 @@
 
 CoordinatorError
 ├── AccessRefusedError                who asks is not known: 401, UNAUTHENTICATED
-│   ├── TokenMissingError, TokenUnknownError, TokenExpiredError
+│   ├── TokenMissingError, TokenUnknownError, TokenExpiredError, ExternalTokenRefusedError
 │   ├── CertificateUnknownError
 │   └── EnrolmentCodeUnknownError, EnrolmentCodeSpentError, EnrolmentCodeExpiredError
 ├── RoleInsufficientError             who asks is known and may not: 403
@@ -48,6 +48,12 @@ class TokenExpiredError(AccessRefusedError):
     """The token's time is over."""
 
     code = "token-expired"
+
+
+class ExternalTokenRefusedError(AccessRefusedError):
+    """The identity provider's token is not one that it made for this coordinator; ``reason`` says why."""
+
+    code = "token-refused"
 
 
 class CertificateUnknownError(AccessRefusedError):

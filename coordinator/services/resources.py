@@ -9,6 +9,7 @@ from datetime import datetime
 from coordinator.blobs.store import BlobStore
 from coordinator.ca.authority import CertificateAuthority
 from coordinator.db.tx import Database
+from coordinator.oidc.provider import IdentityProvider
 from fl_protocol.clock import Clock
 from fl_protocol.ids import Sha256Hex
 from fl_protocol.signing.keys import Signer
@@ -53,6 +54,7 @@ class Resources:
     token_rules: TokenRules = TokenRules()
     is_start_by_another: bool = True
     """Whether a run needs another person to start it than the one who created it."""
+    identity_provider: IdentityProvider | None = None
     wake_driver: Callable[[], None] = _nobody_listens
     wake_sites: Callable[[], None] = _nobody_listens
     forget_identities: Callable[[], None] = _nobody_listens

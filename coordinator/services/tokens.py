@@ -18,7 +18,7 @@ from coordinator.services.pages import Page, PageRequest, page_from
 from coordinator.services.permissions import Principal, checked_scopes
 from coordinator.services.refusals import RequestInvalidError, TokenExpiredError, TokenUnknownError
 from coordinator.services.resources import Resources
-from coordinator.services.users import find_user, roles_of
+from coordinator.services.users import find_local_user, roles_of
 from fl_protocol.audit.events import AuditKind
 
 TOKEN_PREFIX = "wrt_"  # noqa: S105 # the prefix by which scanners recognise a leaked token; no secret
@@ -112,8 +112,8 @@ def create_token(
 
     Raises:
         NotFoundError: there is no such user.
-        RequestInvalidError: the label is too long, a scope does not exist, or the lifetime is not above 0 and within
-            the longest that is allowed.
+        RequestInvalidError: the label is too long, a scope does not exist, the user is an identity provider's, or the
+            lifetime is not above 0 and within the longest that is allowed.
         ScopeInsufficientError: the maker's own token is narrower.
     """
     rules = resources.token_rules
@@ -128,7 +128,7 @@ def create_token(
     value = TOKEN_PREFIX + secrets.token_urlsafe(32)
 
     def create(session: Session) -> TokenView:
-        owner = find_user(session, request.user)
+        owner = find_local_user(session, request.user)
         row = Token(
             token_id=f"tok-{secrets.token_hex(8)}",
             token_sha256=token_digest(value, is_narrowed=scopes is not None),

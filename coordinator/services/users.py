@@ -19,6 +19,10 @@ from coordinator.services.refusals import RequestInvalidError, StateConflictErro
 from coordinator.services.resources import Resources
 from fl_protocol.audit.events import AuditKind
 
+EXTERNAL_USER_ID = "oidc-"
+"""What begins the identifier of a user whose roles and tokens are an identity provider's."""
+EXTERNAL_NAME = "oidc:"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserView:
@@ -42,6 +46,8 @@ def add_user(resources: Resources, *, name: str, roles: Iterable[Role], actor: s
     now = resources.now()
     if not 1 <= len(name) <= 128 or not name.isprintable():
         raise RequestInvalidError("a user's name is 1 to 128 printable characters")
+    if name.startswith(EXTERNAL_NAME):
+        raise RequestInvalidError(f"{EXTERNAL_NAME} begins the names of an identity provider's people only")
 
     def add(session: Session) -> UserView:
         if session.scalars(select(User).where(User.name == name)).first() is not None:
@@ -63,11 +69,12 @@ def grant_role(resources: Resources, *, user: str, role: Role, actor: str) -> Us
 
     Raises:
         NotFoundError: there is no such user.
+        RequestInvalidError: an identity provider gives this user's roles.
     """
     now = resources.now()
 
     def grant(session: Session) -> UserView:
-        row = find_user(session, user)
+        row = find_local_user(session, user)
         if session.get(RoleGrant, (row.user_id, role.value)) is None:
             session.add(RoleGrant(user_id=row.user_id, role=role.value))
             session.flush()
@@ -133,6 +140,19 @@ def find_user(session: Session, user: str) -> User:
     row = session.get(User, user) or session.scalars(select(User).where(User.name == user)).one_or_none()
     if row is None:
         raise NotFoundError("there is no such user", user=user[:80])
+    return row
+
+
+def find_local_user(session: Session, user: str) -> User:
+    """A user whose roles and tokens are given here.
+
+    Raises:
+        NotFoundError: there is none.
+        RequestInvalidError: the identity provider gives them.
+    """
+    row = find_user(session, user)
+    if row.user_id.startswith(EXTERNAL_USER_ID):
+        raise RequestInvalidError("this person's roles and tokens are the identity provider's", user=row.name)
     return row
 
 
