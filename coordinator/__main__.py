@@ -265,6 +265,22 @@ def acknowledge_command(
     _answer(*acknowledge_answer(config, by=by, clock=SystemClock()))
 
 
+@cli.command(name="token")
+@_reported
+def token_command(
+    file: Annotated[Path, typer.Option("--file", help="Where to write it, mode 0600; must not exist.")],
+    user: Annotated[str, typer.Option(help="Whose it is to be.")] = "admin",
+    config: Config = _DEFAULT_CONFIG,
+) -> None:
+    """Make a token on the host, for a user whose tokens have all expired.
+
+    Example: wardround-coordinator token --user admin --file admin.token --config /srv/wardround/coordinator.yaml
+    """
+    from coordinator.upkeep_commands import token_answer
+
+    _answer(*token_answer(config, file, user=user, clock=SystemClock()))
+
+
 @cli.command()
 @_reported
 def doctor(config: Config = _DEFAULT_CONFIG) -> None:

@@ -24,6 +24,7 @@ import structlog
 import uvicorn
 
 from coordinator.api.main import create_app
+from coordinator.api.rate_limits import RateRule, RateRules
 from coordinator.ca.authority import GATEWAY_SERVER_NAME
 from coordinator.ca.key_files import replace_file
 from coordinator.db.notices import NoticeBoard
@@ -42,7 +43,7 @@ from coordinator.services.release_adapter import create_release
 from coordinator.services.resources import Addresses, Resources
 from coordinator.services.upload_desk import UploadDesk
 from coordinator.services.wakeups import Waiting, Wakeups
-from coordinator.settings import SettingsInvalidError
+from coordinator.settings import RateLimitSettings, SettingsInvalidError
 from fl_protocol.clock import Clock
 from fl_protocol.errors import WardroundError
 from fl_protocol.ids import RunId
@@ -347,7 +348,11 @@ def _open_rest(parts: _Parts) -> _Listening:
 def _rest_config(parts: _Parts, *, certificate: Path, key: Path) -> uvicorn.Config:
     settings = parts.installation.settings.rest
     return uvicorn.Config(
-        create_app(parts.resources, max_body_bytes=settings.max_body_bytes),
+        create_app(
+            parts.resources,
+            max_body_bytes=settings.max_body_bytes,
+            rate_rules=_rate_rules(parts.installation.settings.rate_limits),
+        ),
         ssl_certfile=certificate,
         ssl_keyfile=key,
         log_config=None,
@@ -355,7 +360,17 @@ def _rest_config(parts: _Parts, *, certificate: Path, key: Path) -> uvicorn.Conf
         lifespan="off",
         ws="none",
         server_header=False,
+        # Failures are counted by address: one that a header names is one that its sender made up.
+        proxy_headers=False,
         timeout_graceful_shutdown=int(_STOP_GRACE_S),
+    )
+
+
+def _rate_rules(settings: RateLimitSettings) -> RateRules:
+    return RateRules(
+        requests=RateRule(per_minute=settings.requests_per_minute, burst=settings.requests_burst),
+        failures=RateRule(per_minute=settings.failures_per_minute, burst=settings.failures_burst),
+        max_tracked=settings.max_tracked,
     )
 
 

@@ -53,6 +53,8 @@ def _findings(installation: Installation, *, clock: Clock) -> Iterator[Finding]:
     if installation.settings.blobs.kind is BlobKind.FOLDER:
         yield _check_disk(installation)
     yield _check_blobs(installation)
+    if installation.settings.oidc.issuer is not None:
+        yield _check_identity_provider(installation)
     settings = installation.settings
     for name, host, port in (
         ("rest", settings.rest.host, settings.rest.port),
@@ -77,6 +79,19 @@ def _check_keys(installation: Installation, *, clock: Clock) -> Finding:
             advice="rotate the root",
         )
     return Finding(name="keys", is_well=True, detail=f"four keys; the root certificate has {left.days} days left")
+
+
+def _check_identity_provider(installation: Installation) -> Finding:
+    name = "identity provider"
+    try:
+        provider = installation.identity_provider()
+        n_keys = 0 if provider is None else provider.n_keys()
+    except WardroundError as error:
+        detail = f"{error.facts.get('url', '')} {error.facts.get('why', error)}".strip()
+        advice = "look at oidc.issuer, oidc.ca_file and oidc.keys_host, and whether it can be reached from here"
+        return Finding(name=name, is_well=False, detail=detail, advice=advice)
+    missing = None if n_keys else "it needs an RS256 or ES256 key with a kid"
+    return Finding(name=name, is_well=n_keys > 0, detail=f"{n_keys} usable keys", advice=missing)
 
 
 def _check_key_folder(installation: Installation) -> Finding:

@@ -33,14 +33,20 @@ from coordinator.db.engines import engine_from_url
 from coordinator.db.migrate import migrate
 from coordinator.db.models import User
 from coordinator.db.tx import PATIENCE_S, Database
+from coordinator.default_file import DEFAULT_FILE
+from coordinator.oidc.documents import HttpsFetcher
+from coordinator.oidc.provider import IdentityProvider
+from coordinator.oidc.rules import OidcRules
 from coordinator.services.checkpoint_audit import checkpoint_audit
-from coordinator.services.resources import Addresses, Resources
-from coordinator.services.users_and_tokens import Role, add_user, create_token
+from coordinator.services.permissions import Role
+from coordinator.services.resources import Addresses, Resources, TokenRules
+from coordinator.services.tokens import TokenRequest, create_token
+from coordinator.services.users import add_user
 from coordinator.settings import (
     DEFAULT_DATABASE_URL,
-    DEFAULT_FILE,
     BlobKind,
     CoordinatorSettings,
+    SettingsInvalidError,
     load_settings,
 )
 from fl_protocol.clock import Clock
@@ -202,6 +208,32 @@ class Installation:
         )
         return S3BlobStore(open_s3_client(options), bucket=s3.bucket, prefix=s3.prefix)
 
+    def identity_provider(self) -> IdentityProvider | None:
+        """The configured identity provider, which is not spoken to yet.
+
+        Raises:
+            SettingsInvalidError: its CA file holds no certificate.
+        """
+        oidc = self.settings.oidc
+        if oidc.issuer is None:
+            return None
+        assert oidc.audience is not None, "the settings name an audience with an issuer"
+        ca_file = None if oidc.ca_file is None else self.directory / oidc.ca_file
+        try:
+            fetcher = HttpsFetcher(ca_file=ca_file)
+        except (OSError, ssl.SSLError) as error:
+            fault = f"oidc.ca_file: {ca_file} holds no certificate that can be read"
+            raise SettingsInvalidError((fault,), path=self.directory / CONFIG_FILE) from error
+        rules = OidcRules(
+            issuer=oidc.issuer,
+            audience=oidc.audience,
+            roles_claim=oidc.roles_claim,
+            role_map=dict(oidc.role_map),
+            keys_host=None if oidc.keys_host is None else oidc.keys_host.lower(),
+            skew_s=oidc.clock_skew_s,
+        )
+        return IdentityProvider(rules, fetcher)
+
     def load_keys(self) -> Keys:
         """Read all keys.
 
@@ -245,6 +277,12 @@ class Installation:
             addresses=addresses,
             code_lifetime_s=self.settings.enrolment.code_lifetime_s,
             max_blob_bytes=self.settings.blobs.max_bytes,
+            token_rules=TokenRules(
+                default_lifetime_s=self.settings.tokens.default_lifetime_s,
+                max_lifetime_s=self.settings.tokens.max_lifetime_s,
+            ),
+            is_start_by_another=self.settings.governance.four_eyes,
+            identity_provider=self.identity_provider(),
             wake_driver=wake_driver,
             wake_sites=wake_sites,
             forget_identities=forget_identities,
@@ -342,7 +380,7 @@ def _fill(folder: Path, *, consortium: str, clock: Clock) -> Sha256Hex:
             database=database, keys=keys, clock=clock, addresses=Addresses(gateway="", enrolment="")
         )
         admin = add_user(resources, name="admin", roles=[Role.ADMIN], actor="coordinator")
-        token = create_token(resources, user=admin.user_id, label="made by init", actor="coordinator")
+        token = create_token(resources, TokenRequest(user=admin.user_id, label="made by init"), actor="coordinator")
         checkpoint_audit(resources)
     finally:
         database.dispose()

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -23,6 +23,7 @@ ENV_PREFIX = "WARDROUND_"
 DEFAULT_DATABASE_URL = "sqlite:///coordinator.db"
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
+PerMinute = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class SettingsInvalidError(WardroundError):
@@ -192,6 +193,56 @@ class AuditSettings(_Section):
     checkpoint_every: Annotated[int, Field(gt=0)] = 64
 
 
+class RateLimitSettings(_Section):
+    """How often one token may ask, and one address fail to say who it is; each process counts for itself."""
+
+    requests_per_minute: PerMinute = 3000.0
+    requests_burst: Annotated[int, Field(ge=1)] = 600
+    failures_per_minute: PerMinute = 60.0
+    failures_burst: Annotated[int, Field(ge=1)] = 60
+    max_tracked: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
+
+
+class GovernanceSettings(_Section):
+    """What no person may do alone."""
+
+    four_eyes: bool = True
+
+
+class TokenSettings(_Section):
+    """How long bearer tokens live when nobody says, and at most."""
+
+    default_lifetime_s: Seconds = 90 * 86400.0
+    max_lifetime_s: Annotated[float, Field(gt=0, le=10 * 366 * 86400.0)] = 366 * 86400.0
+
+    @model_validator(mode="after")
+    def _default_is_within_the_longest(self) -> TokenSettings:
+        if self.default_lifetime_s > self.max_lifetime_s:
+            raise ValueError("default_lifetime_s is longer than max_lifetime_s")
+        return self
+
+
+RoleName = Literal["admin", "study-lead", "privacy-officer", "auditor"]
+
+
+class OidcSettings(_Section):
+    """An identity provider whose bearer tokens are accepted besides our own; none where ``issuer`` is null."""
+
+    issuer: Annotated[str, Field(pattern=r"^https://[^\s/?#@]+(/[^\s?#]*)?$")] | None = None
+    audience: Annotated[str, Field(min_length=1)] | None = None
+    roles_claim: Annotated[str, Field(min_length=1)] = "roles"
+    role_map: dict[str, RoleName] = {}
+    ca_file: Path | None = None
+    keys_host: Annotated[str, Field(pattern=r"^[^\s/?#@]+$")] | None = None
+    clock_skew_s: Annotated[float, Field(ge=0, le=300)] = 60.0
+
+    @model_validator(mode="after")
+    def _issuer_has_an_audience_and_roles(self) -> OidcSettings:
+        if self.issuer is not None and (self.audience is None or not self.role_map):
+            raise ValueError("an issuer needs an audience and a role_map: without them nobody can be let in")
+        return self
+
+
 class LogSettings(_Section):
     """The log that is not evidence."""
 
@@ -216,6 +267,10 @@ class CoordinatorSettings(BaseSettings):
     driver: DriverSettings = DriverSettings()
     retention: RetentionSettings = RetentionSettings()
     audit: AuditSettings = AuditSettings()
+    tokens: TokenSettings = TokenSettings()
+    governance: GovernanceSettings = GovernanceSettings()
+    rate_limits: RateLimitSettings = RateLimitSettings()
+    oidc: OidcSettings = OidcSettings()
     log: LogSettings = LogSettings()
 
     @field_validator("consortium")
@@ -289,72 +344,3 @@ def _sentence(fault: Mapping[str, object]) -> str:
     if fault.get("type") == "extra_forbidden":
         return f"{key}: this key does not exist"
     return f"{key}: {fault.get('msg', 'is not valid')}"
-
-
-DEFAULT_FILE = """\
-# Wardround coordinator. Every key can be overridden by the environment as WARDROUND_SECTION__KEY,
-# for example WARDROUND_GATEWAY__PORT=443. Relative paths are relative to this file. Unknown keys are refused.
-
-consortium: {consortium}          # the organisation named in the root certificate
-
-database:
-  # sqlite:///file, or postgresql+pg8000://user@host/name (PostgreSQL 13 or later), which several processes may share
-  url: {database_url}
-  password_file: {password_file}             # a file that holds the database's password, mode 0600
-  root_file: {root_file}                 # the certificate behind the server's: TLS is required then, and checked
-  pool_size: 16                   # PostgreSQL: the most connections of this process, one more listens
-
-blobs:                            # masked uploads, sums, releases; content-addressed
-  kind: folder                    # folder | s3
-  directory: blobs                # kind folder; several processes may share it
-  s3:                             # kind s3: a bucket of S3-compatible storage, which must exist
-    bucket: null
-    prefix: ""                    # before every key, such as wardround/
-    endpoint_url: null            # of a server that is not Amazon's, such as https://s3.hospital.example
-    region: us-east-1
-    ca_file: null                 # the certificates behind the server's, where the system does not know them
-    credentials_file: null        # in the form of ~/.aws/credentials, mode 0600; the environment's chain when null
-    profile: null                 # of that file
-  max_bytes: 4294967296           # the largest blob that is accepted
-
-keys:
-  directory: keys                 # root, signing, release and enrolment keys; files with mode 0600
-
-rest:                             # for people and their programs: HTTPS, bearer tokens
-  host: 127.0.0.1
-  port: {rest_port}
-  names: [localhost, 127.0.0.1]   # host names and addresses in the certificate
-  max_body_bytes: 1048576
-
-gateway:                          # for enrolled sites: gRPC, mutual TLS
-  host: 127.0.0.1
-  port: {gateway_port}
-  advertise: null                 # host:port as sites reach it; the listening address when null
-  names: [localhost, 127.0.0.1]
-  http1_port: {http1_port}                # the same calls over HTTP/1.1, same mutual TLS: for sites whose network
-                                  # breaks HTTP/2; null turns it off
-  http1_advertise: null           # host:port as sites reach that one
-  max_uploads: 16                 # in flight at once in one process; the next site waits its turn
-
-enrolment:                        # for sites with an enrolment code: gRPC, its certificate is pinned in the code
-  host: 127.0.0.1
-  port: {enrolment_port}
-  advertise: null
-  http1_port: {enrolment_http1_port}                # the same call over HTTP/1.1, same certificate; null turns it off
-  code_lifetime_s: 604800
-
-driver:
-  poll_s: 0.5                     # how often it looks for work when nobody wakes it
-  lease_s: 15
-
-retention:                        # how long masked uploads are kept is in each RunSpec: audit_window_s
-  poll_s: 60                      # how often it looks for rounds whose audit window has closed
-  orphan_grace_s: 86400           # before a blob that nothing names, or half an upload, is deleted; at least 3600
-
-audit:
-  checkpoint_every: 64            # events between two signed checkpoints
-
-log:
-  level: info                     # debug | info | warning | error
-  format: json                    # json | console
-"""

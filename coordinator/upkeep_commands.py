@@ -1,4 +1,4 @@
-"""``wardround-coordinator backup``, ``restore`` and ``acknowledge-restore``: the commands' sentences and answers."""
+"""``wardround-coordinator backup``, ``restore``, ``acknowledge-restore`` and ``token``: their sentences and answers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from coordinator.ca.key_files import read_private_file
+from coordinator.ca.errors import KeyFileExistsError
+from coordinator.ca.key_files import read_private_file, write_new_file
 from coordinator.installation import open_installation
 from coordinator.services.epochs import EpochView, acknowledge_restore
+from coordinator.services.resources import Addresses
+from coordinator.services.tokens import TokenRequest, create_token
 from coordinator.upkeep.backup import make_backup
 from coordinator.upkeep.errors import BackupUnreadableError
 from coordinator.upkeep.restore import RestoreOptions, restore_backup
@@ -99,6 +102,36 @@ def acknowledge_answer(config: Path, *, by: str, clock: Clock) -> Answer:
     finally:
         database.dispose()
     return epoch_document(view), [view.sentence(), "Runs go on."]
+
+
+def token_answer(config: Path, file: Path, *, user: str, clock: Clock) -> Answer:
+    """Make a token for a user who has none any more, and say where it is.
+
+    Raises:
+        NotFoundError: there is no such user.
+        KeyFileExistsError: the file is there; nothing is overwritten and no token is made.
+    """
+    if file.exists():
+        raise KeyFileExistsError("the file is already there; it is not overwritten", path=str(file))
+    installation = open_installation(config)
+    database = installation.open_database()
+    try:
+        resources = installation.resources(
+            database=database,
+            keys=installation.load_keys(),
+            clock=clock,
+            addresses=Addresses(gateway="", enrolment=""),
+        )
+        made = create_token(resources, TokenRequest(user=user, label="made on the host"), actor="coordinator")
+    finally:
+        database.dispose()
+    write_new_file(file, made.value.encode() + b"\n", mode=0o600)
+    assert made.view.expires_at is not None, "every token that is made has an end"
+    ends = made.view.expires_at.isoformat()
+    return (
+        {"file": str(file), "token_id": made.view.token_id, "user_id": made.view.user_id, "expires_at": ends},
+        [f"Wrote a token of {user} to {file}; it ends at {ends}", "Hand it over and delete the file."],
+    )
 
 
 def epoch_document(view: EpochView) -> dict[str, object]:

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 
 from coordinator.api import schemas
-from coordinator.api.auth import Action, Api, allowed
+from coordinator.api.auth import Api, allowed
 from coordinator.api.paging import Paging
 from coordinator.services.checkpoint_audit import checkpoint_audit
 from coordinator.services.export_audit import iter_audit_export, list_audit_events, list_checkpoints
-from coordinator.services.users_and_tokens import Principal
+from coordinator.services.permissions import Action, Principal
 
 router = APIRouter(prefix="/audit", tags=["audit"])
 

@@ -1,77 +1,21 @@
-"""Who asks, and what they may: bearer tokens, and one table from action to roles. What is not listed is denied."""
+"""Who asks, and what they may: bearer tokens, and the table of ``coordinator.services.permissions``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from enum import StrEnum
+import hashlib
+from collections.abc import Callable
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from coordinator.services.refusals import RoleInsufficientError, TokenMissingError
+from coordinator.api.rate_limits import RateLimits
+from coordinator.services.identify_bearer import identify_bearer
+from coordinator.services.permissions import Action, Principal, require
+from coordinator.services.refusals import AccessRefusedError, TokenMissingError
 from coordinator.services.resources import Resources
-from coordinator.services.users_and_tokens import Principal, Role, identify_token
 
-
-class Action(StrEnum):
-    """What can be done over REST."""
-
-    READ = "read"
-    READ_AUDIT = "audit:read"
-    EXPORT_AUDIT = "audit:export"
-    INVITE_SITE = "sites:invite"
-    SUSPEND_SITE = "sites:suspend"
-    RESUME_SITE = "sites:resume"
-    REVOKE_SITE = "sites:revoke"
-    PUT_BLOB = "blobs:put"
-    CREATE_RUN = "runs:create"
-    START_RUN = "runs:start"
-    PAUSE_RUN = "runs:pause"
-    RESUME_RUN = "runs:resume"
-    CANCEL_RUN = "runs:cancel"
-    APPROVE_RELEASE = "releases:approve"
-    WITHDRAW_RELEASE = "releases:withdraw"
-    DOWNLOAD_RELEASE = "releases:download"
-    MANAGE_USERS = "users:manage"
-    OWN_TOKENS = "tokens:own"
-    MANAGE_TOKENS = "tokens:manage"
-
-
-_EVERYBODY = frozenset(Role)
-_ADMIN = frozenset({Role.ADMIN})
-_LEAD = frozenset({Role.ADMIN, Role.STUDY_LEAD})
-_LEAD_OR_PRIVACY = _LEAD | {Role.PRIVACY_OFFICER}
-_WATCHERS = frozenset({Role.ADMIN, Role.PRIVACY_OFFICER, Role.AUDITOR})
-
-ROLES: Mapping[Action, frozenset[Role]] = {
-    Action.READ: _EVERYBODY,
-    Action.READ_AUDIT: _WATCHERS,
-    Action.EXPORT_AUDIT: _WATCHERS,
-    Action.INVITE_SITE: _ADMIN,
-    Action.SUSPEND_SITE: _ADMIN | {Role.PRIVACY_OFFICER},
-    Action.RESUME_SITE: _ADMIN,
-    Action.REVOKE_SITE: _ADMIN,
-    Action.PUT_BLOB: _LEAD,
-    Action.CREATE_RUN: _LEAD,
-    Action.START_RUN: _LEAD,
-    Action.PAUSE_RUN: _LEAD_OR_PRIVACY,
-    Action.RESUME_RUN: _LEAD,
-    Action.CANCEL_RUN: _LEAD,
-    Action.APPROVE_RELEASE: _LEAD,
-    Action.WITHDRAW_RELEASE: _LEAD_OR_PRIVACY,
-    Action.DOWNLOAD_RELEASE: _EVERYBODY,
-    Action.MANAGE_USERS: _ADMIN,
-    Action.OWN_TOKENS: _EVERYBODY,
-    Action.MANAGE_TOKENS: _ADMIN,
-}
-
-_bearer = HTTPBearer(auto_error=False, description="A token made by `init`, or by POST /api/v1/tokens.")
-
-
-def is_permitted(principal: Principal, action: Action) -> bool:
-    """Whether one of the user's roles permits the action."""
-    return bool(principal.roles & ROLES.get(action, frozenset()))
+_bearer = HTTPBearer(auto_error=False, description="A token of POST /api/v1/tokens, or of the identity provider.")
 
 
 def resources_of(request: Request) -> Resources:
@@ -79,41 +23,65 @@ def resources_of(request: Request) -> Resources:
     return cast("Resources", request.app.state.resources)
 
 
-def principal_from_header(resources: Resources, authorization: str | None) -> Principal:
-    """Who holds the token in an ``Authorization`` header.
+def principal_of(request: Request) -> Principal:
+    """Who asks: found and counted once a request, however often it is asked here.
 
     Raises:
-        TokenMissingError, TokenUnknownError, TokenExpiredError: nobody does.
+        AccessRefusedError: nobody who is known.
+        IdentityProviderUnavailableError: it is not known whether somebody is.
+        RateLimitedError: too often, or from an address that failed too often.
     """
+    found = getattr(request.state, "principal", None)
+    if isinstance(found, Principal):
+        return found
+    limits = cast("RateLimits", request.app.state.rate_limits)
+    authorization = request.headers.get("authorization")
+    address = "" if request.client is None else request.client.host
+    credential = hashlib.sha256((authorization or "").encode()).digest()
+    limits.before_identification(address, credential=credential)
+    try:
+        principal = _principal_from_header(resources_of(request), authorization)
+    except AccessRefusedError:
+        limits.note_failure(address, credential=credential)
+        raise
+    # A token is counted, and not a person's tokens together: a program that runs wild does not shut its owner out.
+    limits.after_identification(principal.token_id, credential=credential)
+    request.state.principal = principal
+    return principal
+
+
+def _principal_from_header(resources: Resources, authorization: str | None) -> Principal:
     scheme, _, token = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise TokenMissingError("send the header `Authorization: Bearer wrt_...`")
-    return identify_token(resources, token.strip())
+    return identify_bearer(resources, token.strip())
 
 
 Api = Annotated[Resources, Depends(resources_of)]
 
 
+_ACTION_OF: dict[Callable[..., object], Action] = {}
+
+
 def allowed(action: Action) -> Callable[..., Principal]:
     """A dependency: the user behind the token, once the table permits ``action``.
 
-    The dependency raises TokenMissingError, TokenUnknownError, TokenExpiredError or RoleInsufficientError.
+    The dependency raises what ``principal_of`` raises, RoleInsufficientError or ScopeInsufficientError.
     """
 
     def authorise(
         request: Request,
-        resources: Api,
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     ) -> Principal:
         del credentials  # declared for the OpenAPI document; the header is read by one function only
-        principal = principal_from_header(resources, request.headers.get("authorization"))
-        if not is_permitted(principal, action):
-            raise RoleInsufficientError(
-                "your roles do not permit this",
-                action=action.value,
-                needed=" or ".join(sorted(ROLES.get(action, frozenset()))),
-                held=", ".join(sorted(principal.roles)) or "none",
-            )
+        principal = principal_of(request)
+        require(principal, action)
         return principal
 
+    _ACTION_OF[authorise] = action
     return authorise
+
+
+def action_of(dependency: Callable[..., object] | None) -> Action | None:
+    """The action that a dependency guards; None for a dependency of another kind."""
+    return None if dependency is None else _ACTION_OF.get(dependency)

@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request
 
 from coordinator.api import schemas
-from coordinator.api.auth import Action, Api, allowed
+from coordinator.api.auth import Api, allowed
+from coordinator.services.permissions import Action, Principal
 from coordinator.services.put_blob import put_blob
-from coordinator.services.users_and_tokens import Principal
 
 router = APIRouter(prefix="/blobs", tags=["blobs"])
 

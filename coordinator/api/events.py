@@ -17,11 +17,11 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from coordinator.api import schemas
-from coordinator.api.auth import Action, Api, allowed
+from coordinator.api.auth import Api, allowed
+from coordinator.services.permissions import Action, Principal
 from coordinator.services.resources import Resources
 from coordinator.services.show_rounds import list_rounds
 from coordinator.services.show_runs import show_run
-from coordinator.services.users_and_tokens import Principal
 
 router = APIRouter(prefix="/runs/{run_id}", tags=["runs"])
 
@@ -44,7 +44,7 @@ class _Sent:
     responses={200: {"content": {"text/event-stream": {}}, "description": "events `run`, `round` and `end`"}},
 )
 async def watch_run(
-    run_id: str, request: Request, api: Api, _: Annotated[Principal, Depends(allowed(Action.READ))]
+    run_id: str, request: Request, api: Api, _: Annotated[Principal, Depends(allowed(Action.READ_RUNS))]
 ) -> StreamingResponse:
     """The run and its rounds now, and again whenever they change, until the run has ended."""
     # Asked once before the answer begins, so that an unknown run is a problem document and not a broken stream.

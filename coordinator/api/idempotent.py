@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from coordinator.api.auth import principal_from_header, resources_of
+from coordinator.api.auth import principal_of, resources_of
 from coordinator.api.problems import problem_from_error
 from coordinator.services.idempotency import (
     KeptAnswer,
@@ -46,7 +46,7 @@ class IdempotentRoute(APIRoute):
 
 async def _answer_once(request: Request, *, key: str, inner: RouteHandler, holds_secret: bool) -> Response:
     resources = resources_of(request)
-    principal = await asyncio.to_thread(principal_from_header, resources, request.headers.get("authorization"))
+    principal = await asyncio.to_thread(principal_of, request)
     target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     digest = request_digest(method=request.method, path=target, body=await request.body())
     identity = RequestIdentity(user_id=principal.user_id, key=key, request_sha256=digest)

@@ -10,12 +10,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coordinator.api import audit, blobs, events, releases, rounds, runs, schemas, sites, users
 from coordinator.api.auth import Api
+from coordinator.api.headers import SecurityHeaders
+from coordinator.api.operations import PREFIX, Operation, operations_of
 from coordinator.api.problems import install_problem_handlers, problem
+from coordinator.api.rate_limits import RateLimits, RateRules
 from coordinator.services.check_health import check_health
 from coordinator.services.refusals import NotReadyError
 from coordinator.services.resources import Resources
 
-PREFIX = "/api/v1"
 _BLOB_PREFIX = f"{PREFIX}/blobs/"
 
 health = APIRouter(tags=["health"])
@@ -53,6 +55,15 @@ def get_root(api: Api) -> Response:
     )
 
 
+_ROOMS = (sites, blobs, runs, rounds, events, releases, audit, users)
+ROUTERS: tuple[tuple[str, APIRouter], ...] = (("", health), *((PREFIX, room.router) for room in _ROOMS))
+
+
+def all_operations() -> tuple[Operation, ...]:
+    """Every request that the interface knows, with the action that guards it."""
+    return tuple(operations_of(ROUTERS))
+
+
 def program_version() -> str:
     """The version of the installed distribution."""
     try:
@@ -61,13 +72,18 @@ def program_version() -> str:
         return "0+unknown"
 
 
-def create_app(resources: Resources, *, max_body_bytes: int) -> FastAPI:
+def create_app(resources: Resources, *, max_body_bytes: int, rate_rules: RateRules) -> ASGIApp:
     """The application over these resources.
 
     Args:
         resources: what the services work with.
         max_body_bytes: the largest body of a request, but for blobs, which are bounded by the store's own limit.
+        rate_rules: how often one may ask.
+
+    Raises:
+        RouteUnguardedError: a route is open that should not be.
     """
+    all_operations()
     app = FastAPI(
         title="Wardround coordinator",
         version=program_version(),
@@ -77,17 +93,17 @@ def create_app(resources: Resources, *, max_body_bytes: int) -> FastAPI:
         responses={"4XX": {"description": "a problem document", "content": {"application/problem+json": {}}}},
     )
     app.state.resources = resources
+    app.state.rate_limits = RateLimits(rate_rules)
     install_problem_handlers(app)
-    app.include_router(health)
-    for room in (sites, blobs, runs, rounds, events, releases, audit, users):
-        app.include_router(room.router, prefix=PREFIX)
+    for prefix, router in ROUTERS:
+        app.include_router(router, prefix=prefix)
 
     @app.get(f"{PREFIX}/openapi.json", include_in_schema=False)
     def get_openapi() -> JSONResponse:
         return JSONResponse(app.openapi())
 
     app.add_middleware(BodyBound, max_body_bytes=max_body_bytes)
-    return app
+    return SecurityHeaders(app)
 
 
 class BodyBound:

@@ -26,7 +26,15 @@ from coordinator.errors import (
     SiteNotActiveError,
     WrongPhaseError,
 )
-from coordinator.services.refusals import AccessRefusedError, NotReadyError, RoleInsufficientError
+from coordinator.oidc.rules import IdentityProviderUnavailableError
+from coordinator.services.refusals import (
+    AccessRefusedError,
+    FourEyesError,
+    NotReadyError,
+    RateLimitedError,
+    RoleInsufficientError,
+    ScopeInsufficientError,
+)
 from fl_protocol.errors import ProtocolError, WardroundError
 from fl_protocol.spec.faults import RunSpecFaultsError
 
@@ -35,7 +43,10 @@ _log = structlog.get_logger("coordinator.api")
 
 _STATUS: tuple[tuple[type[WardroundError], HTTPStatus], ...] = (
     (AccessRefusedError, HTTPStatus.UNAUTHORIZED),
+    (RateLimitedError, HTTPStatus.TOO_MANY_REQUESTS),
     (RoleInsufficientError, HTTPStatus.FORBIDDEN),
+    (ScopeInsufficientError, HTTPStatus.FORBIDDEN),
+    (FourEyesError, HTTPStatus.FORBIDDEN),
     (NotInCohortError, HTTPStatus.FORBIDDEN),
     (SiteNotActiveError, HTTPStatus.FORBIDDEN),
     (NotFoundError, HTTPStatus.NOT_FOUND),
@@ -47,6 +58,7 @@ _STATUS: tuple[tuple[type[WardroundError], HTTPStatus], ...] = (
     (DatabaseBusyError, HTTPStatus.SERVICE_UNAVAILABLE),
     (DatabaseUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (NotReadyError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (IdentityProviderUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (BlobStoreFullError, HTTPStatus.INSUFFICIENT_STORAGE),
     (CaError, HTTPStatus.INTERNAL_SERVER_ERROR),
     (ProtocolError, HTTPStatus.UNPROCESSABLE_ENTITY),
@@ -88,7 +100,10 @@ def problem_from_error(error: WardroundError) -> JSONResponse:
     status = status_for(error)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         return _internal(error, code=error.code)
-    return problem(status, code=error.code, detail=error.message, facts=error.facts)
+    answer = problem(status, code=error.code, detail=error.message, facts=error.facts)
+    if (retry_after_s := error.facts.get("retry_after_s")) is not None:
+        answer.headers["Retry-After"] = str(retry_after_s)
+    return answer
 
 
 def install_problem_handlers(app: FastAPI) -> None:

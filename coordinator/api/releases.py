@@ -9,12 +9,12 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 
 from coordinator.api import schemas
-from coordinator.api.auth import Action, Api, allowed
+from coordinator.api.auth import Api, allowed
 from coordinator.api.idempotent import IdempotentRoute
 from coordinator.api.paging import Paging
+from coordinator.services.permissions import Action, Principal
 from coordinator.services.release_adapter import approve_release, open_release_archive, withdraw_release
 from coordinator.services.show_releases import list_releases, show_release
-from coordinator.services.users_and_tokens import Principal
 from fl_protocol.signing.keys import spki_fingerprint
 
 router = APIRouter(prefix="/releases", tags=["releases"], route_class=IdempotentRoute)
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/releases", tags=["releases"], route_class=Idempotent
 def get_releases(
     api: Api,
     page: Paging,
-    _: Annotated[Principal, Depends(allowed(Action.READ))],
+    _: Annotated[Principal, Depends(allowed(Action.READ_RELEASES))],
     run_id: Annotated[str | None, Query(max_length=64)] = None,
 ) -> schemas.ListAnswer[schemas.Release]:
     """All releases, or those of one run."""
@@ -32,7 +32,7 @@ def get_releases(
 
 
 @router.get("/keys")
-def get_keys(api: Api, _: Annotated[Principal, Depends(allowed(Action.READ))]) -> schemas.Keys:
+def get_keys(api: Api, _: Annotated[Principal, Depends(allowed(Action.READ_RELEASES))]) -> schemas.Keys:
     """The public keys that releases, receipts and checkpoints are verified with."""
     return schemas.Keys(
         release_signing_spki=base64.b64encode(api.release_signer.spki_der).decode(),
@@ -43,7 +43,9 @@ def get_keys(api: Api, _: Annotated[Principal, Depends(allowed(Action.READ))]) -
 
 
 @router.get("/{release_id}")
-def get_release(release_id: str, api: Api, _: Annotated[Principal, Depends(allowed(Action.READ))]) -> schemas.Release:
+def get_release(
+    release_id: str, api: Api, _: Annotated[Principal, Depends(allowed(Action.READ_RELEASES))]
+) -> schemas.Release:
     """One release with its manifest."""
     return schemas.Release.model_validate(show_release(api, release_id))
 

@@ -8,9 +8,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query
 
 from coordinator.api import schemas
-from coordinator.api.auth import Action, Api, allowed
+from coordinator.api.auth import Api, allowed
+from coordinator.services.permissions import Action, Principal
 from coordinator.services.show_rounds import list_rounds, show_metrics, show_round
-from coordinator.services.users_and_tokens import Principal
 
 router = APIRouter(prefix="/runs/{run_id}", tags=["rounds"])
 
@@ -26,7 +26,7 @@ class Attempts(StrEnum):
 def get_rounds(
     run_id: str,
     api: Api,
-    _: Annotated[Principal, Depends(allowed(Action.READ))],
+    _: Annotated[Principal, Depends(allowed(Action.READ_RUNS))],
     attempts: Attempts = Attempts.LATEST,
 ) -> schemas.ListAnswer[schemas.Round]:
     """The rounds of a run, in order: a run has few enough for one page."""
@@ -39,7 +39,7 @@ def get_round(
     run_id: str,
     round_index: Annotated[int, Path(ge=0)],
     api: Api,
-    _: Annotated[Principal, Depends(allowed(Action.READ))],
+    _: Annotated[Principal, Depends(allowed(Action.READ_RUNS))],
     attempt: Annotated[int | None, Query(ge=0)] = None,
 ) -> schemas.Round:
     """One round, by default its latest attempt."""
@@ -47,6 +47,6 @@ def get_round(
 
 
 @router.get("/metrics")
-def get_metrics(run_id: str, api: Api, _: Annotated[Principal, Depends(allowed(Action.READ))]) -> schemas.Metrics:
+def get_metrics(run_id: str, api: Api, _: Annotated[Principal, Depends(allowed(Action.READ_RUNS))]) -> schemas.Metrics:
     """What the committed rounds' sums say."""
     return schemas.Metrics.model_validate(show_metrics(api, run_id))

@@ -7,13 +7,13 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Query
 
 from coordinator.api import schemas
-from coordinator.api.auth import Action, Api, allowed
+from coordinator.api.auth import Api, allowed
 from coordinator.api.idempotent import IdempotentRoute
 from coordinator.api.paging import Paging
 from coordinator.services.change_run_state import RunChange, change_run_state
 from coordinator.services.create_run import RunProposal, create_run
+from coordinator.services.permissions import Action, Principal
 from coordinator.services.show_runs import list_runs, show_run
-from coordinator.services.users_and_tokens import Principal
 
 router = APIRouter(prefix="/runs", tags=["runs"], route_class=IdempotentRoute)
 
@@ -24,7 +24,7 @@ MaybeReason = Annotated[schemas.OptionalReasonRequest | None, Body()]
 def get_runs(
     api: Api,
     page: Paging,
-    _: Annotated[Principal, Depends(allowed(Action.READ))],
+    _: Annotated[Principal, Depends(allowed(Action.READ_RUNS))],
     state: Annotated[str | None, Query(max_length=32)] = None,
 ) -> schemas.ListAnswer[schemas.Run]:
     """All runs, or those in one state."""
@@ -45,7 +45,7 @@ def post_run(
 
 
 @router.get("/{run_id}")
-def get_run(run_id: str, api: Api, _: Annotated[Principal, Depends(allowed(Action.READ))]) -> schemas.Run:
+def get_run(run_id: str, api: Api, _: Annotated[Principal, Depends(allowed(Action.READ_RUNS))]) -> schemas.Run:
     """One run."""
     return schemas.Run.model_validate(show_run(api, run_id))
 
@@ -57,7 +57,7 @@ def start_run(
     user: Annotated[Principal, Depends(allowed(Action.START_RUN))],
     request: MaybeReason = None,
 ) -> schemas.Run:
-    """Ask the sites for their word; rounds begin once a quorum has approved."""
+    """Ask the sites for their word, as another person than its creator; rounds begin once a quorum has approved."""
     return _change(api, run_id, RunChange.START, user=user, request=request)
 
 

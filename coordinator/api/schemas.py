@@ -7,7 +7,7 @@ from typing import Annotated, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from coordinator.services.users_and_tokens import Role
+from coordinator.services.permissions import Role
 
 T = TypeVar("T")
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -56,6 +56,7 @@ class Me(_Answer):
     name: str
     roles: list[str]
     token_id: str
+    scopes: list[str] | None
 
 
 class Site(_Answer):
@@ -309,6 +310,7 @@ class Token(_Answer):
     token_id: str
     user_id: str
     label: str
+    scopes: list[str] | None
     created_at: datetime
     expires_at: datetime | None
     last_used_at: datetime | None
@@ -320,7 +322,8 @@ class CreateTokenRequest(_Request):
 
     label: Annotated[str, StringConstraints(max_length=128)] = ""
     user_id: str | None = None
-    lifetime_s: Annotated[float, Field(gt=0)] | None = None
+    lifetime_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    scopes: list[Annotated[str, StringConstraints(max_length=64)]] | None = None
 
 
 class NewToken(_Answer):
@@ -330,4 +333,5 @@ class NewToken(_Answer):
     token_id: str
     user_id: str
     label: str
+    scopes: list[str] | None
     expires_at: datetime | None

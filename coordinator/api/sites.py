@@ -7,20 +7,20 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends
 
 from coordinator.api import schemas
-from coordinator.api.auth import Action, Api, allowed
+from coordinator.api.auth import Api, allowed
 from coordinator.api.idempotent import SECRET_ANSWER, IdempotentRoute
 from coordinator.api.paging import Paging
 from coordinator.services.change_site_state import SiteChange, change_site_state
 from coordinator.services.invite_site import invite_site
+from coordinator.services.permissions import Action, Principal
 from coordinator.services.show_sites import list_sites, show_site
-from coordinator.services.users_and_tokens import Principal
 
 router = APIRouter(prefix="/sites", tags=["sites"], route_class=IdempotentRoute)
 
 
 @router.get("")
 def get_sites(
-    api: Api, page: Paging, _: Annotated[Principal, Depends(allowed(Action.READ))]
+    api: Api, page: Paging, _: Annotated[Principal, Depends(allowed(Action.READ_SITES))]
 ) -> schemas.ListAnswer[schemas.Site]:
     """All sites, by name."""
     return schemas.ListAnswer[schemas.Site].model_validate(list_sites(api, page))
@@ -35,7 +35,7 @@ def post_site(
 
 
 @router.get("/{site_id}")
-def get_site(site_id: str, api: Api, _: Annotated[Principal, Depends(allowed(Action.READ))]) -> schemas.Site:
+def get_site(site_id: str, api: Api, _: Annotated[Principal, Depends(allowed(Action.READ_SITES))]) -> schemas.Site:
     """One site."""
     return schemas.Site.model_validate(show_site(api, site_id))
 

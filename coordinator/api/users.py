@@ -8,20 +8,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 
 from coordinator.api import schemas
-from coordinator.api.auth import Action, Api, allowed, is_permitted
+from coordinator.api.auth import Api, allowed
 from coordinator.api.idempotent import SECRET_ANSWER, IdempotentRoute
 from coordinator.api.paging import Paging
-from coordinator.services.refusals import RoleInsufficientError
-from coordinator.services.users_and_tokens import (
-    Principal,
-    add_user,
-    create_token,
-    grant_role,
-    list_tokens,
-    list_users,
-    revoke_role,
-    revoke_token,
-)
+from coordinator.services.permissions import Action, Principal, is_permitted, require
+from coordinator.services.tokens import TokenRequest, create_token, list_tokens, revoke_token
+from coordinator.services.users import add_user, grant_role, list_users, revoke_role
 
 router = APIRouter(tags=["users"], route_class=IdempotentRoute)
 
@@ -38,13 +30,21 @@ Anybody = Annotated[Principal, Depends(allowed(Action.OWN_TOKENS))]
 
 
 @router.get("/me")
-def get_me(user: Annotated[Principal, Depends(allowed(Action.READ))]) -> schemas.Me:
+def get_me(user: Annotated[Principal, Depends(allowed(Action.READ_ME))]) -> schemas.Me:
     """Who the token belongs to."""
-    return schemas.Me(user_id=user.user_id, name=user.name, roles=sorted(user.roles), token_id=user.token_id)
+    return schemas.Me(
+        user_id=user.user_id,
+        name=user.name,
+        roles=sorted(user.roles),
+        token_id=user.token_id,
+        scopes=None if user.scopes is None else list(user.scopes),
+    )
 
 
 @router.get("/users")
-def get_users(api: Api, page: Paging, _: Admin) -> schemas.ListAnswer[schemas.User]:
+def get_users(
+    api: Api, page: Paging, _: Annotated[Principal, Depends(allowed(Action.READ_USERS))]
+) -> schemas.ListAnswer[schemas.User]:
     """All users."""
     return schemas.ListAnswer[schemas.User].model_validate(list_users(api, page))
 
@@ -77,23 +77,25 @@ def get_tokens(
 ) -> schemas.ListAnswer[schemas.Token]:
     """One's own tokens; an admin may ask for another user's, or for all."""
     if scope is TokenScope.ALL or user_id not in (None, user.user_id):
-        _require_manager(user)
+        require(user, Action.MANAGE_TOKENS)
     owner = None if scope is TokenScope.ALL else (user_id or user.user_id)
     return schemas.ListAnswer[schemas.Token].model_validate(list_tokens(api, page, user_id=owner))
 
 
 @router.post("/tokens", status_code=201, openapi_extra={SECRET_ANSWER: True})
 def post_token(request: schemas.CreateTokenRequest, api: Api, user: Anybody) -> schemas.NewToken:
-    """A new token, shown this once."""
+    """A new token, shown this once; never wider than the token that asks."""
     owner = request.user_id or user.user_id
     if owner != user.user_id:
-        _require_manager(user)
-    made = create_token(api, user=owner, label=request.label, lifetime_s=request.lifetime_s, actor=user.actor)
+        require(user, Action.MANAGE_TOKENS)
+    asked = TokenRequest(user=owner, label=request.label, lifetime_s=request.lifetime_s, scopes=request.scopes)
+    made = create_token(api, asked, actor=user.actor, maker=user)
     return schemas.NewToken(
         token=made.value,
         token_id=made.view.token_id,
         user_id=made.view.user_id,
         label=made.view.label,
+        scopes=None if made.view.scopes is None else list(made.view.scopes),
         expires_at=made.view.expires_at,
     )
 
@@ -103,8 +105,3 @@ def post_token_revocation(token_id: str, api: Api, user: Anybody) -> schemas.Tok
     """End a token; an admin may end anybody's."""
     owner = None if is_permitted(user, Action.MANAGE_TOKENS) else user.user_id
     return schemas.Token.model_validate(revoke_token(api, token_id=token_id, actor=user.actor, owner=owner))
-
-
-def _require_manager(user: Principal) -> None:
-    if not is_permitted(user, Action.MANAGE_TOKENS):
-        raise RoleInsufficientError("only an admin may see or make another user's tokens", action=Action.MANAGE_TOKENS)

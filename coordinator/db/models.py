@@ -115,7 +115,7 @@ class RoleGrant(Base):
 
 
 class Token(Base):
-    """The SHA-256 of a bearer token."""
+    """The digest of a bearer token; ``scopes`` is NULL for all that its user's roles permit, else words by spaces."""
 
     __tablename__ = "tokens"
 
@@ -123,6 +123,7 @@ class Token(Base):
     token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
     user_id: Mapped[str] = mapped_column(ForeignKey("users.user_id"), index=True)
     label: Mapped[str]
+    scopes: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]

@@ -2,10 +2,13 @@
 
 CoordinatorError
 ├── AccessRefusedError                who asks is not known: 401, UNAUTHENTICATED
-│   ├── TokenMissingError, TokenUnknownError, TokenExpiredError
+│   ├── TokenMissingError, TokenUnknownError, TokenExpiredError, ExternalTokenRefusedError
 │   ├── CertificateUnknownError
 │   └── EnrolmentCodeUnknownError, EnrolmentCodeSpentError, EnrolmentCodeExpiredError
-├── RoleInsufficientError             who asks is known and may not
+├── RoleInsufficientError             who asks is known and may not: 403
+├── ScopeInsufficientError            who asks may, and this token may not: 403
+├── RateLimitedError                  too often: 429
+├── FourEyesError                     who asks may, but not alone: 403
 ├── ConflictError
 │   ├── SiteExistsError, UserExistsError, SigningKeyInUseError
 │   ├── StateConflictError            the object's state does not permit the step
@@ -47,6 +50,12 @@ class TokenExpiredError(AccessRefusedError):
     code = "token-expired"
 
 
+class ExternalTokenRefusedError(AccessRefusedError):
+    """The identity provider's token is not one that it made for this coordinator; ``reason`` says why."""
+
+    code = "token-refused"
+
+
 class CertificateUnknownError(AccessRefusedError):
     """The certificate of the peer is not one that was issued here, or has ended."""
 
@@ -75,6 +84,24 @@ class RoleInsufficientError(CoordinatorError):
     """None of the user's roles permits the action."""
 
     code = "role-insufficient"
+
+
+class ScopeInsufficientError(CoordinatorError):
+    """One of the user's roles permits the action, and the token's scopes leave it out."""
+
+    code = "scope-insufficient"
+
+
+class RateLimitedError(CoordinatorError):
+    """Too many requests with one token, or failures of one address; ``retry_after_s`` says how long to wait."""
+
+    code = "rate-limited"
+
+
+class FourEyesError(CoordinatorError):
+    """A run is started by another person than the one who created it."""
+
+    code = "four-eyes"
 
 
 class SiteExistsError(ConflictError):

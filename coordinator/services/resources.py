@@ -9,6 +9,7 @@ from datetime import datetime
 from coordinator.blobs.store import BlobStore
 from coordinator.ca.authority import CertificateAuthority
 from coordinator.db.tx import Database
+from coordinator.oidc.provider import IdentityProvider
 from fl_protocol.clock import Clock
 from fl_protocol.ids import Sha256Hex
 from fl_protocol.signing.keys import Signer
@@ -29,6 +30,14 @@ class Addresses:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRules:
+    """How long tokens live when nobody says, and at most."""
+
+    default_lifetime_s: float = 90 * 86400.0
+    max_lifetime_s: float = 366 * 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """Database, blobs, keys and clock. Invariant: the three keys are three keys."""
 
@@ -42,6 +51,10 @@ class Resources:
     addresses: Addresses
     code_lifetime_s: float
     max_blob_bytes: int
+    token_rules: TokenRules = TokenRules()
+    is_start_by_another: bool = True
+    """Whether a run needs another person to start it than the one who created it."""
+    identity_provider: IdentityProvider | None = None
     wake_driver: Callable[[], None] = _nobody_listens
     wake_sites: Callable[[], None] = _nobody_listens
     forget_identities: Callable[[], None] = _nobody_listens

@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 import typer
 
 from coordinator.__main__ import cli as coordinator_app
+from coordinator.api.main import all_operations
 from coordinator.rounds import exchange_machine, participation_machine, round_machine, run_machine
+from coordinator.services.permissions import ROLES, Action, Role
 from site_agent.cli.app import app as site_app
 from site_agent.session import machine as session_machine
 from wardround.__main__ import app as wardround_app
@@ -28,6 +30,15 @@ Machines are pure: `step(state, event, now) -> (state, effects)`. A pair that no
 EXIT_CODES = """\
 Exit codes of all three programs: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by policy or permission,
 4 not found, 5 unavailable, try again. `--json` prints one JSON document on stdout; logs go to stderr."""
+ROLES_SAID = """\
+A request is permitted where one of the user's roles has a yes in its row, and the token, where it has scopes, names the
+row too. Everything else is answered 403: `role-insufficient` where no role permits it, `scope-insufficient` where the
+token was made for less. A request without a known token is answered 401 and tells nothing."""
+SCOPES_SAID = """\
+`wardround tokens create --scope SCOPE` (REST: `scopes`) makes a token that may do less than its user. A scope is an
+action of the table (`runs:read`), all actions on one resource (`runs:*`), or all reading (`*:read`). A token with
+scopes makes no token that may do more than itself. One without may do what its user's roles permit at the time of each
+request."""
 
 State = TypeVar("State", bound=StrEnum)
 Event = TypeVar("Event", bound=StrEnum)
@@ -114,6 +125,25 @@ def command_lines() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def roles_page() -> str:
+    """The page of roles: the table of the coordinator's permissions, with the requests that each row guards."""
+    operations = all_operations()
+    requests: dict[Action, list[str]] = {action: [] for action in Action}
+    for operation in operations:
+        if operation.action is not None:
+            requests[operation.action].append(f"`{operation.method} {operation.path}`")
+    requests[Action.MANAGE_TOKENS].append("the three before, for another user's tokens")
+    heads = ["resource", "action", *Role, "requests"]
+    rows = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for action in Action:
+        marks = ["yes" if role in ROLES[action] else "" for role in Role]
+        resource, _, verb = action.value.partition(":")
+        rows.append(f"| {' | '.join([resource, f'`{verb}`', *marks, '<br>'.join(requests[action])])} |")
+    opened = ", ".join(f"`{item.method} {item.path}`" for item in operations if item.action is None)
+    parts = ["# Roles", GENERATED, ROLES_SAID, "\n".join(rows), f"Without a token: {opened}."]
+    return "\n\n".join([*parts, "## Scopes", SCOPES_SAID]) + "\n"
+
+
 def dangling_references(page: Path) -> list[str]:
     """References of the form ``folder/module.py::name`` in a page that name nothing in the code."""
     dangling: list[str] = []
@@ -131,7 +161,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare with what is committed; exit 1 on a difference")
     check = parser.parse_args().check
-    pages = {"docs/state-machines.md": state_machines(), "docs/reference/command-lines.md": command_lines()}
+    pages = {
+        "docs/state-machines.md": state_machines(),
+        "docs/reference/command-lines.md": command_lines(),
+        "docs/reference/roles.md": roles_page(),
+    }
     differing: list[str] = []
     for name, content in pages.items():
         path = ROOT / name

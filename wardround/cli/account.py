@@ -16,7 +16,7 @@ from wardround.client.connection import Connection, ProfileFolder, read_token
 from wardround.client.rest import TIMEOUT_S, RestClient
 from wardround.errors import EvidenceFaultError, UnavailableError, UsageInvalidError
 
-_FACTS = (("user", "name"), ("roles", "roles"), ("coordinator", "url"))
+_FACTS = (("user", "name"), ("roles", "roles"), ("scopes", "scopes"), ("coordinator", "url"))
 
 
 def login(

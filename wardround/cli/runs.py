@@ -59,7 +59,7 @@ def create(
     with shell.connect() as client:
         run = create_run(client, document, initial)
     _show(shell, run)
-    shell.say(f"Next: wardround runs start {text_of(run, 'run_id')}")
+    shell.say(f"Next, by another study lead or admin than you: wardround runs start {text_of(run, 'run_id')}")
 
 
 @runs_app.command("list", epilog="Example: wardround runs list")
@@ -93,7 +93,10 @@ def watch_run(context: typer.Context, run: RunName) -> None:
 
 @runs_app.command("start", epilog="Example: wardround runs start run-abc")
 def start_run(context: typer.Context, run: RunName) -> None:
-    """Ask the sites for their approval; the run begins once a quorum has given it."""
+    """Ask the sites for their approval; the run begins once a quorum has given it.
+
+    Whoever created the run does not start it, unless the coordinator's operator turned that off.
+    """
     _act(context, run, "start")
 
 

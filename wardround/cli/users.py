@@ -36,6 +36,7 @@ _TOKEN_COLUMNS = (
     ("token", "token_id"),
     ("user", "user_id"),
     ("label", "label"),
+    ("scopes", "scopes"),
     ("expires", "expires_at"),
     ("last used", "last_used_at"),
     ("revoked", "revoked_at"),
@@ -88,7 +89,15 @@ def create_token(
         Path | None, typer.Option("--file", help="Write the token there, mode 0600; else it is printed.")
     ] = None,
     user: Annotated[str | None, typer.Option("--user", help="Another user than yourself (admins).")] = None,
-    days: Annotated[int | None, typer.Option("--days", min=1, help="How long it works.")] = None,
+    days: Annotated[
+        int | None, typer.Option("--days", min=1, help="How long it works; else as the coordinator says, 90 days.")
+    ] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scope", help="What it may do, such as runs:read, runs:* or *:read; several times for several; else all."
+        ),
+    ] = None,
 ) -> None:
     """Create a token; it is shown once and stored as a hash only."""
     if file is not None and file.exists():
@@ -101,14 +110,15 @@ def create_token(
         request["user_id"] = user
     if days is not None:
         request["lifetime_s"] = days * SECONDS_A_DAY
+    if scope:
+        request["scopes"] = scope
     with shell.connect() as client:
         created = dict(client.post("/api/v1/tokens", request))
     if file is not None:
         write_secret(file, text_of(created, "token").encode() + b"\n")
         created["token"] = f"in {file}"
-    shell.show_facts(
-        created, (("token", "token"), ("identifier", "token_id"), ("label", "label"), ("expires", "expires_at"))
-    )
+    columns = (("token", "token"), ("identifier", "token_id"), ("label", "label"))
+    shell.show_facts(created, (*columns, ("scopes", "scopes"), ("expires", "expires_at")))
 
 
 @tokens_app.command("list", epilog="Example: wardround tokens list --all")
@@ -120,7 +130,7 @@ def list_tokens(
     """List tokens; never their secrets."""
     shell = shell_of(context)
     with shell.connect() as client:
-        query = {"all": "true"} if everybody else {}
+        query = {"scope": "all"} if everybody else {}
         shell.show_list(client.pages("/api/v1/tokens", **query), _TOKEN_COLUMNS, nothing="There is no token.")
 
 

@@ -26,6 +26,7 @@ PAGE_LIMIT = 200
 TIMEOUT_S = 30.0
 N_ATTEMPTS = 4
 _FIRST_PAUSE_S = 0.3
+_LONGEST_PAUSE_S = 10.0
 
 
 class RestClient:
@@ -141,9 +142,10 @@ class RestClient:
         if content is not None:
             headers["Content-Type"] = "application/octet-stream"
         failure: CommandError | None = None
+        asked_s = 0.0
         for attempt in range(N_ATTEMPTS):
             if attempt:
-                self._pause(_FIRST_PAUSE_S * 2 ** (attempt - 1))
+                self._pause(max(_FIRST_PAUSE_S * 2 ** (attempt - 1), asked_s))
             try:
                 response = self._http.request(method, path, params=query, json=json, content=content, headers=headers)
             except httpx.TransportError as error:
@@ -154,6 +156,7 @@ class RestClient:
             if not response.is_error:
                 return response
             failure = error_from_response(response.status_code, response.content)
+            asked_s = _seconds_asked_for(response)
             if not isinstance(failure, UnavailableError):
                 break
         assert failure is not None
@@ -180,6 +183,12 @@ class RestClient:
         return UnavailableError(
             f"{self.url} does not answer ({error})", advice="Is it running? wardround-coordinator serve --config FILE"
         )
+
+
+def _seconds_asked_for(response: httpx.Response) -> float:
+    """``Retry-After`` in seconds, as far as one waits for that without a word."""
+    text = response.headers.get("Retry-After", "")
+    return min(float(text), _LONGEST_PAUSE_S) if text.isdecimal() else 0.0
 
 
 def tls_context(root_file: Path) -> ssl.SSLContext:

@@ -160,7 +160,7 @@ class _Demo:
 
     def _start_coordinator(self) -> CoordinatorHost:
         host = start_coordinator(self._workspace, self._supervisor, self._programs)
-        self._connections.callback(host.client.close)
+        self._connections.callback(host.close)
         return host
 
     def _site_host(self, name: str, number: int) -> SiteHost:
@@ -199,10 +199,11 @@ class _Demo:
         site.start()
 
     def _start_run(self, federation: ReadyFederation) -> str:
-        client = federation.coordinator.client
+        host = federation.coordinator
         adapter = read_initial_adapter(self._workspace.adapter)
-        run_id = text_of(create_run(client, federation.run_spec, adapter), "run_id")
-        client.post(f"/api/v1/runs/{run_id}:start")
+        run_id = text_of(create_run(host.lead, federation.run_spec, adapter), "run_id")
+        # Another person than the one who created it.
+        host.client.post(f"/api/v1/runs/{run_id}:start")
         self._progress.say(f"Run {run_id} is started; each site's policy decides.")
         return run_id
 

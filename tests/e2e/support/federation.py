@@ -29,6 +29,7 @@ from tests.e2e.support.template import ENVIRONMENT, Study, Template
 from wardround.client.connection import Connection, read_token
 from wardround.client.rest import RestClient
 from wardround.client.run_upload import create_run
+from wardround.demo.coordinator_host import LEAD_TOKEN
 from wardround.documents import Document, text_of
 from wardround.errors import UnavailableError
 
@@ -69,11 +70,13 @@ class Federation:
         self.processes = Processes(folder / "logs", ENVIRONMENT)
         self._plans: dict[str, CrashPlan] = {}
         self._client: RestClient | None = None
+        self._lead: RestClient | None = None
         place = place or Place()
         shutil.copytree(template.coordinator, self.coordinator_dir)
         # What an admin keeps: it does not lie in the coordinator's folder, which a test may destroy.
         self._token_file, self._root_file = folder / "admin.token", folder / "root.pem"
-        for file in (self._token_file, self._root_file):
+        self._lead_token_file = folder / LEAD_TOKEN
+        for file in (self._token_file, self._lead_token_file, self._root_file):
             shutil.copy2(self.coordinator_dir / file.name, file)
         for name in self.site_names:
             shutil.copytree(template.site(name), self.site_dir(name))
@@ -177,8 +180,9 @@ class Federation:
 
     def end(self) -> None:
         """End everything that was started."""
-        if self._client is not None:
-            self._client.close()
+        for client in (self._client, self._lead):
+            if client is not None:
+                client.close()
         self.processes.end_all()
         end_processes_of(self.folder)
 
@@ -204,15 +208,24 @@ class Federation:
     def client(self) -> RestClient:
         """Signed in as admin."""
         if self._client is None:
-            token = read_token(self._token_file)
-            url = f"https://127.0.0.1:{self.rest_port}"
-            self._client = RestClient(Connection(url=url, root_file=self._root_file, token=token))
+            self._client = self._signed_in(self._token_file)
         return self._client
+
+    @property
+    def lead(self) -> RestClient:
+        """Signed in as the study lead, who creates the runs that the admin starts."""
+        if self._lead is None:
+            self._lead = self._signed_in(self._lead_token_file)
+        return self._lead
+
+    def _signed_in(self, token_file: Path) -> RestClient:
+        url = f"https://127.0.0.1:{self.rest_port}"
+        return RestClient(Connection(url=url, root_file=self._root_file, token=read_token(token_file)))
 
     def start_run(self, study: Study) -> str:
         """Create and start a run; its identifier."""
         spec, adapter = self.template.spec_of(study)
-        run_id = text_of(create_run(self.client, spec, adapter), "run_id")
+        run_id = text_of(create_run(self.lead, spec, adapter), "run_id")
         self.client.post(f"/api/v1/runs/{run_id}:start")
         return run_id
 

@@ -6,6 +6,7 @@ undisturbed run of each study, whose adapter every disturbed run has to reach bi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -145,7 +146,7 @@ def make_template(root: Path, *, database_url: str | None = None) -> Template:
         spec = BIG.run_spec(template.base_model_sha256)
         sites = [_site(name, workspace, supervisor, programs) for name in SITES]
         host = start_coordinator(workspace, supervisor, programs)
-        with host.client, ThreadPoolExecutor(max_workers=3) as pool:
+        with contextlib.closing(host), ThreadPoolExecutor(max_workers=3) as pool:
             pins = dict(zip(SITES, pool.map(lambda site: site.enrol(host.client), sites), strict=True))
             list(pool.map(lambda site: _prepare(site, spec, pins, base_model), sites))
     return template

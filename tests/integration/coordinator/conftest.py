@@ -179,7 +179,9 @@ def enrol(code: str, address: str, keys: SiteKeys, *, signature: bytes | None = 
 
 @pytest.fixture(scope="session")
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinator]:
-    made = Coordinator(directory=tmp_path_factory.mktemp("coordinator") / "state")
+    # All tests are one address to it, and many of them fail to say who they are.
+    many = {"WARDROUND_RATE_LIMITS__FAILURES_BURST": "100000", "WARDROUND_RATE_LIMITS__REQUESTS_BURST": "100000"}
+    made = Coordinator(directory=tmp_path_factory.mktemp("coordinator") / "state", environment=many)
     made.init()
     made.start()
     yield made
@@ -214,6 +216,12 @@ def make_user(coordinator: Coordinator, admin: httpx.Client) -> Iterator[Callabl
     yield make
     for client in clients:
         client.close()
+
+
+@pytest.fixture
+def lead(make_user: Callable[..., httpx.Client]) -> httpx.Client:
+    """A study lead: whoever creates a run does not start it, so that an admin alone does not come far."""
+    return make_user(f"lead {os.urandom(4).hex()}", "study-lead")
 
 
 @pytest.fixture

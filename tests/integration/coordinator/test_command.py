@@ -78,3 +78,19 @@ def test_serve_of_an_unknown_role_is_wrong_usage(new_coordinator) -> None:
     new_coordinator.init()
     done = new_coordinator.run("serve", "--config", str(new_coordinator.config), "--roles", "api,nothing")
     assert done.exit_code == 2
+
+
+def test_token_is_made_on_the_host_and_written_over_nothing(new_coordinator, tmp_path) -> None:
+    new_coordinator.init()
+    file = tmp_path / "again.token"
+    words = ("--json", "token", "--file", str(file), "--config", str(new_coordinator.config))
+    done = new_coordinator.run(*words)
+    assert done.exit_code == 0, done.output
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert file.read_text().startswith("wrt_")
+    assert file.read_text().strip() not in done.output
+    assert json.loads(done.stdout)["expires_at"]
+    assert new_coordinator.run(*words).exit_code == 1
+    nobody = ("token", "--user", "nobody", "--file", str(tmp_path / "none"), "--config", str(new_coordinator.config))
+    assert "not-found" in new_coordinator.run(*nobody).stderr
+    assert not (tmp_path / "none").exists()

@@ -177,10 +177,10 @@ def cohort(enrolled):
 
 
 @pytest.fixture
-def run(admin, cohort, run_document, put_adapter, tools, coordinator):
+def run(admin, lead, cohort, run_document, put_adapter, tools, coordinator):
     """A run that two of three have approved: the third one's word makes it ACTIVE."""
     document = run_document(*(site.name for site in cohort))
-    answer = admin.post("/api/v1/runs", json={"run_spec": document, **put_adapter})
+    answer = lead.post("/api/v1/runs", json={"run_spec": document, **put_adapter})
     assert answer.status_code == 201, answer.text
     made = answer.json()
     admin.post(f"/api/v1/runs/{made['run_id']}:start").raise_for_status()

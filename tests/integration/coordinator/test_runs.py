@@ -35,9 +35,9 @@ def cohort(enrolled, request):
 
 
 @pytest.fixture
-def run(admin, cohort, run_document, put_adapter):
+def run(lead, cohort, run_document, put_adapter):
     document = run_document(*(site.name for site in cohort))
-    answer = admin.post("/api/v1/runs", json={"run_spec": document, **put_adapter})
+    answer = lead.post("/api/v1/runs", json={"run_spec": document, **put_adapter})
     assert answer.status_code == 201, answer.text
     return answer.json()
 
@@ -104,6 +104,29 @@ def test_run_becomes_active_once_a_quorum_has_approved_and_its_round_is_assigned
     assert admin.post(f"/api/v1/runs/{run_id}:cancel", json={"reason": "a test"}).json()["state"] == "CANCELLED"
     conflict = admin.post(f"/api/v1/runs/{run_id}:resume")
     assert (conflict.status_code, conflict.json()["code"]) == (409, "state-conflict")
+
+
+def test_whoever_created_a_run_does_not_start_it_and_both_names_are_recorded(admin, lead, make_user, run) -> None:
+    run_id, creator = run["run_id"], run["created_by"]
+    refused = lead.post(f"/api/v1/runs/{run_id}:start")
+    assert (refused.status_code, refused.json()["code"]) == (403, "four-eyes")
+    assert admin.get(f"/api/v1/runs/{run_id}").json()["state"] == "DRAFT"
+    # A second token is not a second person.
+    own = lead.post("/api/v1/tokens", json={"label": "another", "lifetime_s": 60}).json()["token"]
+    again = lead.post(f"/api/v1/runs/{run_id}:start", headers={"Authorization": f"Bearer {own}"})
+    assert (again.status_code, again.json()["code"]) == (403, "four-eyes")
+    other = make_user(f"other {run_id[4:12]}", "study-lead")
+    assert other.post(f"/api/v1/runs/{run_id}:start").json()["state"] == "AWAITING_SITES"
+    starter = f"user:other {run_id[4:12]}"
+    recorded = {}
+    for kind in ("call.refused", "run.started"):
+        events = admin.get("/api/v1/audit/events", params={"kind": kind, "limit": 500}).json()["items"]
+        recorded[kind] = [event for event in events if event["facts"].get("run_id") == run_id]
+    assert [(event["actor"], event["facts"]["created_by"]) for event in recorded["run.started"]] == [(starter, creator)]
+    assert [(event["actor"], event["facts"]["created_by"]) for event in recorded["call.refused"]] == [
+        (creator, creator)
+    ] * 2
+    assert {event["facts"]["code"] for event in recorded["call.refused"]} == {"four-eyes"}
 
 
 def test_event_stream_of_an_ended_run_ends_with_its_state(admin, run) -> None:

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.api.auth import ROLES, Action, is_permitted
-from coordinator.services.users_and_tokens import Principal, Role
+from coordinator.services.permissions import ROLES, Action, Principal, Role, is_permitted
+
+READING = (Action.READ_ME, Action.READ_SITES, Action.READ_RUNS, Action.READ_RELEASES)
 
 
 def user(*roles: Role) -> Principal:
@@ -25,12 +26,12 @@ def test_admin_may_do_everything_and_nobody_nothing(action: Action) -> None:
     [
         (
             Role.AUDITOR,
-            {Action.READ, Action.READ_AUDIT, Action.EXPORT_AUDIT, Action.DOWNLOAD_RELEASE, Action.OWN_TOKENS},
+            {*READING, Action.READ_AUDIT, Action.EXPORT_AUDIT, Action.DOWNLOAD_RELEASE, Action.OWN_TOKENS},
         ),
         (
             Role.PRIVACY_OFFICER,
             {
-                Action.READ,
+                *READING,
                 Action.READ_AUDIT,
                 Action.EXPORT_AUDIT,
                 Action.SUSPEND_SITE,
@@ -43,7 +44,7 @@ def test_admin_may_do_everything_and_nobody_nothing(action: Action) -> None:
         (
             Role.STUDY_LEAD,
             {
-                Action.READ,
+                *READING,
                 Action.PUT_BLOB,
                 Action.CREATE_RUN,
                 Action.START_RUN,

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime
 
 import pytest
 from cryptography import x509
@@ -15,25 +16,21 @@ from coordinator.services.enrol_site import enrol_site
 from coordinator.services.idempotency import RequestIdentity, keep_answer, release_answer, reserve_answer
 from coordinator.services.identify_site import identify_site
 from coordinator.services.invite_site import invite_site
+from coordinator.services.permissions import Action, Role, is_permitted
 from coordinator.services.refusals import (
     CertificateUnknownError,
     EnrolmentCodeExpiredError,
     IdempotencyKeyReusedError,
     RequestInProgressError,
     RequestInvalidError,
+    ScopeInsufficientError,
     StateConflictError,
     TokenExpiredError,
     TokenUnknownError,
 )
 from coordinator.services.resources import Resources
-from coordinator.services.users_and_tokens import (
-    Role,
-    add_user,
-    create_token,
-    identify_token,
-    revoke_role,
-    revoke_token,
-)
+from coordinator.services.tokens import TokenRequest, create_token, identify_token, revoke_token
+from coordinator.services.users import add_user, revoke_role
 from fl_protocol.audit.events import AuditKind, event_from_bytes
 from fl_protocol.ids import SiteId
 from fl_protocol.pki.tls import certificate_fingerprint
@@ -53,7 +50,7 @@ def enrolled_certificate(resources: Resources, name: str, new_keys) -> str:
 
 def test_token_is_kept_as_its_digest_and_expires(resources, clock) -> None:
     user = add_user(resources, name="ada", roles=[Role.AUDITOR], actor="coordinator")
-    made = create_token(resources, user="ada", label="laptop", actor="user:ada", lifetime_s=60.0)
+    made = create_token(resources, TokenRequest(user="ada", label="laptop", lifetime_s=60.0), actor="user:ada")
     assert made.value.startswith("wrt_")
     assert len(made.value) == 47
     stored = resources.db.read("test", lambda session: session.scalars(select(models.Token)).one())
@@ -65,10 +62,76 @@ def test_token_is_kept_as_its_digest_and_expires(resources, clock) -> None:
         identify_token(resources, made.value)
 
 
+def test_token_lives_ninety_days_when_nobody_says_and_a_year_at_most(resources, clock) -> None:
+    add_user(resources, name="ada", roles=[Role.AUDITOR], actor="coordinator")
+    made = create_token(resources, TokenRequest(user="ada", label=""), actor="user:ada")
+    assert made.view.expires_at is not None
+    assert (made.view.expires_at - made.view.created_at).days == 90
+    for lifetime_s in (366 * 86400.0 + 1, 0.0, -1.0, float("nan"), float("inf"), 1e300):
+        with pytest.raises(RequestInvalidError):
+            create_token(resources, TokenRequest(user="ada", label="", lifetime_s=lifetime_s), actor="user:ada")
+
+
+def test_last_use_of_a_token_is_noted_to_the_minute(resources, clock) -> None:
+    add_user(resources, name="ada", roles=[Role.AUDITOR], actor="coordinator")
+    made = create_token(resources, TokenRequest(user="ada", label=""), actor="user:ada")
+
+    def last_use() -> datetime | None:
+        return resources.db.read("test", lambda session: session.scalars(select(models.Token.last_used_at)).one())
+
+    assert last_use() is None
+    identify_token(resources, made.value)
+    first = last_use()
+    assert first == clock.now()
+    clock.move(seconds=59)
+    identify_token(resources, made.value)
+    assert last_use() == first
+    clock.move(seconds=1)
+    identify_token(resources, made.value)
+    assert last_use() == clock.now()
+
+
+def test_narrowed_token_may_do_what_its_scopes_and_its_users_roles_both_permit(resources) -> None:
+    add_user(resources, name="ada", roles=[Role.AUDITOR], actor="coordinator")
+    request = TokenRequest(user="ada", label="", scopes=["runs:*", "audit:read"])
+    made = create_token(resources, request, actor="user:ada")
+    principal = identify_token(resources, made.value)
+    assert principal.scopes == ("audit:read", "runs:*")
+    assert {action for action in Action if is_permitted(principal, action)} == {Action.READ_RUNS, Action.READ_AUDIT}
+
+
+def test_program_that_knows_no_scopes_does_not_know_a_narrowed_token(resources) -> None:
+    """0.1's look-up is the plain SHA-256 of the value: it must not find a token that it would take for a wide one."""
+    add_user(resources, name="ada", roles=[Role.ADMIN], actor="coordinator")
+    made = create_token(resources, TokenRequest(user="ada", label="", scopes=["me:read"]), actor="user:ada")
+    digest = hashlib.sha256(made.value.encode()).hexdigest()
+    query = select(models.Token).where(models.Token.token_sha256 == digest)
+    assert resources.db.read("test", lambda session: session.scalars(query).all()) == []
+
+
+def test_narrowed_token_makes_none_that_is_wider(resources) -> None:
+    add_user(resources, name="ada", roles=[Role.ADMIN], actor="coordinator")
+    narrow = TokenRequest(user="ada", label="", scopes=["tokens:own", "*:read"])
+    maker = identify_token(resources, create_token(resources, narrow, actor="user:ada").value)
+    inherited = create_token(resources, TokenRequest(user="ada", label=""), actor="user:ada", maker=maker)
+    assert inherited.view.scopes == ("*:read", "tokens:own")
+    inside = TokenRequest(user="ada", label="", scopes=["runs:read"])
+    assert create_token(resources, inside, actor="user:ada", maker=maker).view.scopes == ("runs:read",)
+    with pytest.raises(ScopeInsufficientError):
+        create_token(resources, TokenRequest(user="ada", label="", scopes=["runs:*"]), actor="user:ada", maker=maker)
+
+
+@pytest.mark.parametrize("scopes", [[], ["runs"], ["*"], ["*:*"], ["runs:delete"], ["runs:read", "nonsense"]])
+def test_scope_that_does_not_exist_is_refused(resources, scopes) -> None:
+    add_user(resources, name="ada", roles=[], actor="coordinator")
+    with pytest.raises(RequestInvalidError):
+        create_token(resources, TokenRequest(user="ada", label="", scopes=scopes), actor="user:ada")
+
+
 def test_token_of_another_user_cannot_be_revoked_by_its_guesser(resources) -> None:
     add_user(resources, name="ada", roles=[], actor="coordinator")
     other = add_user(resources, name="bob", roles=[], actor="coordinator")
-    made = create_token(resources, user="ada", label="", actor="user:ada")
+    made = create_token(resources, TokenRequest(user="ada", label=""), actor="user:ada")
     with pytest.raises(NotFoundError):
         revoke_token(resources, token_id=made.view.token_id, actor="user:bob", owner=other.user_id)
     revoke_token(resources, token_id=made.view.token_id, actor="user:admin", owner=None)

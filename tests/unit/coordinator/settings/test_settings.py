@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import yaml
 
+from coordinator.default_file import DEFAULT_FILE
+from coordinator.services.permissions import Role
 from coordinator.settings import (
-    DEFAULT_FILE,
     CoordinatorSettings,
+    RoleName,
     SettingsInvalidError,
     load_settings,
     unknown_environment_sections,
@@ -70,3 +74,24 @@ def test_variables_of_other_sections_are_reported() -> None:
         "A__B": "",
     }
     assert unknown_environment_sections(environment) == ("WARDROUND_RUNNER__KIND",)
+
+
+def test_roles_of_the_settings_are_the_roles() -> None:
+    assert set(get_args(RoleName)) == {role.value for role in Role}
+
+
+@pytest.mark.parametrize(
+    "oidc",
+    [
+        {"issuer": "http://login.example", "audience": "a", "role_map": {"x": "admin"}},
+        {"issuer": "https://user@login.example", "audience": "a", "role_map": {"x": "admin"}},
+        {"issuer": "https://login.example?x", "audience": "a", "role_map": {"x": "admin"}},
+        {"issuer": "https://login.example", "role_map": {"x": "admin"}},
+        {"issuer": "https://login.example", "audience": "a"},
+        {"issuer": "https://login.example", "audience": "a", "role_map": {"x": "king"}},
+        {"issuer": "https://login.example", "audience": "a", "role_map": {"x": "admin"}, "clock_skew_s": 3600},
+    ],
+)
+def test_identity_provider_that_cannot_be_meant_is_refused(tmp_path: Path, oidc: dict[str, object]) -> None:
+    with pytest.raises(SettingsInvalidError):
+        load_settings(written(tmp_path, yaml.safe_dump({"oidc": oidc})))

@@ -193,6 +193,25 @@ def test_token_into_a_file_is_not_printed(tmp_path: Path) -> None:
     assert Typed(words, {"POST /api/v1/tokens": answer}).exit_code == 2, "a token is not written over another"
 
 
+def test_token_is_asked_for_with_its_scopes_and_its_end() -> None:
+    answer = {"token": "wrt_secret", "token_id": "t1", "label": "watch", "scopes": ["audit:read", "runs:*"]}
+    words = ["tokens", "create", "--label", "watch", "--days", "7", "--scope", "runs:*", "--scope", "audit:read"]
+    typed = Typed(words, {"POST /api/v1/tokens": answer}, as_json=True)
+    assert typed.bodies == [{"label": "watch", "lifetime_s": 7 * 86400, "scopes": ["runs:*", "audit:read"]}]
+    assert json.loads(typed.out) == answer
+
+
+def test_tokens_of_everybody_are_asked_for_by_the_word_that_the_coordinator_knows() -> None:
+    typed = Typed(["tokens", "list", "--all"], {"GET /api/v1/tokens": page()})
+    assert typed.requests[0].url.params["scope"] == "all"
+
+
+def test_refused_grant_exits_with_three() -> None:
+    refusal = httpx.Response(403, json={"code": "role-insufficient", "detail": "your roles do not permit this"})
+    typed = Typed(["users", "grant", "ada", "auditor"], {"POST /api/v1/users/ada:grant": refusal})
+    assert typed.exit_code == 3
+
+
 def test_audit_verify_of_a_file_that_is_not_there_is_not_found(tmp_path: Path) -> None:
     typed = Typed(["audit", "verify", "--file", str(tmp_path / "none")], {})
     assert typed.exit_code == 4

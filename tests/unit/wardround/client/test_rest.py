@@ -148,3 +148,15 @@ def test_root_file_without_certificate_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "root.pem").write_text("no certificate")
     with pytest.raises(UsageInvalidError, match=r"root\.pem"):
         tls_context(tmp_path / "root.pem")
+
+
+def test_refusal_that_says_when_to_come_again_is_waited_for_within_reason() -> None:
+    recorder = Recorder(
+        httpx.Response(429, headers={"Retry-After": "3"}, json={"code": "rate-limited", "detail": "wait"}),
+        httpx.Response(429, headers={"Retry-After": "86400"}, json={"code": "rate-limited", "detail": "wait"}),
+        httpx.Response(429, headers={"Retry-After": "tomorrow"}, json={"code": "rate-limited", "detail": "wait"}),
+        httpx.Response(200, json={"name": "ada"}),
+    )
+    with recorder.client() as client:
+        assert client.get("/api/v1/me") == {"name": "ada"}
+    assert recorder.pauses == [3.0, 10.0, 1.2]
