@@ -297,7 +297,7 @@ def _mask(folder: Path, site: RigSite, study: Study) -> None:
     home = folder / "sites" / site.site_id
     (home / "m5").write_bytes(upload.header)
     (home / "context").write_bytes(site.shares.exchange.encode())
-    with (home / "mtold.bin").open("wb") as file:
+    with (home / "masked.bin").open("wb") as file:
         for part in upload.vector.buffers():
             file.write(part)
         file.write(b"".join(upload.leaves))
