@@ -312,7 +312,11 @@ def main(arguments: list[str]) -> int:
     if options.only:
         n_sites, _, size = options.only.partition("x")
         grid = [(int(n_sites), size)]
-    measured = [measure(n_sites, size, options.rounds) for n_sites, size in grid]
+    measured = []
+    for n_sites, size in grid:
+        measured.append(measure(n_sites, size, options.rounds))
+        # Said at once: whoever has to stop a long grid keeps what was measured.
+        announce(f"  {measured[-1]}")
     rows = rows_of(measured)
     print_rows(rows, as_json=options.json)
     return 0 if all(row.within is not False for row in rows) else 1
