@@ -90,8 +90,8 @@ def _check_identity_provider(installation: Installation) -> Finding:
         detail = f"{error.facts.get('url', '')} {error.facts.get('why', error)}".strip()
         advice = "look at oidc.issuer, oidc.ca_file and oidc.keys_host, and whether it can be reached from here"
         return Finding(name=name, is_well=False, detail=detail, advice=advice)
-    advice = None if n_keys else "it needs an RS256 or ES256 key with a kid"
-    return Finding(name=name, is_well=n_keys > 0, detail=f"{n_keys} usable keys", advice=advice)
+    missing = None if n_keys else "it needs an RS256 or ES256 key with a kid"
+    return Finding(name=name, is_well=n_keys > 0, detail=f"{n_keys} usable keys", advice=missing)
 
 
 def _check_key_folder(installation: Installation) -> Finding:
