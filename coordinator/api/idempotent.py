@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from coordinator.api.auth import principal_of, resources_of
+from coordinator.api.auth import action_of, principal_of, resources_of
 from coordinator.api.problems import problem_from_error
 from coordinator.services.idempotency import (
     KeptAnswer,
@@ -19,6 +19,7 @@ from coordinator.services.idempotency import (
     request_digest,
     reserve_answer,
 )
+from coordinator.services.permissions import require
 from fl_protocol.errors import WardroundError
 
 HEADER = "Idempotency-Key"
@@ -28,7 +29,10 @@ RouteHandler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class IdempotentRoute(APIRoute):
-    """Wraps writes that carry the header; all else passes. Roles are checked by the route itself, each time."""
+    """Wraps writes that carry the header; all else passes.
+
+    Safety: who may not do it is refused before an answer is kept or given again, as without the header.
+    """
 
     def get_route_handler(self) -> RouteHandler:
         """The route's handler, wrapped."""
@@ -39,17 +43,24 @@ class IdempotentRoute(APIRoute):
             key = request.headers.get(HEADER)
             if key is None or request.method != "POST":
                 return await inner(request)
-            return await _answer_once(request, key=key, inner=inner, holds_secret=holds_secret)
+            principal = await asyncio.to_thread(principal_of, request)
+            for dependency in self.dependant.dependencies:
+                if (action := action_of(dependency.call)) is not None:
+                    require(principal, action)
+            return await _answer_once(
+                request, user_id=principal.user_id, key=key, inner=inner, holds_secret=holds_secret
+            )
 
         return handle
 
 
-async def _answer_once(request: Request, *, key: str, inner: RouteHandler, holds_secret: bool) -> Response:
+async def _answer_once(
+    request: Request, *, user_id: str, key: str, inner: RouteHandler, holds_secret: bool
+) -> Response:
     resources = resources_of(request)
-    principal = await asyncio.to_thread(principal_of, request)
     target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     digest = request_digest(method=request.method, path=target, body=await request.body())
-    identity = RequestIdentity(user_id=principal.user_id, key=key, request_sha256=digest)
+    identity = RequestIdentity(user_id=user_id, key=key, request_sha256=digest)
     kept = await asyncio.to_thread(reserve_answer, resources, identity)
     if kept is not None:
         return _response(kept)

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from coordinator.api import audit, blobs, events, releases, rounds, runs, schemas, sites, users
 from coordinator.api.auth import Api
 from coordinator.api.headers import SecurityHeaders
+from coordinator.api.openapi import PROBLEMS, install_openapi
 from coordinator.api.operations import PREFIX, Operation, operations_of
 from coordinator.api.problems import install_problem_handlers, problem
 from coordinator.api.rate_limits import RateLimits, RateRules
@@ -84,16 +85,25 @@ def create_app(resources: Resources, *, max_body_bytes: int, rate_rules: RateRul
         RouteUnguardedError: a route is open that should not be.
     """
     all_operations()
+    app = bare_app()
+    app.state.resources = resources
+    app.state.rate_limits = RateLimits(rate_rules)
+    app.add_middleware(BodyBound, max_body_bytes=max_body_bytes)
+    return SecurityHeaders(app)
+
+
+def bare_app() -> FastAPI:
+    """The routes and their document, with nothing behind them."""
     app = FastAPI(
         title="Wardround coordinator",
         version=program_version(),
         description="Federated fine-tuning across hospitals. Errors are RFC 9457 problem documents with a `code`.",
         docs_url=None,
         redoc_url=None,
-        responses={"4XX": {"description": "a problem document", "content": {"application/problem+json": {}}}},
+        responses=PROBLEMS,
+        redirect_slashes=False,
     )
-    app.state.resources = resources
-    app.state.rate_limits = RateLimits(rate_rules)
+    install_openapi(app)
     install_problem_handlers(app)
     for prefix, router in ROUTERS:
         app.include_router(router, prefix=prefix)
@@ -102,8 +112,7 @@ def create_app(resources: Resources, *, max_body_bytes: int, rate_rules: RateRul
     def get_openapi() -> JSONResponse:
         return JSONResponse(app.openapi())
 
-    app.add_middleware(BodyBound, max_body_bytes=max_body_bytes)
-    return SecurityHeaders(app)
+    return app
 
 
 class BodyBound:

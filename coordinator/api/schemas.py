@@ -29,6 +29,18 @@ class ListAnswer(_Answer, Generic[T]):
     next_cursor: str | None = None
 
 
+class Problem(BaseModel):
+    """A refusal or a failure (RFC 9457). Further members are facts about it, such as ``retry_after_s``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+
+
 class VersionAnswer(_Answer):
     """Which program answers."""
 

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import yaml
@@ -269,7 +270,9 @@ def moved() -> Time:
     return Time()
 
 
-def provider_for(issuer: LocalIssuer, moved: Time, **changes: object) -> IdentityProvider:
+def provider_for(
+    issuer: LocalIssuer, moved: Time, *, trusted: Path | None = None, **changes: object
+) -> IdentityProvider:
     rules = {
         "issuer": issuer.issuer,
         "audience": AUDIENCE,
@@ -277,7 +280,15 @@ def provider_for(issuer: LocalIssuer, moved: Time, **changes: object) -> Identit
         "role_map": ROLE_MAP,
         **changes,
     }
-    return IdentityProvider(OidcRules(**rules), HttpsFetcher(ca_file=issuer.ca_file), monotonic=moved)
+    return IdentityProvider(OidcRules(**rules), HttpsFetcher(ca_file=trusted or issuer.ca_file), monotonic=moved)
+
+
+@pytest.fixture
+def both_trusted(own, issuer, tmp_path) -> Path:
+    """TLS to the other place would work: what keeps the program from there is the program."""
+    file = tmp_path / "both.pem"
+    file.write_bytes(own.ca_file.read_bytes() + issuer.ca_file.read_bytes())
+    return file
 
 
 def judged(provider: IdentityProvider, token: str) -> Subject | TokenFault:
@@ -374,36 +385,31 @@ def redirected(own: LocalIssuer, target: LocalIssuer) -> Answer:
 
 
 @pytest.mark.parametrize("path", [DISCOVERY, JWKS])
-def test_redirect_to_another_place_is_not_followed(own, issuer, moved, path) -> None:
+def test_redirect_to_another_place_is_not_followed(own, issuer, moved, both_trusted, path) -> None:
     own.answers[path] = redirected(own, issuer)
     asked = len(issuer.asked)
     with pytest.raises(IdentityProviderUnavailableError):
-        judged(provider_for(own, moved), own.token())
+        judged(provider_for(own, moved, trusted=both_trusted), own.token())
     assert len(issuer.asked) == asked
 
 
 @pytest.mark.parametrize(
     "uri", ["https://{other}" + JWKS, "http://{own}" + JWKS, "file:///etc/passwd", "https://[", 7, None]
 )
-def test_keys_in_another_place_than_the_issuer_are_not_fetched(own, issuer, moved, uri) -> None:
+def test_keys_in_another_place_than_the_issuer_are_not_fetched(own, issuer, moved, both_trusted, uri) -> None:
     named = uri.format(other=issuer.host, own=own.host) if isinstance(uri, str) else uri
     own.answers[DISCOVERY] = Answer(json.dumps({"issuer": own.issuer, "jwks_uri": named}).encode())
     asked = len(issuer.asked)
     with pytest.raises(IdentityProviderUnavailableError):
-        judged(provider_for(own, moved), own.token())
+        judged(provider_for(own, moved, trusted=both_trusted), own.token())
     assert own.asked == [DISCOVERY]
     assert len(issuer.asked) == asked
 
 
-def test_keys_at_the_other_host_that_the_operator_named_are_fetched(own, issuer, moved, tmp_path) -> None:
-    both = tmp_path / "both.pem"
-    both.write_bytes(own.ca_file.read_bytes() + issuer.ca_file.read_bytes())
+def test_keys_at_the_other_host_that_the_operator_named_are_fetched(own, issuer, moved, both_trusted) -> None:
     named = f"https://{issuer.host}{JWKS}"
     own.answers[DISCOVERY] = Answer(json.dumps({"issuer": own.issuer, "jwks_uri": named}).encode())
-    rules = OidcRules(
-        issuer=own.issuer, audience=AUDIENCE, roles_claim="roles", role_map=ROLE_MAP, keys_host=issuer.host
-    )
-    provider = IdentityProvider(rules, HttpsFetcher(ca_file=both), monotonic=moved)
+    provider = provider_for(own, moved, trusted=both_trusted, keys_host=issuer.host)
     assert isinstance(judged(provider, own.token(key=issuer.rsa)), Subject)
 
 

@@ -189,6 +189,16 @@ def test_narrowed_token_makes_no_wider_one_and_lists_its_scopes(coordinator, adm
     assert (unknown.status_code, unknown.json()["code"]) == (422, "request-invalid")
 
 
+def test_kept_answer_is_not_given_to_a_token_that_may_not_ask_for_it(coordinator, admin) -> None:
+    headers, body = {"Idempotency-Key": "narrow-replay"}, {"name": "kept answer", "roles": []}
+    assert admin.post("/api/v1/users", json=body, headers=headers).status_code == 201
+    made = admin.post("/api/v1/tokens", json={"label": "narrow", "scopes": ["*:read"], "lifetime_s": 60}).json()
+    with coordinator.client(made["token"]) as narrow:
+        answer = narrow.post("/api/v1/users", json=body, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (403, "scope-insufficient")
+    assert admin.post("/api/v1/users", json=body, headers=headers).headers["idempotency-replayed"] == "true"
+
+
 def test_cookie_is_never_an_authentication_and_none_is_ever_set(coordinator, clients) -> None:
     """CSRF needs credentials that a browser adds by itself: there are none here, and nothing but the header counts."""
     token = coordinator.admin_token()
