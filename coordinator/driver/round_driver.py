@@ -24,6 +24,9 @@ from coordinator.services.turn import TurnOutcome
 from fl_protocol.ids import RunId
 
 _log = structlog.get_logger("coordinator.driver")
+_IDLE_SHARE = 20.0
+"""Looks that nobody asked for take at most a twentieth of the time, but for the longest pause."""
+_LONGEST_PAUSE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,16 @@ class DriverSettings:
     poll_s: float = 0.5
     lease: timedelta = timedelta(seconds=5)
     retries: RetryRules = field(default_factory=RetryRules)
+
+
+def pause_s(poll_s: float, *, sweep_s: float) -> float:
+    """How long the driver waits for the bell before it looks by itself: a look at hundreds of sites has its price.
+
+    Args:
+        poll_s: what the operator set.
+        sweep_s: how long the last look at all runs took.
+    """
+    return max(poll_s, min(_IDLE_SHARE * sweep_s, _LONGEST_PAUSE_S))
 
 
 class RoundDriver:
@@ -62,8 +75,10 @@ class RoundDriver:
         try:
             while True:
                 seen = self._ctx.wakeups.driver.count
+                began = asyncio.get_running_loop().time()
                 await self._sweep()
-                await self._ctx.wakeups.driver.wait(seen, timeout_s=self._settings.poll_s)
+                took_s = asyncio.get_running_loop().time() - began
+                await self._ctx.wakeups.driver.wait(seen, timeout_s=pause_s(self._settings.poll_s, sweep_s=took_s))
         finally:
             await self._stop()
 
