@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,9 +19,11 @@ import structlog
 from cryptography import x509
 from google.protobuf.message import Message
 
+from coordinator.gateway.call_watch import CallWatch
 from coordinator.gateway.status import RefusedCall, refused_call, refused_call_from_error
 from coordinator.services.identify_site import CallingSite
 from coordinator.services.refusals import CertificateUnknownError
+from coordinator.services.wakeups import Bell
 from fl_protocol.codec.chunks import IDLE_DEADLINE_S
 from fl_protocol.errors import WardroundError
 from fl_protocol.ids import SiteId
@@ -76,12 +78,19 @@ class _Deadline:
 
     def __init__(self, cut: asyncio.Timeout, timeout_s: float) -> None:
         self.has_moved = False
+        self._is_over = False
         self._cut = cut
         self._timeout_s = timeout_s
 
+    def end(self) -> None:
+        """End the call now; nothing puts that off."""
+        self._is_over = True
+        if not self._cut.expired():
+            self._cut.reschedule(asyncio.get_running_loop().time())
+
     def move(self) -> None:
         self.has_moved = True
-        if not self._cut.expired():
+        if not self._cut.expired() and not self._is_over:
             self._cut.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
 
 
@@ -155,9 +164,10 @@ def calling_site() -> SiteId:
 class Admission:
     """The gate of a listener; without ``identify`` (the enrolment listener) callers have no certificate."""
 
-    def __init__(self, *, identify: IdentifySite | None) -> None:
-        """Take how a certificate becomes a site."""
+    def __init__(self, *, identify: IdentifySite | None, changes: Bell | None = None) -> None:
+        """Take how a certificate becomes a site, and what rings when that may have changed."""
         self._identify = identify
+        self._changes = changes
 
     @asynccontextmanager
     async def admitted(self, call: IncomingCall, *, timeout_s: float) -> AsyncIterator[None]:
@@ -167,15 +177,19 @@ class Admission:
             CallRefusedError: the caller is nobody, or the inside failed.
         """
         deadline: _Deadline | None = None
+        watch: CallWatch | None = None
         try:
             async with asyncio.timeout(timeout_s) as cut:
                 deadline = _Deadline(cut, timeout_s)
                 _deadline.set(deadline)
-                await self._admit(call)
-                yield
+                watch = await self._admit(call)
+                async with nullcontext() if watch is None else watch.watching(deadline.end):
+                    yield
         except TimeoutError as error:
             ended: Exception = error
-            if deadline is not None and deadline.has_moved:
+            if watch is not None and watch.refusal is not None:
+                ended = watch.refusal
+            elif deadline is not None and deadline.has_moved:
                 ended = StreamIdleError("nothing moved on the stream; what came is held, go on from there")
             raise CallRefusedError(_refused(call, ended)) from error
         except (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit, CallRefusedError):
@@ -183,17 +197,23 @@ class Admission:
         except Exception as error:  # the gateway's edge: logged with ids, told as a status
             raise CallRefusedError(_refused(call, error)) from error
 
-    async def _admit(self, call: IncomingCall) -> None:
-        if self._identify is None:
-            return
+    async def _admit(self, call: IncomingCall) -> CallWatch | None:
+        """Check the caller; what watches that it may go on, where anything can."""
+        identify, changes = self._identify, self._changes
+        if identify is None:
+            return None
         try:
             certificate = call.certificate()
             if certificate is None:
                 raise CertificateUnknownError("the gateway speaks only to sites with a certificate")
         except PkiError as error:
             raise CertificateUnknownError("the certificate does not name a site") from error
-        checked = await self._identify(certificate.site_id, certificate.sha256)
+        watch = None
+        if changes is not None:
+            watch = CallWatch(changes, lambda: identify(certificate.site_id, certificate.sha256))
+        checked = await identify(certificate.site_id, certificate.sha256)
         _site.set(checked.site_id)
+        return watch
 
 
 def check_size(method: str, n_bytes: int) -> None:

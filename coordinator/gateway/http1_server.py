@@ -79,7 +79,9 @@ def open_http1_gateway(
         ListenerError: the port cannot be bound.
     """
     app = Http1Gateway(
-        admission=Admission(identify=identify_by(resources, engine.wakeups.identities)),
+        admission=Admission(
+            identify=identify_by(resources, engine.wakeups.identities), changes=engine.wakeups.identities
+        ),
         handlers=gateway_handlers(RoundServicer(engine), RunServicer(resources)),
     )
     bound = _bound("gateway http/1.1", host, port)

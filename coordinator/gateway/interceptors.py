@@ -22,6 +22,7 @@ from coordinator.gateway.admission import (
     peer_from_pem,
 )
 from coordinator.gateway.chunk_codec import request_decoder, response_encoder
+from coordinator.services.wakeups import Bell
 
 Context = grpc.aio.ServicerContext[Message, Message]
 if TYPE_CHECKING:
@@ -51,9 +52,9 @@ class StreamBehaviour(Protocol):
 class GatewayInterceptor(grpc.aio.ServerInterceptor):
     """Wraps each method; without ``identify`` (the enrolment listener) callers have no certificate."""
 
-    def __init__(self, *, identify: IdentifySite | None) -> None:
-        """Take how a certificate becomes a site."""
-        self._admission = Admission(identify=identify)
+    def __init__(self, *, identify: IdentifySite | None, changes: Bell | None = None) -> None:
+        """Take how a certificate becomes a site, and what rings when that may have changed."""
+        self._admission = Admission(identify=identify, changes=changes)
 
     async def intercept_service(
         self,

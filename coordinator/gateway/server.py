@@ -102,7 +102,11 @@ def open_gateway(
         ListenerError: the port cannot be bound.
     """
     server = grpc.aio.server(
-        interceptors=[GatewayInterceptor(identify=identify_by(resources, engine.wakeups.identities))],
+        interceptors=[
+            GatewayInterceptor(
+                identify=identify_by(resources, engine.wakeups.identities), changes=engine.wakeups.identities
+            )
+        ],
         options=SERVER_OPTIONS,
     )
     round_pb2_grpc.add_RoundServiceServicer_to_server(RoundServicer(engine), server)
