@@ -10,9 +10,16 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from coordinator.api.rate_limits import RateLimits
+from coordinator.errors import CoordinatorError
+from coordinator.oidc.rules import IdentityProviderUnavailableError
 from coordinator.services.identify_bearer import identify_bearer
 from coordinator.services.permissions import Action, Principal, require
-from coordinator.services.refusals import AccessRefusedError, TokenMissingError
+from coordinator.services.refusals import (
+    AccessRefusedError,
+    RoleInsufficientError,
+    ScopeInsufficientError,
+    TokenMissingError,
+)
 from coordinator.services.resources import Resources
 
 _bearer = HTTPBearer(auto_error=False, description="A token of POST /api/v1/tokens, or of the identity provider.")
@@ -55,6 +62,21 @@ def _principal_from_header(resources: Resources, authorization: str | None) -> P
     if scheme.lower() != "bearer" or not token.strip():
         raise TokenMissingError("send the header `Authorization: Bearer wrt_...`")
     return identify_bearer(resources, token.strip())
+
+
+def refusal_now(request: Request, action: Action) -> CoordinatorError | None:
+    """Why a request that was let in would be refused now: for answers that last. It is not counted again.
+
+    None too where nobody can say: what was allowed goes on while the identity provider is away.
+    """
+    try:
+        principal = _principal_from_header(resources_of(request), request.headers.get("authorization"))
+        require(principal, action)
+    except (AccessRefusedError, RoleInsufficientError, ScopeInsufficientError) as refusal:
+        return refusal
+    except IdentityProviderUnavailableError:
+        return None
+    return None
 
 
 Api = Annotated[Resources, Depends(resources_of)]

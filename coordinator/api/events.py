@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -17,7 +18,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from coordinator.api import schemas
-from coordinator.api.auth import Api, allowed
+from coordinator.api.auth import Api, allowed, refusal_now
 from coordinator.services.permissions import Action, Principal
 from coordinator.services.resources import Resources
 from coordinator.services.show_rounds import list_rounds
@@ -41,7 +42,7 @@ class _Sent:
 @router.get(
     "/events",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {}}, "description": "events `run`, `round` and `end`"}},
+    responses={200: {"content": {"text/event-stream": {}}, "description": "events `run`, `round`, `end`, `refused`"}},
 )
 async def watch_run(
     run_id: str, request: Request, api: Api, _: Annotated[Principal, Depends(allowed(Action.READ_RUNS))]
@@ -59,6 +60,11 @@ async def _events(resources: Resources, run_id: str, request: Request) -> AsyncI
     sent = _Sent()
     last_at = loop.time()
     while not await request.is_disconnected():
+        refusal = await asyncio.to_thread(refusal_now, request, Action.READ_RUNS)
+        if refusal is not None:
+            # Its token was revoked or has ended, or its role was taken: what follows is not for this reader.
+            yield _event("refused", json.dumps({"code": refusal.code}))
+            return
         changes, end_state = await asyncio.to_thread(_changes, resources, run_id, sent)
         for change in changes:
             yield change

@@ -180,3 +180,21 @@ def test_site_may_change_its_mind_and_an_older_statement_does_not_return(admin, 
             stub.Withdraw(wrong, timeout=CALL_S)
         assert tools.refusal_of(caught.value).code == "statement-invalid"
     assert [one["decision"] for one in admin.get(f"/api/v1/runs/{run['run_id']}").json()["approvals"]] == ["withdrawn"]
+
+
+@pytest.mark.parametrize(
+    ("taken", "code"), [("token", "token-unknown"), ("role", "role-insufficient")], ids=["token", "role"]
+)
+def test_stream_of_a_reader_whose_access_is_taken_is_ended_with_the_reason(admin, make_user, run, taken, code) -> None:
+    name = f"reader-without-{taken}"
+    reader = make_user(name, "auditor")
+    with reader.stream("GET", f"/api/v1/runs/{run['run_id']}/events", timeout=CALL_S) as stream:
+        lines = stream.iter_lines()
+        assert next(lines).startswith("event: "), "the present state comes first"
+        if taken == "token":
+            mine = reader.get("/api/v1/tokens").json()["items"]
+            admin.post(f"/api/v1/tokens/{mine[0]['token_id']}:revoke").raise_for_status()
+        else:
+            admin.post(f"/api/v1/users/{name}:revoke", json={"role": "auditor"}).raise_for_status()
+        rest = list(lines)
+    assert rest[-3:] == ["event: refused", f'data: {{"code": "{code}"}}', ""]
