@@ -62,15 +62,15 @@ def participations_of(session: Session, round_row: Round) -> dict[SiteId, Partic
     return {SiteId(row.site_id): row for row in session.scalars(query)}
 
 
+_SAME_ROUND = (
+    (Round.run_id == Participation.run_id)
+    & (Round.round_index == Participation.round_index)
+    & (Round.round_attempt == Participation.round_attempt)
+)
 _SITE_IN_ROUND = (
     select(Site, Round, Participation)
     .join(Site, Site.site_id == Participation.site_id)
-    .join(
-        Round,
-        (Round.run_id == Participation.run_id)
-        & (Round.round_index == Participation.round_index)
-        & (Round.round_attempt == Participation.round_attempt),
-    )
+    .join(Round, _SAME_ROUND)
     .where(
         Participation.run_id == bindparam("run_id"),
         Participation.round_index == bindparam("round_index"),
@@ -148,12 +148,7 @@ _ROUNDS_OF_SITES = (
         Participation.reason.label("participation_reason"),
         Participation.acknowledged_at,
     )
-    .join(
-        Round,
-        (Round.run_id == Participation.run_id)
-        & (Round.round_index == Participation.round_index)
-        & (Round.round_attempt == Participation.round_attempt),
-    )
+    .join(Round, _SAME_ROUND)
     .where(
         Participation.site_id.in_(bindparam("names", expanding=True)),
         Round.state.not_in(_ENDED) | ((Round.state == "COMMITTED") & Participation.acknowledged_at.is_(None)),
