@@ -13,6 +13,7 @@ from coordinator.api.idempotent import SECRET_ANSWER, IdempotentRoute
 from coordinator.api.paging import Paging
 from coordinator.services.permissions import Action, Principal, is_permitted, require
 from coordinator.services.tokens import TokenRequest, create_token, list_tokens, revoke_token
+from coordinator.services.user_standing import disable_user, enable_user
 from coordinator.services.users import add_user, grant_role, list_users, revoke_role
 
 router = APIRouter(tags=["users"], route_class=IdempotentRoute)
@@ -65,6 +66,18 @@ def post_grant(name_or_id: str, request: schemas.RoleRequest, api: Api, user: Ad
 def post_role_revocation(name_or_id: str, request: schemas.RoleRequest, api: Api, user: Admin) -> schemas.User:
     """Take a role."""
     return schemas.User.model_validate(revoke_role(api, user=name_or_id, role=request.role, actor=user.actor))
+
+
+@router.post("/users/{name_or_id}:disable")
+def post_user_disabled(name_or_id: str, api: Api, user: Admin) -> schemas.User:
+    """Shut a person out, whatever tokens they hold."""
+    return schemas.User.model_validate(disable_user(api, user=name_or_id, actor=user.actor))
+
+
+@router.post("/users/{name_or_id}:enable")
+def post_user_enabled(name_or_id: str, api: Api, user: Admin) -> schemas.User:
+    """Let a person in again."""
+    return schemas.User.model_validate(enable_user(api, user=name_or_id, actor=user.actor))
 
 
 @router.get("/tokens")

@@ -59,7 +59,7 @@ def add_user(resources: Resources, *, name: str, roles: Iterable[Role], actor: s
         session.flush()
         facts = {"user_id": user.user_id, "name": name, "roles": ",".join(kept)}
         append_audit(session, AuditKind.USER_ADDED, actor=actor, facts=facts, now=now)
-        return _user_view(session, user)
+        return user_view(session, user)
 
     return resources.db.run_tx("add_user", add)
 
@@ -85,7 +85,7 @@ def grant_role(resources: Resources, *, user: str, role: Role, actor: str) -> Us
                 facts={"user_id": row.user_id, "role": role.value},
                 now=now,
             )
-        return _user_view(session, row)
+        return user_view(session, row)
 
     return resources.db.run_tx("grant_role", grant)
 
@@ -103,7 +103,7 @@ def revoke_role(resources: Resources, *, user: str, role: Role, actor: str) -> U
         row = find_user(session, user)
         grant = session.get(RoleGrant, (row.user_id, role.value))
         if grant is not None:
-            if role is Role.ADMIN and not _has_another_admin(session, row.user_id):
+            if role is Role.ADMIN and not has_another_admin(session, row.user_id):
                 raise StateConflictError("this is the last admin; grant the role to somebody else first")
             session.delete(grant)
             session.flush()
@@ -114,7 +114,7 @@ def revoke_role(resources: Resources, *, user: str, role: Role, actor: str) -> U
                 facts={"user_id": row.user_id, "role": role.value},
                 now=now,
             )
-        return _user_view(session, row)
+        return user_view(session, row)
 
     return resources.db.run_tx("revoke_role", revoke)
 
@@ -126,7 +126,7 @@ def list_users(resources: Resources, page: PageRequest) -> Page[UserView]:
         query = select(User).order_by(User.user_id).limit(page.limit + 1)
         if page.after is not None:
             query = query.where(User.user_id > page.after)
-        return [(user.user_id, _user_view(session, user)) for user in session.scalars(query)]
+        return [(user.user_id, user_view(session, user)) for user in session.scalars(query)]
 
     return page_from(resources.db.read("list_users", read), page)
 
@@ -156,8 +156,13 @@ def find_local_user(session: Session, user: str) -> User:
     return row
 
 
-def _has_another_admin(session: Session, user_id: str) -> bool:
-    query = select(RoleGrant).where(RoleGrant.role == Role.ADMIN.value, RoleGrant.user_id != user_id)
+def has_another_admin(session: Session, user_id: str) -> bool:
+    """Whether somebody else may administer, and is let in."""
+    query = (
+        select(RoleGrant.user_id)
+        .join(User, User.user_id == RoleGrant.user_id)
+        .where(RoleGrant.role == Role.ADMIN.value, RoleGrant.user_id != user_id, User.disabled_at.is_(None))
+    )
     return session.scalars(query).first() is not None
 
 
@@ -166,7 +171,8 @@ def roles_of(session: Session, user_id: str) -> frozenset[Role]:
     return frozenset(Role(row) for row in session.scalars(select(RoleGrant.role).where(RoleGrant.user_id == user_id)))
 
 
-def _user_view(session: Session, user: User) -> UserView:
+def user_view(session: Session, user: User) -> UserView:
+    """A user as others see it."""
     return UserView(
         user_id=user.user_id,
         name=user.name,

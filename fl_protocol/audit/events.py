@@ -102,6 +102,8 @@ class AuditKind(StrEnum):
 
     USER_ADDED = "user.added"
     USER_REMOVED = "user.removed"
+    USER_DISABLED = "user.disabled"
+    USER_ENABLED = "user.enabled"
     ROLE_GRANTED = "role.granted"
     ROLE_REVOKED = "role.revoked"
     TOKEN_CREATED = "token.created"  # noqa: S105  # the name of an event, no secret

@@ -13,7 +13,7 @@ from wardround.client.connection import write_secret
 from wardround.documents import text_of
 from wardround.errors import UsageInvalidError
 
-users_app = typer.Typer(no_args_is_help=True, help="Users and their roles: list, add, grant, revoke.")
+users_app = typer.Typer(no_args_is_help=True, help="Users and their roles: list, add, grant, revoke, disable, enable.")
 tokens_app = typer.Typer(no_args_is_help=True, help="Bearer tokens: create, list, revoke.")
 
 SECONDS_A_DAY = 86400
@@ -79,6 +79,22 @@ def revoke_role(context: typer.Context, user: UserName, role: RoleName) -> None:
     shell = shell_of(context)
     with shell.connect() as client:
         shell.show_facts(client.post(f"/api/v1/users/{user}:revoke", {"role": role.value}), _USER_COLUMNS)
+
+
+@users_app.command("disable", epilog="Example: wardround users disable ada")
+def disable_user(context: typer.Context, user: UserName) -> None:
+    """Shut a user out at once, whatever tokens they hold."""
+    shell = shell_of(context)
+    with shell.connect() as client:
+        shell.show_facts(client.post(f"/api/v1/users/{user}:disable"), _USER_COLUMNS)
+
+
+@users_app.command("enable", epilog="Example: wardround users enable ada")
+def enable_user(context: typer.Context, user: UserName) -> None:
+    """Let a user in again, with the roles and tokens they had."""
+    shell = shell_of(context)
+    with shell.connect() as client:
+        shell.show_facts(client.post(f"/api/v1/users/{user}:enable"), _USER_COLUMNS)
 
 
 @tokens_app.command("create", epilog="Example: wardround tokens create --label laptop --file token --days 30")

@@ -192,3 +192,24 @@ def test_audit_export_verifies_and_names_every_change_of_the_test(admin, invite)
     assert "audited" in {event["facts"]["site_id"] for event in found}
     assert {event["actor"] for event in found} == {"user:admin"}
     assert admin.get("/api/v1/audit/checkpoints").json()["items"][-1]["size"] == len(rows)
+
+
+def test_user_who_is_disabled_is_out_with_every_token_and_in_again_as_before(admin, make_user, coordinator) -> None:
+    ada = make_user("ada who leaves", "auditor")
+    second = ada.post("/api/v1/tokens", json={"label": "another"}).json()["token"]
+    assert admin.post("/api/v1/users/ada who leaves:disable").json()["disabled_at"] is not None
+    with coordinator.client(second) as other:
+        for client in (ada, other):
+            assert_problem(client.get("/api/v1/me"), status=401, code="token-unknown")
+        assert admin.post("/api/v1/users/ada who leaves:enable").json()["disabled_at"] is None
+        assert [client.get("/api/v1/me").json()["roles"] for client in (ada, other)] == [["auditor"]] * 2
+    told = admin.get("/api/v1/audit/events", params={"kind": "user.disabled"}).json()["items"]
+    assert [event["actor"] for event in told] == ["user:admin"]
+
+
+def test_last_admin_who_is_let_in_is_not_shut_out(admin, make_user) -> None:
+    deputy = make_user("deputy", "admin")
+    assert deputy.post("/api/v1/users/deputy:disable").status_code == 200, "one admin is left"
+    assert_problem(admin.post("/api/v1/users/admin:disable"), status=409, code="state-conflict")
+    # One who is shut out is none that is left: the role cannot be taken from the last who is let in either.
+    assert_problem(admin.post("/api/v1/users/admin:revoke", json={"role": "admin"}), status=409, code="state-conflict")

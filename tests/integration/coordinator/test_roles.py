@@ -89,6 +89,8 @@ TABLE = (
     Row("GET", f"{V}/users", f"{V}/users", "admin", 200),
     Row("POST", f"{V}/users", f"{V}/users", "admin", 409, {"name": "admin", "roles": []}),
     Row("POST", f"{V}/users/{{name_or_id}}:grant", f"{V}/users/none:grant", "admin", 404, {"role": "auditor"}),
+    Row("POST", f"{V}/users/{{name_or_id}}:disable", f"{V}/users/none:disable", "admin", 404),
+    Row("POST", f"{V}/users/{{name_or_id}}:enable", f"{V}/users/none:enable", "admin", 404),
     Row("POST", f"{V}/users/{{name_or_id}}:revoke", f"{V}/users/none:revoke", "admin", 404, {"role": "auditor"}),
     Row("GET", f"{V}/tokens", f"{V}/tokens", ALL, 200),
     Row("GET", f"{V}/tokens", f"{V}/tokens", "admin", 200, query={"scope": "all"}),
