@@ -26,6 +26,7 @@ from site_agent.link.client import CoordinatorClient
 from site_agent.link.downloader import Downloader
 from site_agent.link.refusals import REFUSAL_KEY
 from site_agent.link.uploader import Uploader
+from tests.support.blob_names import blob_name
 from tests.support.relay import Relay
 
 MIB = 1 << 20
@@ -93,20 +94,6 @@ def masked(rig: Rig, site: str) -> bytes:
     upload = rig.upload(site)
     # Behind the vector are its chunks' leaves.
     return upload.path.read_bytes()[: upload.n_bytes]
-
-
-def blob_name(data: bytes) -> str:
-    """As decision 0026 spells it, over the tree of RFC 6962, section 2.1, written out once more."""
-
-    def head(leaves: list[bytes]) -> bytes:
-        if len(leaves) == 1:
-            return leaves[0]
-        half = 1 << ((len(leaves) - 1).bit_length() - 1)
-        return hashlib.sha256(b"\x01" + head(leaves[:half]) + head(leaves[half:])).digest()
-
-    root = head([hashlib.sha256(b"\x00" + data[at : at + MIB]).digest() for at in range(0, len(data), MIB)])
-    fields = (b"wardround/blob/chunk-tree/v1", len(data).to_bytes(8, "big"), root)
-    return hashlib.sha256(b"".join(len(field).to_bytes(4, "big") + field for field in fields)).hexdigest()
 
 
 def stored(rig: Rig) -> set[str]:
