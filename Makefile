@@ -39,7 +39,7 @@ demo: setup model ## run a real federation on this machine: coordinator, three s
 
 test: setup ## run the tests (no root, no network)
 	@# The simulation keeps one core busy for minutes: it runs beside the others, and is told after them.
-	@said=$$(mktemp); trap 'kill $$beside 2>/dev/null; rm -f $$said' EXIT; rest=0; simulation=0; \
+	@said=$$(mktemp); trap 'kill $$beside 2>/dev/null || true; rm -f $$said' EXIT; rest=0; simulation=0; \
 	$(BIN)/python -m pytest -q tests/simulation -m "not system" >$$said 2>&1 & beside=$$!; \
 	$(BIN)/python -m pytest -q tests --ignore=tests/system --ignore=tests/simulation -m "not system" || rest=$$?; \
 	wait $$beside || simulation=$$?; cat $$said; \
