@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import structlog
+
 from coordinator.errors import SiteNotActiveError
 from coordinator.services.refusals import CertificateUnknownError
 from coordinator.services.wakeups import Bell
@@ -17,6 +19,8 @@ from fl_protocol.errors import WardroundError
 
 WATCHED_AFTER_S = 0.25
 LOOK_AGAIN_S = 30.0
+
+_log = structlog.get_logger("coordinator.gateway")
 
 
 class CallWatch:
@@ -60,3 +64,6 @@ class CallWatch:
             except WardroundError:
                 # The database is away, say. Nothing was said against the site, and each of its steps is checked anyway.
                 continue
+            except Exception:  # noqa: BLE001 # in the log, and looked at again
+                # A fault of ours must not leave the call unwatched: the next look may be the one that ends it.
+                _log.exception("identity_not_looked_at")

@@ -24,7 +24,7 @@ CALL = IncomingCall(method="UploadBlob", peer="test", certificate=lambda: SITE)
 class Registry:
     """Who may act, as the database would say."""
 
-    refusal: WardroundError | None = None
+    refusal: Exception | None = None
     n_asked: int = 0
     bell: Bell = field(default_factory=Bell)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -36,7 +36,7 @@ class Registry:
             raise self.refusal
         return CallingSite(site_id=site_id, certificate_sha256=certificate_sha256)
 
-    def change(self, refusal: WardroundError | None) -> None:
+    def change(self, refusal: Exception | None) -> None:
         self.refusal = refusal
         self.asked.clear()
         self.bell.ring()
@@ -103,6 +103,17 @@ async def test_change_that_is_not_against_this_site_ends_nothing(
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
+
+
+async def test_call_is_still_watched_after_a_look_that_failed_in_a_way_nobody_foresaw(registry: Registry) -> None:
+    begun = asyncio.Event()
+    call = asyncio.create_task(admitted(registry, begun))
+    await begun.wait()
+    registry.change(RuntimeError("a fault of the coordinator's own"))
+    await asyncio.wait_for(registry.asked.wait(), 10)
+    registry.change(SiteNotActiveError("this site is REVOKED", site_id="st-mary", state="REVOKED"))
+    with pytest.raises(CallRefusedError):
+        await asyncio.wait_for(call, 10)
 
 
 async def test_call_that_ends_at_once_is_asked_about_once(registry: Registry) -> None:
