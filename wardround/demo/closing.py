@@ -10,7 +10,7 @@ from pathlib import Path
 from wardround.client.rest import RestClient
 from wardround.demo.held_out import first_held_out
 from wardround.demo.live_table import Progress
-from wardround.demo.picture import site_line
+from wardround.demo.picture import RoundLine, round_lines, site_line
 from wardround.demo.processes import Supervisor, run_parallel
 from wardround.demo.site_host import SiteHost
 from wardround.demo.study import section_of
@@ -34,6 +34,7 @@ _AT_REST = frozenset({"idle", "settled", "declined", "failed", "abandoned", "sto
 class ClosedRun:
     """What the end of a run gave. Invariant: release and logs were verified."""
 
+    rounds: tuple[RoundLine, ...]
     metrics: Document
     audit_rows: dict[str, int]
     generation: Generation
@@ -62,7 +63,6 @@ class Closing:
             self._fetch_release(run_id)
         with self.progress.step("Every audit log is verified; the model is asked before and after"):
             self._wait_until_sites_rest()
-            metrics = self.client.get(f"/api/v1/runs/{run_id}/metrics")
             audit_rows = {"coordinator": self._verify_coordinator_log()}
             outcomes = run_parallel(
                 self.supervisor,
@@ -75,7 +75,10 @@ class Closing:
             audit_rows[site.name] = integer_of(as_document(outcomes[site.name], source="audit verify"), "size")
         generation = outcomes["generation"]
         assert isinstance(generation, Generation)
-        return ClosedRun(metrics=metrics, audit_rows=audit_rows, generation=generation)
+        # Last: what the sites were sent is counted after it was sent, and they fetch the last sum after the run's end.
+        rounds = round_lines(self.client.pages(f"/api/v1/runs/{run_id}/rounds"))
+        metrics = self.client.get(f"/api/v1/runs/{run_id}/metrics")
+        return ClosedRun(rounds=rounds, metrics=metrics, audit_rows=audit_rows, generation=generation)
 
     def _fetch_release(self, run_id: str) -> None:
         release_id = text_of(self._wait_for_release(run_id), "release_id")

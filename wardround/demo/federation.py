@@ -120,7 +120,7 @@ class _Demo:
                 picture = self._watch(federation, run_id)
             self._refuse_unfinished(picture)
             closed = self._close(federation, run_id)
-            return self._report(federation, run_id, picture.rounds, closed)
+            return self._report(federation, run_id, closed)
 
     def _set_up(self) -> ReadyFederation:
         with self._progress.step("Base model, datasets and coordinator"):
@@ -255,9 +255,7 @@ class _Demo:
             log_tail=reasons,
         )
 
-    def _report(
-        self, federation: ReadyFederation, run_id: str, rounds: tuple[RoundLine, ...], closed: ClosedRun
-    ) -> DemoReport:
+    def _report(self, federation: ReadyFederation, run_id: str, closed: ClosedRun) -> DemoReport:
         base_model = section_of(federation.run_spec, "base_model")
         metrics = closed.metrics
         return DemoReport(
@@ -266,7 +264,7 @@ class _Demo:
             sites=tuple(site.name for site in federation.sites),
             base_model=str(base_model.get("name")),
             base_model_sha256=str(base_model.get("sha256")),
-            rounds=rounds,
+            rounds=closed.rounds,
             eval_loss_before=optional_number_of(metrics, "eval_loss_before"),
             eval_loss_after=optional_number_of(metrics, "eval_loss_after"),
             metrics={"rounds": list(documents_of(metrics, "rounds"))},
