@@ -17,7 +17,7 @@ from fl_protocol.secagg.coordinator_role.shares import (
     freeze_sharers,
     make_m4,
 )
-from fl_protocol.secagg.coordinator_role.unmasking import check_m9, recover_mask_terms
+from fl_protocol.secagg.coordinator_role.unmasking import check_m9, recover_mask_terms, recover_secrets
 from fl_protocol.secagg.coordinator_role.uploads import SurvivingCohort, check_m5, freeze_survivors, make_m6
 
 __all__ = [
@@ -40,5 +40,6 @@ __all__ = [
     "make_m8",
     "make_m10",
     "recover_mask_terms",
+    "recover_secrets",
     "transcript_root",
 ]
