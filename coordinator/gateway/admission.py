@@ -56,6 +56,8 @@ MESSAGE_BOUNDS: Mapping[str, int] = {
     "AcknowledgeResult": _SMALL,
     "GetResult": _SMALL,
     "DownloadBlob": _SMALL,
+    "GetSumEvidence": _SMALL,
+    "GetMaskedChunk": _SMALL,
     "ListPending": _SMALL,
     "GetRun": _SMALL,
     "SubmitApproval": _SMALL,

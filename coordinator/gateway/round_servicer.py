@@ -21,11 +21,12 @@ from coordinator.services.acknowledge_result import acknowledge_result
 from coordinator.services.context import EngineContext
 from coordinator.services.epochs import meet_site
 from coordinator.services.get_result import download_blob, get_result
+from coordinator.services.get_sum_evidence import get_masked_chunk, get_sum_evidence
 from coordinator.services.poll_instruction import poll_instruction
 from coordinator.services.receive_upload import BlobPart
 from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
 from coordinator.services.site_instructions import Instruction
-from fl_protocol.ids import sha256_hex_from_text
+from fl_protocol.ids import sha256_hex_from_text, site_id_from_text
 from fl_protocol.spec.context import RoundContext
 from fl_protocol.wire.blob_chunks import ChunkMessage, DownloadResponse, UploadRequest, WireChunk
 from fl_protocol.wire.convert import (
@@ -270,6 +271,42 @@ class RoundServicer(round_pb2_grpc.RoundServiceServicer):
                 prefix_sha256=part.prefix_sha256,
             )
             yield ChunkMessage(chunk=chunk)
+
+    async def GetSumEvidence(  # noqa: N802 # the method's name in the proto
+        self, request: round_pb2.GetSumEvidenceRequest, context: Context
+    ) -> round_pb2.GetSumEvidenceResponse:
+        """What a published sum is put together from; once that is scrubbed, who checked it."""
+        del context
+        answer = await get_sum_evidence(
+            self._engine,
+            site_id=calling_site(),
+            run_id=run_id_from_proto(request.run_id),
+            round_index=request.round_index,
+        )
+        witnesses = [
+            round_pb2.SumWitness(
+                site_id=witness.site_id,
+                signing_spki_der=witness.signing_spki,
+                acknowledgement=proto_from_signed(witness.acknowledgement),
+            )
+            for witness in answer.witnesses
+        ]
+        return round_pb2.GetSumEvidenceResponse(evidence=answer.evidence, witnesses=witnesses)
+
+    async def GetMaskedChunk(  # noqa: N802 # the method's name in the proto
+        self, request: round_pb2.GetMaskedChunkRequest, context: Context
+    ) -> round_pb2.GetMaskedChunkResponse:
+        """One chunk of what a survivor uploaded, with its path."""
+        del context
+        sent = await get_masked_chunk(
+            self._engine,
+            site_id=calling_site(),
+            run_id=run_id_from_proto(request.run_id),
+            round_index=request.round_index,
+            of_site=site_id_from_text(request.site_id),
+            chunk_index=request.chunk_index,
+        )
+        return round_pb2.GetMaskedChunkResponse(data=sent.data, path=sent.path)
 
 
 def _ref_from_proto(proto: round_pb2.RoundRef) -> RoundRef:

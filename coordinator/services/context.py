@@ -14,6 +14,7 @@ from coordinator.services.prefix_digests import DigestsOfBlobs
 from coordinator.services.role_cache import RoleCache
 from coordinator.services.traffic import TrafficMeter
 from coordinator.services.upload_desk import UploadDesk
+from coordinator.services.upload_leaves import UploadLeaves
 from coordinator.services.wakeups import Wakeups
 from fl_protocol.clock import Clock
 from fl_protocol.signing.keys import Signer
@@ -40,6 +41,7 @@ class EngineContext:
         traffic: what is sent to the sites.
         looks: where sites that ask at once are answered at once.
         digests: what goes with the chunks that are sent, computed once a blob.
+        upload_leaves: the trees of masked uploads of which sites fetch chunks.
     """
 
     db: Database
@@ -54,6 +56,7 @@ class EngineContext:
     traffic: TrafficMeter = field(init=False)
     looks: LookDesk[SiteQuestion, SiteAnswer] = field(init=False)
     digests: DigestsOfBlobs = field(default_factory=DigestsOfBlobs)
+    upload_leaves: UploadLeaves = field(default_factory=UploadLeaves)
 
     def __post_init__(self) -> None:
         """Count, and look, over this database."""

@@ -81,6 +81,8 @@ class AuditKind(StrEnum):
     UPLOAD_ACCEPTED = "upload.accepted"
     UPLOAD_REFUSED = "upload.refused"
     SUM_PUBLISHED = "sum.published"
+    SUM_CHECKED = "sum.checked"
+    SUM_REFUSED = "sum.refused"
     RESULT_VERIFIED = "result.verified"
     RESULT_REFUSED = "result.refused"
 

@@ -1,8 +1,8 @@
 """Secrets in, mask terms out: of every survivor its self-mask, of every site that dropped its pair masks.
 
-The one place that says which masks stand on a sum of masked vectors: the coordinator takes them away, and whoever checks
-its sum takes them away again. Every secret is compared with what its owner signed in M1 before it is used, so that a
-wrong secret is never a wrong sum.
+The one place that says which masks stand on a sum of masked vectors: the coordinator takes them away, and whoever
+checks its sum takes them away again. Every secret is compared with what its owner signed in M1 before it is used, so
+that a wrong secret is never a wrong sum.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ def check(
         "secure_aggregation": {
             "min_cohort": policy.secure_aggregation.min_cohort,
             "assumed_colluders": policy.secure_aggregation.assumed_colluders,
+            "check_sums": policy.secure_aggregation.check_sums.value,
         },
         "privacy": {"without_dp": policy.privacy.without_dp.value},
         "egress": {"max_bytes_per_round": policy.egress.max_bytes_per_round},

@@ -10,7 +10,9 @@ from typing import cast
 
 import grpc.aio
 
-from fl_protocol.ids import RunId, Sha256Hex, run_id_from_text, sha256_hex_from_text
+from fl_protocol.codec.chunks import IDLE_DEADLINE_S
+from fl_protocol.ids import RunId, Sha256Hex, SiteId, run_id_from_text, sha256_hex_from_text, site_id_from_text
+from fl_protocol.secagg.reexecution import MaskedChunk
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import ExchangeContext, RoundContext
 from fl_protocol.wire.convert import proto_from_exchange, proto_from_round, proto_from_signed, signed_from_proto
@@ -30,6 +32,8 @@ from site_agent.session.events import DeclineKind, Step
 from site_agent.state.coordinator_log import CoordinatorLog
 
 CALL_TIMEOUT_S = 20.0
+SUM_EVIDENCE_TIMEOUT_S = 60.0
+"""The coordinator puts two hundred secrets together before it answers the first that asks."""
 _POLL_GRACE_S = 15.0
 _NOT_IN_A_CODE = re.compile(r"[^a-z0-9._:-]")
 
@@ -70,6 +74,23 @@ class UploadStatus:
 
     received_bytes: int
     receipt: SignedBody | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumWitness:
+    """A site's word on a result, as the coordinator hands it on; worth nothing before key and signature are checked."""
+
+    site_id: SiteId
+    signing_spki: bytes
+    acknowledgement: SignedBody
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumEvidenceAnswer:
+    """The evidence of a sum, empty where it was scrubbed; then the witnesses."""
+
+    evidence: bytes
+    witnesses: tuple[SumWitness, ...] = ()
 
 
 class CoordinatorClient:
@@ -189,6 +210,32 @@ class CoordinatorClient:
         with typed_errors("GetResult"):
             answer = await self.rounds.GetResult(request, timeout=CALL_TIMEOUT_S)
             return signed_from_proto(answer.manifest), result_from_proto(answer.result)
+
+    async def get_sum_evidence(self, run_id: RunId, round_index: int) -> SumEvidenceAnswer:
+        """What a published sum is put together from; or, once that is scrubbed, who acknowledged it."""
+        request = round_pb2.GetSumEvidenceRequest(run_id=run_id, round_index=round_index)
+        with typed_errors("GetSumEvidence"):
+            answer = await self.rounds.GetSumEvidence(request, timeout=SUM_EVIDENCE_TIMEOUT_S)
+            witnesses = tuple(
+                SumWitness(
+                    site_id=site_id_from_text(witness.site_id),
+                    signing_spki=witness.signing_spki_der,
+                    acknowledgement=signed_from_proto(witness.acknowledgement),
+                )
+                for witness in answer.witnesses
+            )
+        return SumEvidenceAnswer(evidence=answer.evidence, witnesses=witnesses)
+
+    async def get_masked_chunk(
+        self, run_id: RunId, round_index: int, *, of_site: SiteId, chunk_index: int
+    ) -> MaskedChunk:
+        """One chunk of what a survivor uploaded; not checked yet."""
+        request = round_pb2.GetMaskedChunkRequest(
+            run_id=run_id, round_index=round_index, site_id=of_site, chunk_index=chunk_index
+        )
+        with typed_errors("GetMaskedChunk"):
+            answer = await self.rounds.GetMaskedChunk(request, timeout=IDLE_DEADLINE_S)
+        return MaskedChunk(data=answer.data, path=tuple(answer.path))
 
     async def list_pending(self) -> tuple[RunSummary, ...]:
         """The runs that wait for this site's word."""

@@ -53,12 +53,22 @@ class DatasetRule:
     min_records: int = 1
 
 
+class SumCheckMode(StrEnum):
+    """How much of a published sum this site computes again before it uses it."""
+
+    SAMPLED = "sampled"
+    """A few chunks that nobody else can foretell."""
+    WHOLE = "whole"
+    """All of it: every survivor's masked vector is fetched."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CohortRule:
     """How many sites must stand behind a sum. Invariant: never fewer than the protocol demands."""
 
     min_cohort: int = SMALLEST_COHORT
     assumed_colluders: int = 0
+    check_sums: SumCheckMode = SumCheckMode.SAMPLED
 
     def __post_init__(self) -> None:
         if self.min_cohort < SMALLEST_COHORT or self.assumed_colluders < 0:
@@ -185,6 +195,7 @@ def _cohort(reader: SectionReader) -> CohortRule:
     rule = CohortRule(
         min_cohort=reader.integer("min_cohort", default=SMALLEST_COHORT, at_least=SMALLEST_COHORT),
         assumed_colluders=reader.integer("assumed_colluders", default=0, at_least=0),
+        check_sums=reader.choice("check_sums", default=SumCheckMode.SAMPLED),
     )
     reader.refuse_unknown()
     return rule

@@ -85,7 +85,8 @@ class AssignmentLoop:
             log.warning("coordinator_unavailable", cause=str(error))
         except WardroundError as error:
             # The step did not happen. The instruction comes again, and may be right then.
-            seams.board.connected(is_connected=instruction is not None, problem=error.code)
+            problem = error.reason if isinstance(error, RoundRefusedError) else error.code
+            seams.board.connected(is_connected=instruction is not None, problem=problem)
             log.warning(
                 "instruction_not_followed", instruction=type(instruction).__name__, code=error.code, cause=str(error)
             )

@@ -20,7 +20,7 @@ from site_agent.enrolment.identity_file import SiteIdentity
 from site_agent.errors import RoundRefusedError
 from site_agent.policy.evaluate import Denied, evaluate_hours, evaluate_run
 from site_agent.policy.reading import PolicyFaultsError
-from site_agent.policy.rules import SitePolicy
+from site_agent.policy.rules import SitePolicy, SumCheckMode
 from site_agent.policy_file import load_policy
 from site_agent.supervision.approved_runs import ApprovedRun
 
@@ -47,6 +47,14 @@ class Judge(Protocol):
         Raises:
             RoundRefusedError: with the name of the rule that says no.
         """
+        ...
+
+    def sum_check_mode(self) -> SumCheckMode:
+        """How published sums are checked. Blocks on the disk. Raises RoundRefusedError where there is no policy."""
+        ...
+
+    def assumed_colluders(self) -> int:
+        """How many sites may lie to this one. Blocks on the disk. Raises RoundRefusedError as above."""
         ...
 
 
@@ -80,6 +88,14 @@ class PolicyJudge:
             assumed_colluders=rule.assumed_colluders,
         )
         return Permission(params=params, dataset=dataset)
+
+    def sum_check_mode(self) -> SumCheckMode:
+        """See ``Judge``."""
+        return self._policy().secure_aggregation.check_sums
+
+    def assumed_colluders(self) -> int:
+        """See ``Judge``."""
+        return self._policy().secure_aggregation.assumed_colluders
 
     def _policy(self) -> SitePolicy:
         try:

@@ -23,8 +23,7 @@ from site_agent.state.payload_memory import RevealedExchange
 from site_agent.state.public_state import StoredState
 from site_agent.supervision.approved_runs import ApprovedRun
 from site_agent.supervision.seams import SiteSeams
-
-ACKNOWLEDGEMENT_KIND = "WR/sig/ack"
+from site_agent.supervision.sum_check import ACKNOWLEDGEMENT_KIND, SumChecker
 
 _STATE_OVERHEAD_BYTES = 1 << 20
 _FINISHABLE = frozenset({SitePhase.CONFIRMED, SitePhase.REVEALED})
@@ -40,7 +39,7 @@ class VerifiedStatement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedSum:
-    """A sum whose digest the coordinator signed; ``n_sites`` as in the statement."""
+    """A sum whose digest the coordinator signed and that was checked; ``n_sites`` is None where nobody showed it."""
 
     vector: RingVector
     result_sha256: str
@@ -53,6 +52,7 @@ class Settler:
     def __init__(self, seams: SiteSeams) -> None:
         """Work with these seams."""
         self._seams = seams
+        self._checker = SumChecker(seams)
 
     async def catch_up(self, run: ApprovedRun, manifest: RoundManifest) -> StoredState:
         """This site's own state, brought to the version that a manifest names, by folding every missing result.
@@ -208,8 +208,10 @@ class Settler:
             raise _refused("result-unverified", "the sum is not the one that M10 names", manifest)
         data = await self._seams.downloader.download(run.run_id, published.sum_blob_sha256, max_bytes=layout.n_bytes)
         vector = RingVector.from_bytes(data, n32=layout.n_ring32, n64=layout.n_ring64, is_shared=True)
+        # Safety: before anything is folded, and only now that the coordinator has fixed all of the sum.
+        n_sites = await self._checker.check(run, manifest, published, result=result, total=vector)
         result_sha256 = hashlib.sha256(published.message).hexdigest()
-        return VerifiedSum(vector=vector, result_sha256=result_sha256, n_sites=statement.n_sites)
+        return VerifiedSum(vector=vector, result_sha256=result_sha256, n_sites=n_sites or statement.n_sites)
 
     def _read_result(self, manifest: RoundManifest, published: PublishedResult) -> ExchangeResult:
         """M10 as a site reads it that has no role in the exchange: it cannot know the survivors."""

@@ -48,6 +48,7 @@ from site_agent.link.backoff import Backoff
 from site_agent.link.client import CoordinatorClient
 from site_agent.link.downloader import Downloader
 from site_agent.link.uploader import Uploader
+from site_agent.policy.rules import SumCheckMode
 from site_agent.state.journal import ExchangeRecord, Journal
 from site_agent.state.private_files import BytesLike
 from site_agent.state.public_state import PublicStateStore
@@ -213,6 +214,12 @@ class Judge:
 
     db: SiteDb
     data: Path
+
+    def sum_check_mode(self) -> SumCheckMode:
+        return SumCheckMode.SAMPLED
+
+    def assumed_colluders(self) -> int:
+        return 0
 
     def permit(self, run: ApprovedRun, *, is_training_ahead: bool) -> Permission:
         if is_training_ahead and self.db.run_read("judge", is_paused):

@@ -8,6 +8,7 @@ it refuses here early, a site would refuse later.
 from __future__ import annotations
 
 from fl_protocol.secagg.coordinator_role.confirming import check_m7, make_m8
+from fl_protocol.secagg.coordinator_role.evidence import make_sum_evidence
 from fl_protocol.secagg.coordinator_role.keys import ExchangeOpen, KeyedCohort, check_m1, freeze_cohort, make_m2
 from fl_protocol.secagg.coordinator_role.result import make_m10, transcript_root
 from fl_protocol.secagg.coordinator_role.shares import (
@@ -39,6 +40,7 @@ __all__ = [
     "make_m6",
     "make_m8",
     "make_m10",
+    "make_sum_evidence",
     "recover_mask_terms",
     "recover_secrets",
     "transcript_root",

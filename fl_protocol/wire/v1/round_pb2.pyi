@@ -1041,3 +1041,133 @@ class DownloadBlobResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DownloadBlobResponse: _TypeAlias = DownloadBlobResponse  # noqa: Y015
+
+@_typing.final
+class GetSumEvidenceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ROUND_INDEX_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    round_index: _builtins.int
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        round_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["round_index", b"round_index", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSumEvidenceRequest: _TypeAlias = GetSumEvidenceRequest  # noqa: Y015
+
+@_typing.final
+class GetSumEvidenceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    WITNESSES_FIELD_NUMBER: _builtins.int
+    evidence: _builtins.bytes
+    """pack(pack(M1 ...), pack(M3 header ...), pack(M5 ...), pack(secret ...)); empty once the round's audit window closed."""
+    @_builtins.property
+    def witnesses(self) -> _containers.RepeatedCompositeFieldContainer[Global___SumWitness]:
+        """Where there is no evidence any more: the sites that acknowledged the result while there was."""
+
+    def __init__(
+        self,
+        *,
+        evidence: _builtins.bytes = ...,
+        witnesses: _abc.Iterable[Global___SumWitness] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "witnesses", b"witnesses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSumEvidenceResponse: _TypeAlias = GetSumEvidenceResponse  # noqa: Y015
+
+@_typing.final
+class SumWitness(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_ID_FIELD_NUMBER: _builtins.int
+    SIGNING_SPKI_DER_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGEMENT_FIELD_NUMBER: _builtins.int
+    site_id: _builtins.str
+    signing_spki_der: _builtins.bytes
+    """The site's signing key, SubjectPublicKeyInfo, DER: worth what its pin is worth."""
+    @_builtins.property
+    def acknowledgement(self) -> _signed_pb2.SignedBody: ...
+    def __init__(
+        self,
+        *,
+        site_id: _builtins.str = ...,
+        signing_spki_der: _builtins.bytes = ...,
+        acknowledgement: _signed_pb2.SignedBody | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "signing_spki_der", b"signing_spki_der", "site_id", b"site_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SumWitness: _TypeAlias = SumWitness  # noqa: Y015
+
+@_typing.final
+class GetMaskedChunkRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ROUND_INDEX_FIELD_NUMBER: _builtins.int
+    SITE_ID_FIELD_NUMBER: _builtins.int
+    CHUNK_INDEX_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    round_index: _builtins.int
+    site_id: _builtins.str
+    """A survivor."""
+    chunk_index: _builtins.int
+    """From 0."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        round_index: _builtins.int = ...,
+        site_id: _builtins.str = ...,
+        chunk_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_index", b"chunk_index", "round_index", b"round_index", "run_id", b"run_id", "site_id", b"site_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMaskedChunkRequest: _TypeAlias = GetMaskedChunkRequest  # noqa: Y015
+
+@_typing.final
+class GetMaskedChunkResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    @_builtins.property
+    def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Siblings from the leaf up, in the tree whose root the survivor signed in M5."""
+
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        path: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMaskedChunkResponse: _TypeAlias = GetMaskedChunkResponse  # noqa: Y015

@@ -109,6 +109,16 @@ class RoundServiceStub:
                 request_serializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.DownloadBlobRequest.SerializeToString,
                 response_deserializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.DownloadBlobResponse.FromString,
                 _registered_method=True)
+        self.GetSumEvidence = channel.unary_unary(
+                '/fl_protocol.wire.v1.RoundService/GetSumEvidence',
+                request_serializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetSumEvidenceRequest.SerializeToString,
+                response_deserializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetSumEvidenceResponse.FromString,
+                _registered_method=True)
+        self.GetMaskedChunk = channel.unary_unary(
+                '/fl_protocol.wire.v1.RoundService/GetMaskedChunk',
+                request_serializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedChunkRequest.SerializeToString,
+                response_deserializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedChunkResponse.FromString,
+                _registered_method=True)
 
 
 class RoundServiceServicer:
@@ -206,6 +216,19 @@ class RoundServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSumEvidence(self, request, context):
+        """Since 0.2: what a site needs to do the unmasking of a published sum again (docs/protocol/secagg.md, section 10).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMaskedChunk(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RoundServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -283,6 +306,16 @@ def add_RoundServiceServicer_to_server(servicer, server):
                     servicer.DownloadBlob,
                     request_deserializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.DownloadBlobRequest.FromString,
                     response_serializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.DownloadBlobResponse.SerializeToString,
+            ),
+            'GetSumEvidence': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSumEvidence,
+                    request_deserializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetSumEvidenceRequest.FromString,
+                    response_serializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetSumEvidenceResponse.SerializeToString,
+            ),
+            'GetMaskedChunk': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMaskedChunk,
+                    request_deserializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedChunkRequest.FromString,
+                    response_serializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedChunkResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -690,6 +723,60 @@ class RoundService:
             '/fl_protocol.wire.v1.RoundService/DownloadBlob',
             fl__protocol_dot_wire_dot_v1_dot_round__pb2.DownloadBlobRequest.SerializeToString,
             fl__protocol_dot_wire_dot_v1_dot_round__pb2.DownloadBlobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSumEvidence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fl_protocol.wire.v1.RoundService/GetSumEvidence',
+            fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetSumEvidenceRequest.SerializeToString,
+            fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetSumEvidenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMaskedChunk(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fl_protocol.wire.v1.RoundService/GetMaskedChunk',
+            fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedChunkRequest.SerializeToString,
+            fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedChunkResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,9 @@ class RoundServiceStub:
     AcknowledgeResult: _grpc.UnaryUnaryMultiCallable[_round_pb2.AcknowledgeResultRequest, _round_pb2.AcknowledgeResultResponse]
     GetResult: _grpc.UnaryUnaryMultiCallable[_round_pb2.GetResultRequest, _round_pb2.GetResultResponse]
     DownloadBlob: _grpc.UnaryStreamMultiCallable[_round_pb2.DownloadBlobRequest, _round_pb2.DownloadBlobResponse]
+    GetSumEvidence: _grpc.UnaryUnaryMultiCallable[_round_pb2.GetSumEvidenceRequest, _round_pb2.GetSumEvidenceResponse]
+    """Since 0.2: what a site needs to do the unmasking of a published sum again (docs/protocol/secagg.md, section 10)."""
+    GetMaskedChunk: _grpc.UnaryUnaryMultiCallable[_round_pb2.GetMaskedChunkRequest, _round_pb2.GetMaskedChunkResponse]
 
 @_typing.type_check_only
 class RoundServiceAsyncStub(RoundServiceStub):
@@ -71,6 +74,9 @@ class RoundServiceAsyncStub(RoundServiceStub):
     AcknowledgeResult: _aio.UnaryUnaryMultiCallable[_round_pb2.AcknowledgeResultRequest, _round_pb2.AcknowledgeResultResponse]  # type: ignore[assignment]
     GetResult: _aio.UnaryUnaryMultiCallable[_round_pb2.GetResultRequest, _round_pb2.GetResultResponse]  # type: ignore[assignment]
     DownloadBlob: _aio.UnaryStreamMultiCallable[_round_pb2.DownloadBlobRequest, _round_pb2.DownloadBlobResponse]  # type: ignore[assignment]
+    GetSumEvidence: _aio.UnaryUnaryMultiCallable[_round_pb2.GetSumEvidenceRequest, _round_pb2.GetSumEvidenceResponse]  # type: ignore[assignment]
+    """Since 0.2: what a site needs to do the unmasking of a published sum again (docs/protocol/secagg.md, section 10)."""
+    GetMaskedChunk: _aio.UnaryUnaryMultiCallable[_round_pb2.GetMaskedChunkRequest, _round_pb2.GetMaskedChunkResponse]  # type: ignore[assignment]
 
 class RoundServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -180,5 +186,20 @@ class RoundServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _round_pb2.DownloadBlobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_round_pb2.DownloadBlobResponse], _abc.AsyncIterator[_round_pb2.DownloadBlobResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetSumEvidence(
+        self,
+        request: _round_pb2.GetSumEvidenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_round_pb2.GetSumEvidenceResponse, _abc.Awaitable[_round_pb2.GetSumEvidenceResponse]]:
+        """Since 0.2: what a site needs to do the unmasking of a published sum again (docs/protocol/secagg.md, section 10)."""
+
+    @_abc_1.abstractmethod
+    def GetMaskedChunk(
+        self,
+        request: _round_pb2.GetMaskedChunkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_round_pb2.GetMaskedChunkResponse, _abc.Awaitable[_round_pb2.GetMaskedChunkResponse]]: ...
 
 def add_RoundServiceServicer_to_server(servicer: RoundServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -10,49 +10,41 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fl_protocol.clock import SystemClock
+from fl_protocol.codec.chunks import CHUNK_BYTES, ChunkTreeBuilder
 from fl_protocol.codec.fixed_point import decode_sums
 from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.public_state import PublicState
-from fl_protocol.ids import RunId, Sha256Hex, SiteId
+from fl_protocol.ids import RunId, SiteId
 from fl_protocol.packing import pack, u64
 from fl_protocol.secagg import coordinator_role
 from fl_protocol.secagg.coordinator_role import ExchangeOpen
 from fl_protocol.secagg.masking import add_into, apply_masks
 from fl_protocol.secagg.messages import StatementKind
+from fl_protocol.secagg.reexecution import MaskedChunk
 from fl_protocol.signing.keys import spki_fingerprint
 from fl_protocol.signing.signed import SignedBody, sign_body
 from fl_protocol.spec.context import ExchangeContext, RoundContext
 from fl_protocol.spec.round_spec import NO_DIGEST, RoundKind, RoundManifest
 from fl_protocol.spec.run_spec import RunSpec, bind_adapter, parse_run_spec, resolve_run_spec
 from fl_protocol.spec.secagg_params import SecAggParams
-from fl_protocol.tensors.adapter_layout import AdapterLayout, TensorSpec
-from fl_protocol.tensors.safetensors_io import bytes_from_tensors
 from fl_protocol.testing.entropy import seeded_signer
 from fl_protocol.testing.run_specs import run_spec_document
 from site_agent.audit.store import AuditLog
-from site_agent.datasets.registry import RegisteredDataset
 from site_agent.db.models import RunLedgerRow
 from site_agent.db.tx import SiteDb, open_site_db
 from site_agent.jobs.job_dir import (
-    PAYLOAD_FILE,
     DeviceChoice,
-    JobResult,
-    JobSpec,
-    ProgressLine,
-    ProgressState,
-    write_job,
-    write_result,
 )
 from site_agent.link import instructions as asked
 from site_agent.link.backoff import Backoff, BackoffPlan
+from site_agent.link.client import SumEvidenceAnswer
 from site_agent.link.instructions import Instruction
 from site_agent.link.uploader import Upload
 from site_agent.session.events import DeclineKind, Step
@@ -60,17 +52,11 @@ from site_agent.state.journal import Journal
 from site_agent.state.public_state import PublicStateStore
 from site_agent.state.round_book import RoundBook
 from site_agent.supervision.assignments import AssignmentLoop
-from site_agent.supervision.judgement import Permission
 from site_agent.supervision.seams import JobOptions, SiteSeams, SystemEntropy
 from site_agent.supervision.status_board import StatusBoard
+from tests.support.agent_fakes import LAYOUT, FakeJudge, FakeRunner
 
 RUN_ID = RunId("run-" + "b" * 26)
-LAYOUT = AdapterLayout(
-    kind="lora",
-    tensors=(TensorSpec(name="m.lora_A.weight", shape=(2, 3)), TensorSpec(name="m.lora_B.weight", shape=(3, 2))),
-    peft_config={},
-)
-DATA_SHA256 = Sha256Hex("cd" * 32)
 
 
 class SiteDiedError(BaseException):
@@ -113,6 +99,10 @@ class FakeCoordinator:
     abandons: list[RoundContext] = field(default_factory=list)
     complaints: list[tuple[SiteId, bytes]] = field(default_factory=list)
     holds_back: type[object] | None = None
+    evidence: dict[int, bytes] = field(default_factory=dict)
+    masked: dict[int, dict[SiteId, RingVector]] = field(default_factory=dict)
+    falsifies: Callable[[RingVector], None] = field(default=lambda _: None)
+    chunks_asked: list[tuple[SiteId, int, SiteId, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.blobs[self.state.digest()] = self.state.to_bytes()
@@ -249,6 +239,7 @@ class FakeCoordinator:
         for upload in self.uploads.values():
             add_into(total, upload)
         apply_masks(total, coordinator_role.recover_mask_terms(survivors, reveals))  # type: ignore[arg-type]
+        self.falsifies(total)
         data = total.to_bytes()
         digest = hashlib.sha256(data)
         self.blobs[digest.hexdigest()] = data
@@ -258,6 +249,8 @@ class FakeCoordinator:
             result_sha256=digest.digest(),
             transcript_root=coordinator_role.transcript_root(survivors, confirmations, reveals),  # type: ignore[arg-type]
         )
+        self.evidence[self.round_index] = coordinator_role.make_sum_evidence(survivors, reveals)  # type: ignore[arg-type]
+        self.masked[self.round_index] = {site: upload.copy() for site, upload in self.uploads.items()}
         assert self.manifest is not None
         published = asked.PublishedResult(
             exchange=self.context, message=m10, sum_blob_sha256=digest.hexdigest(), sum_bytes=len(data)
@@ -273,6 +266,17 @@ class FakeCoordinator:
         self.round_index += 1
         self.round_attempt = 0
         self.open_round()
+
+    def sum_evidence(self, site: SiteId, round_index: int) -> SumEvidenceAnswer:
+        return SumEvidenceAnswer(evidence=self.evidence[round_index])
+
+    def masked_chunk(self, site: SiteId, round_index: int, of_site: SiteId, chunk_index: int) -> MaskedChunk:
+        self.chunks_asked.append((site, round_index, of_site, chunk_index))
+        tree, chunks = ChunkTreeBuilder(), []
+        for chunk in self.masked[round_index][of_site].iter_chunks(CHUNK_BYTES):
+            tree.add(chunk)
+            chunks.append(bytes(chunk))
+        return MaskedChunk(data=chunks[chunk_index], path=tree.path(chunk_index))
 
 
 class FakeClient:
@@ -327,6 +331,14 @@ class FakeClient:
     async def get_result(self, run_id: RunId, round_index: int) -> tuple[SignedBody, asked.PublishedResult]:
         return self.coordinator.results[round_index]
 
+    async def get_sum_evidence(self, run_id: RunId, round_index: int) -> SumEvidenceAnswer:
+        return self.coordinator.sum_evidence(self.site, round_index)
+
+    async def get_masked_chunk(
+        self, run_id: RunId, round_index: int, *, of_site: SiteId, chunk_index: int
+    ) -> MaskedChunk:
+        return self.coordinator.masked_chunk(self.site, round_index, of_site, chunk_index)
+
     # The uploader's and the downloader's part.
 
     async def upload(self, upload: Upload) -> SignedBody:
@@ -345,79 +357,6 @@ class FakeClient:
         data = self.coordinator.blobs[sha256]
         assert len(data) <= max_bytes
         return data
-
-
-class FakeRunner:
-    """A trainer whose update follows from the job's seed."""
-
-    def __init__(self) -> None:
-        self.seeds: list[int] = []
-        self.n_records = 200
-        self.spoils: Callable[[dict[str, np.ndarray]], None] = lambda _: None
-
-    async def run_training_job(
-        self, job_dir: Path, job: JobSpec, *, on_progress: Callable[[ProgressLine], None]
-    ) -> JobResult:
-        self.seeds.append(job.seed)
-        write_job(job_dir, job)
-        on_progress(ProgressLine(state=ProgressState.TRAINING, step=1, steps=10, at="now", loss=3.25))
-        raw: dict[str, np.ndarray] = {
-            "eval_loss_sum": np.array([12.5]),
-            "eval_tokens": np.array([40], np.int64),
-            "eval_records": np.array([4], np.int64),
-        }
-        if job.kind.value == "train":
-            update = np.random.default_rng(job.seed).normal(size=LAYOUT.n_parameters).astype(np.float32)
-            raw |= {
-                "adapter_update": update / np.float32(10.0),
-                "train_loss_sum": np.array([100.0]),
-                "train_tokens": np.array([300], np.int64),
-            }
-        self.spoils(raw)
-        (job_dir / PAYLOAD_FILE).write_bytes(bytes_from_tensors(raw))
-        result = JobResult(
-            records=self.n_records,
-            patients=self.n_records,
-            held_out_records=4,
-            seconds=0.1,
-            peak_memory_bytes=1,
-            device="cpu",
-            precision="float32",
-            versions={},
-            sha256=DATA_SHA256,
-        )
-        write_result(job_dir, result)
-        await asyncio.sleep(0)
-        return result
-
-    async def stop_run(self, run_folder: Path) -> None:
-        pass
-
-    async def stop(self) -> None:
-        pass
-
-
-class FakeJudge:
-    """A policy that permits, under the strictest usual rules."""
-
-    def __init__(self, data: Path) -> None:
-        self.data = data
-
-    def permit(self, run: object, *, is_training_ahead: bool) -> Permission:
-        dataset = RegisteredDataset(
-            name="medical-qa",
-            path=self.data,
-            format="jsonl",
-            purposes=("research",),
-            description=None,
-            sha256=DATA_SHA256,
-            n_records=200,
-            n_patients=200,
-            registered_at=datetime(2026, 1, 2, tzinfo=UTC),
-            registered_by="steward",
-            withdrawn_at=None,
-        )
-        return Permission(params=SecAggParams(), dataset=dataset)
 
 
 class Site:

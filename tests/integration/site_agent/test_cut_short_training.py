@@ -19,6 +19,7 @@ from site_agent.jobs.job_dir import (
     write_job,
 )
 from site_agent.link import instructions as asked
+from tests.support import agent_fakes
 
 FederationOf = Callable[..., Any]
 BETA = SiteId("beta")
@@ -67,8 +68,7 @@ class Deaths:
 
 
 def died_error(federation: Any) -> type[BaseException]:
-    module = type(federation).__init__.__globals__
-    found: type[BaseException] = module["SiteDiedError"]
+    found: type[BaseException] = type(federation).__init__.__globals__["SiteDiedError"]
     return found
 
 
@@ -97,11 +97,10 @@ async def test_job_that_was_closed_keeps_its_payload(federation_of: FederationOf
 
 async def test_job_on_other_data_finds_no_checkpoint(federation_of: FederationOf, monkeypatch: Any) -> None:
     federation = federation_of(n_sites=3, rounds=1)
-    module = type(federation).__init__.__globals__
     deaths = Deaths(
         federation.sites[BETA],
         died=died_error(federation),
-        then=lambda: monkeypatch.setitem(module, "DATA_SHA256", "ef" * 32),
+        then=lambda: monkeypatch.setattr(agent_fakes, "DATA_SHA256", "ef" * 32),
     )
     await federation.run(lambda: len(deaths.found) == 2)
     assert [job.data.sha256 for job in deaths.jobs[:2]] == ["cd" * 32, "ef" * 32]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 from fl_protocol.clock import SystemClock
 from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.ids import SiteId
+from fl_protocol.packing import pack, u32
 from fl_protocol.secagg.messages import ExchangeResult, StatementKind
 from fl_protocol.secagg.transcript import hash_manifest
 from fl_protocol.signing.signed import sign_body
@@ -21,6 +23,7 @@ from fl_protocol.testing.federation import RUN_ID, Federation, small_layout
 from site_agent.audit.store import AuditLog
 from site_agent.db.tx import open_site_db
 from site_agent.errors import RoundRefusedError
+from site_agent.link.client import SumEvidenceAnswer, SumWitness
 from site_agent.link.instructions import PublishedResult
 from site_agent.session.events import round_of
 from site_agent.state.payload_memory import Evaluation, MaskedCohort, RevealedExchange
@@ -75,6 +78,18 @@ def book(tmp_path: Path) -> Iterator[RoundBook]:
     db.close()
 
 
+def acknowledged(published: PublishedResult) -> SumWitness:
+    """Another site's word on the result: the audit window of this round is long over, so that nothing else is left."""
+    digest = hashlib.sha256(published.message).digest()
+    body = pack(RUN_ID.encode(), u32(0), digest, bytes(32))
+    signer = FEDERATION.signers[SITES[1]]
+    return SumWitness(
+        site_id=SITES[1],
+        signing_spki=signer.spki_der,
+        acknowledgement=sign_body(signer, "WR/sig/ack", body),
+    )
+
+
 async def settle(book: RoundBook, published: PublishedResult, folder: Path, *, saved: list[object]) -> None:
     """Settle a result, and note the states that are saved."""
     base = StoredState(
@@ -88,7 +103,14 @@ async def settle(book: RoundBook, published: PublishedResult, folder: Path, *, s
         saved.append(state)
         return SimpleNamespace(version=1, sha256="77" * 32, result_sha256=result_sha256)
 
+    async def get_sum_evidence(*_: object) -> SumEvidenceAnswer:
+        return SumEvidenceAnswer(evidence=b"", witnesses=(acknowledged(published),))
+
     seams = SimpleNamespace(
+        site_id=SITES[0],
+        clock=SystemClock(),
+        client=SimpleNamespace(get_sum_evidence=get_sum_evidence),
+        judge=SimpleNamespace(assumed_colluders=lambda: 0),
         coordinator_spki=FEDERATION.coordinator.spki_der,
         book=book,
         downloader=SimpleNamespace(download=download),
@@ -97,7 +119,7 @@ async def settle(book: RoundBook, published: PublishedResult, folder: Path, *, s
     run = SimpleNamespace(
         run_id=RUN_ID,
         run_spec_sha256=MANIFEST.run_spec_sha256,
-        spec=None,
+        spec=SimpleNamespace(cohort=SimpleNamespace(pins=FEDERATION.roster)),
         layout=None,
         payload_layout=lambda _: LAYOUT,
         algorithm=SimpleNamespace(fold=lambda *_, **__: SimpleNamespace(state=None)),

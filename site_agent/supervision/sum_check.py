@@ -1,0 +1,236 @@
+"""A published sum, checked before it is folded: the unmasking done again for chunks that this site chooses.
+
+Evidence and chunks come from the coordinator and are believed in nothing: every statement is signed by a site that
+this one approved, and every chunk lies under a root that its site signed before the sum was known (``reexecution``).
+Once the evidence is scrubbed, the signed words of other sites that checked in time stand in for it (decision 0039).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from fl_protocol.audit.events import AuditKind
+from fl_protocol.clock import Clock
+from fl_protocol.codec.chunks import ChunkInvalidError
+from fl_protocol.codec.ring_vector import RingVector
+from fl_protocol.errors import ProtocolError
+from fl_protocol.ids import SiteId
+from fl_protocol.packing import PackedBytesInvalidError, pack, u32, unpack
+from fl_protocol.secagg.key_agreement import hkdf
+from fl_protocol.secagg.messages import ExchangeResult
+from fl_protocol.secagg.reading import PeerVerifier
+from fl_protocol.secagg.reasons import SecAggRefusedError
+from fl_protocol.secagg.reexecution import (
+    ChunkWindow,
+    MaskedChunk,
+    Reexecution,
+    SumFalseError,
+    decode_sum_evidence,
+    read_sum_evidence,
+)
+from fl_protocol.signing.keys import spki_fingerprint
+from fl_protocol.signing.signed import sign_body, verify_body
+from fl_protocol.spec.round_spec import RoundManifest
+from site_agent.errors import CoordinatorRefusedError, RoundRefusedError
+from site_agent.link.client import SumWitness
+from site_agent.link.instructions import PublishedResult
+from site_agent.policy.rules import SumCheckMode
+from site_agent.session.events import round_of
+from site_agent.supervision.approved_runs import ApprovedRun
+from site_agent.supervision.seams import SiteSeams
+from site_agent.supervision.sum_sampling import every_chunk, sampled_chunks
+
+ACKNOWLEDGEMENT_KIND = "WR/sig/ack"
+_SAMPLE_KIND = "WR/sig/sum-sample"
+"""Safety: such a signature never leaves this site. It is only hashed, into the seed of a draw."""
+
+_WITHHOLDS = frozenset({"NOT_FOUND", "UNIMPLEMENTED"})
+"""With other statuses the coordinator refuses this site, and not what it asks for."""
+
+_MOST_KNOWN_FALSE = 64
+_AT_ONCE = 4
+"""Survivors whose chunks are fetched at the same time."""
+
+
+class SumChecker:
+    """Checks published sums for one site."""
+
+    def __init__(self, seams: SiteSeams) -> None:
+        """Work with these seams."""
+        self._seams = seams
+        self._known_false: OrderedDict[bytes, None] = OrderedDict()
+
+    async def check(
+        self,
+        run: ApprovedRun,
+        manifest: RoundManifest,
+        published: PublishedResult,
+        *,
+        result: ExchangeResult,
+        total: RingVector,
+    ) -> int | None:
+        """Check a sum; returns over how many sites it is, where that could be learned.
+
+        Args:
+            run: the approved run.
+            manifest: M0 of the round, verified.
+            published: M10 as received.
+            result: what M10 says, verified.
+            total: the sum, whose digest M10 names.
+
+        Raises:
+            RoundRefusedError: ``sum-false``, ``sum-evidence-invalid``, ``sum-evidence-withheld``, ``sum-unwitnessed``.
+            LinkError: something could not be fetched; the same is asked again.
+        """
+        context = published.exchange
+        if hashlib.sha256(published.message).digest() in self._known_false:
+            # The coordinator may offer it for ever; it is neither fetched nor recorded again.
+            raise _refused("sum-false", "this sum was found false before", manifest)
+        try:
+            answer = await self._seams.client.get_sum_evidence(context.run_id, context.round_index)
+        except CoordinatorRefusedError as error:
+            if error.facts.get("status") not in _WITHHOLDS:
+                raise
+            message = "the coordinator shows no evidence for its sum; one before 0.2 has to be upgraded first"
+            raise _refused("sum-evidence-withheld", message, manifest) from error
+        if not answer.evidence:
+            await self._count_witnesses(run, manifest, published, answer.witnesses)
+            return None
+        peers = PeerVerifier(approved=run.spec.cohort.pins)
+        try:
+            reexecution = await asyncio.to_thread(
+                lambda: read_sum_evidence(
+                    decode_sum_evidence(answer.evidence),
+                    h_manifest=result.h_manifest,
+                    h_survivors=result.h_survivors,
+                    peers=peers,
+                    layout=run.payload_layout(manifest.kind),
+                )
+            )
+        except SecAggRefusedError as error:
+            message = f"the evidence for the sum does not verify ({error.reason.value})"
+            raise _refused("sum-evidence-invalid", message, manifest) from error
+        await self._reexecute(run, manifest, published, reexecution=reexecution, total=total)
+        return len(reexecution.sites)
+
+    async def _reexecute(
+        self,
+        run: ApprovedRun,
+        manifest: RoundManifest,
+        published: PublishedResult,
+        *,
+        reexecution: Reexecution,
+        total: RingVector,
+    ) -> None:
+        layout = run.payload_layout(manifest.kind)
+        mode = await asyncio.to_thread(self._seams.judge.sum_check_mode)
+        if mode is SumCheckMode.WHOLE:
+            chunks = every_chunk(layout)
+        else:
+            chunks = sampled_chunks(self._seed(published), layout, n_sites=len(reexecution.sites))
+        for chunk in chunks:
+            window = reexecution.window_of(chunk)
+            try:
+                await self._check_window(published, reexecution, window, total=total)
+            except CoordinatorRefusedError as error:
+                if error.facts.get("status") not in _WITHHOLDS:
+                    raise
+                message = "the coordinator does not show a chunk that its sum is made of"
+                raise _refused("sum-evidence-withheld", message, manifest) from error
+            except (SumFalseError, ChunkInvalidError) as error:
+                await self._record(
+                    AuditKind.SUM_REFUSED, published, reason=error.code, chunk=chunk, n_sites=len(reexecution.sites)
+                )
+                self._note_false(published)
+                message = f"the published sum is not what the sites uploaded (chunk {chunk}: {error.code})"
+                raise _refused("sum-false", message, manifest) from error
+        await self._record(
+            AuditKind.SUM_CHECKED,
+            published,
+            by="reexecution",
+            chunks_checked=len(chunks),
+            chunks=reexecution.n_chunks,
+            n_sites=len(reexecution.sites),
+        )
+
+    async def _check_window(
+        self, published: PublishedResult, reexecution: Reexecution, window: ChunkWindow, *, total: RingVector
+    ) -> None:
+        window_sum = reexecution.begin(window)
+        sites = reexecution.sites
+        for first in range(0, len(sites), _AT_ONCE):
+            some = sites[first : first + _AT_ONCE]
+            fetched = await asyncio.gather(*(self._fetch(published, site, window) for site in some))
+            for site, chunks in zip(some, fetched, strict=True):
+                await asyncio.to_thread(window_sum.add, site, chunks)
+        await asyncio.to_thread(window_sum.compare, total)
+
+    async def _fetch(self, published: PublishedResult, site: SiteId, window: ChunkWindow) -> list[MaskedChunk]:
+        context, client = published.exchange, self._seams.client
+        return [
+            await client.get_masked_chunk(context.run_id, context.round_index, of_site=site, chunk_index=index)
+            for index in window.chunks
+        ]
+
+    def _note_false(self, published: PublishedResult) -> None:
+        self._known_false[hashlib.sha256(published.message).digest()] = None
+        while len(self._known_false) > _MOST_KNOWN_FALSE:
+            self._known_false.popitem(last=False)
+
+    def _seed(self, published: PublishedResult) -> bytes:
+        # Deterministic (RFC 6979) and unknown to all others: after a failed call or a restart the draw is the same.
+        signed = sign_body(self._seams.signer, _SAMPLE_KIND, hashlib.sha256(published.message).digest())
+        return hkdf(signed.signature, salt=b"", info=pack(b"WR/sum-sample"))
+
+    async def _count_witnesses(
+        self,
+        run: ApprovedRun,
+        manifest: RoundManifest,
+        published: PublishedResult,
+        witnesses: Sequence[SumWitness],
+    ) -> None:
+        if not _has_window_closed(manifest, self._seams.clock):
+            message = "the coordinator shows no evidence for its sum although the round's audit window is open"
+            raise _refused("sum-evidence-withheld", message, manifest)
+        colluders = await asyncio.to_thread(self._seams.judge.assumed_colluders)
+        found = {
+            witness.site_id
+            for witness in witnesses
+            if witness.site_id != self._seams.site_id and _is_witness(witness, run, published)
+        }
+        # One more than may lie: then one of them did the check, or had the same result as one who did.
+        if len(found) <= colluders:
+            message = "the evidence for the sum is gone, and too few sites stand for the result"
+            raise _refused("sum-unwitnessed", message, manifest, n_witnesses=len(found), n_needed=colluders + 1)
+        await self._record(AuditKind.SUM_CHECKED, published, by="witnesses", n_witnesses=len(found))
+
+    async def _record(self, kind: AuditKind, published: PublishedResult, **facts: str | int) -> None:
+        await asyncio.to_thread(self._seams.book.record_event, kind, round_of(published.exchange), **facts)
+
+
+def _has_window_closed(manifest: RoundManifest, clock: Clock) -> bool:
+    # The window counts from the round's end, which is later than its opening.
+    opened_at = datetime.fromisoformat(manifest.opened_at)
+    return clock.now() >= opened_at + timedelta(seconds=manifest.audit_window_s)
+
+
+def _is_witness(witness: SumWitness, run: ApprovedRun, published: PublishedResult) -> bool:
+    """Whether a site of the approved cohort signed that it folded this very result."""
+    try:
+        if run.spec.cohort.pins.get(witness.site_id) != spki_fingerprint(witness.signing_spki):
+            return False
+        body = verify_body(witness.signing_spki, ACKNOWLEDGEMENT_KIND, witness.acknowledgement)
+        run_id, round_index, result, _ = unpack(body, 4)
+    except (ProtocolError, PackedBytesInvalidError):
+        return False
+    context = published.exchange
+    expected = (context.run_id.encode(), u32(context.round_index), hashlib.sha256(published.message).digest())
+    return (run_id, round_index, result) == expected
+
+
+def _refused(reason: str, message: str, manifest: RoundManifest, **facts: int) -> RoundRefusedError:
+    return RoundRefusedError(message, reason=reason, run_id=manifest.run_id, round_index=manifest.round_index, **facts)
