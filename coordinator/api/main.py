@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from coordinator.api import audit, blobs, events, releases, rounds, runs, schemas, sites, users
+from coordinator.api import audit, blobs, events, releases, rounds, runs, schemas, sites, sums, users
 from coordinator.api.auth import Api
 from coordinator.api.headers import SecurityHeaders
 from coordinator.api.openapi import PROBLEMS, install_openapi
@@ -56,7 +56,7 @@ def get_root(api: Api) -> Response:
     )
 
 
-_ROOMS = (sites, blobs, runs, rounds, events, releases, audit, users)
+_ROOMS = (sites, blobs, runs, rounds, sums, events, releases, audit, users)
 ROUTERS: tuple[tuple[str, APIRouter], ...] = (("", health), *((PREFIX, room.router) for room in _ROOMS))
 
 

@@ -39,6 +39,7 @@ class Action(StrEnum):
     PAUSE_RUN = "runs:pause"
     RESUME_RUN = "runs:resume"
     CANCEL_RUN = "runs:cancel"
+    READ_SUMS = "sums:read"
     READ_RELEASES = "releases:read"
     APPROVE_RELEASE = "releases:approve"
     WITHDRAW_RELEASE = "releases:withdraw"
@@ -76,6 +77,7 @@ ROLES: Mapping[Action, frozenset[Role]] = {
     Action.PAUSE_RUN: _LEAD_OR_PRIVACY,
     Action.RESUME_RUN: _LEAD,
     Action.CANCEL_RUN: _LEAD,
+    Action.READ_SUMS: _WATCHERS,
     Action.READ_RELEASES: _EVERYBODY,
     Action.APPROVE_RELEASE: _LEAD,
     Action.WITHDRAW_RELEASE: _LEAD_OR_PRIVACY,

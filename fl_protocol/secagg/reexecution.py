@@ -142,6 +142,10 @@ class Reexecution:
         """Take the masks away from a sum over this window, in place."""
         apply_masks(total, self._terms, first32=window.words32.start, first64=window.words64.start)
 
+    def unmask_whole(self, total: RingVector) -> None:
+        """Take the masks away from the sum of all survivors' whole vectors, in place."""
+        apply_masks(total, self._terms)
+
     def bounds(self, window: ChunkWindow) -> tuple[int, int]:
         """The first byte of the window's chunks in the wire image, and the byte after their last."""
         start = window.first_chunk * self._chunk_bytes

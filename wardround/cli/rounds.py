@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
+from fl_protocol.spec.run_spec import parse_run_spec
 from wardround.cli.runs import RunName
 from wardround.cli.shell import cell, shell_of
-from wardround.documents import Document, documents_of
+from wardround.documents import Document, as_document, documents_of, text_of
+from wardround.errors import EvidenceFaultError
+from wardround.evidence.sum_reexecution import reexecute_sum
 
-rounds_app = typer.Typer(no_args_is_help=True, help="Rounds of a run: list, show.")
+rounds_app = typer.Typer(no_args_is_help=True, help="Rounds of a run: list, show, check-sum.")
 
 _COLUMNS = (
     ("round", "round_index"),
@@ -25,6 +29,16 @@ _COLUMNS = (
     ("bytes down", "bytes_down"),
     ("counted", "counted_sites"),
     ("reason", "reason"),
+)
+_SUM_FACTS = (
+    ("run", "run_id"),
+    ("round", "round_index"),
+    ("sites in the sum", "sites"),
+    ("sites lost on the way", "lost_sites"),
+    ("bytes", "n_bytes"),
+    ("sum, SHA-256", "sum_sha256"),
+    ("transcript root", "transcript_root"),
+    ("coordinator's key", "coordinator_key_sha256"),
 )
 _PARTICIPATION_KEYS = ("site_id", "state", "activity", "step", "steps", "reason")
 
@@ -55,6 +69,43 @@ def show_round(
     for participation in documents_of(document, "participations"):
         told = [cell(participation.get(key)) for key in _PARTICIPATION_KEYS if participation.get(key) is not None]
         shell.out.print(Text(f"  {' '.join(told)}"))
+
+
+@rounds_app.command("check-sum", epilog="Example: wardround rounds check-sum run-abc 0 --key SHA256")
+def check_sum(
+    context: typer.Context,
+    run: RunName,
+    index: Annotated[int, typer.Argument(help="The round's index, from 0.", min=0, metavar="INDEX")],
+    key: Annotated[
+        str | None, typer.Option("--key", help="SHA-256 of the coordinator's signing key, as a site pinned it.")
+    ] = None,
+) -> None:
+    """Make a round's sum again from the sites' signed uploads, within its audit window; exit code 1 if it is false."""
+    shell = shell_of(context)
+    base = f"/api/v1/runs/{run}/rounds/{index}/sum"
+    with shell.connect() as client:
+        spec = parse_run_spec(section_of_run(client.get(f"/api/v1/runs/{run}")))
+        keys = client.get("/api/v1/releases/keys")
+        found = text_of(keys, "coordinator_signing_key_sha256")
+        if key is not None and key.lower() != found:
+            raise EvidenceFaultError("the coordinator signs with another key than the expected one", found=found)
+        checked = reexecute_sum(
+            client.content(f"{base}/record"),
+            client.stream(f"{base}/vector"),
+            lambda site: client.stream(f"{base}/uploads/{site}"),
+            spec=spec,
+            coordinator_spki=base64.b64decode(text_of(keys, "coordinator_signing_spki")),
+            tell=shell.say,
+        )
+    shell.show_facts(checked.to_document(), _SUM_FACTS)
+    shell.say("The published sum is what these sites uploaded, and nothing else.")
+    if key is None:
+        shell.say("Compare the coordinator's key with a site's: wardround-site identity show")
+
+
+def section_of_run(document: Document) -> Document:
+    """The RunSpec in a run's answer."""
+    return as_document(document.get("run_spec"), source="run_spec")
 
 
 def _with_report(document: Document) -> Document:

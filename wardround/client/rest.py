@@ -102,6 +102,20 @@ class RestClient:
         """What is at ``path``, as text."""
         return self._request("GET", path).text
 
+    def content(self, path: str) -> bytes:
+        """What is at ``path``, as bytes."""
+        return self._request("GET", path).content
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        """What is at ``path``, in pieces as they arrive."""
+        try:
+            with self._http.stream("GET", path) as response:
+                if response.is_error:
+                    raise error_from_response(response.status_code, response.read())
+                yield from response.iter_bytes()
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
     def lines(self, path: str) -> Iterator[str]:
         """The lines of an answer that stays open, for as long as the coordinator sends something every half minute."""
         try:

@@ -26,7 +26,14 @@ def test_admin_may_do_everything_and_nobody_nothing(action: Action) -> None:
     [
         (
             Role.AUDITOR,
-            {*READING, Action.READ_AUDIT, Action.EXPORT_AUDIT, Action.DOWNLOAD_RELEASE, Action.OWN_TOKENS},
+            {
+                *READING,
+                Action.READ_AUDIT,
+                Action.EXPORT_AUDIT,
+                Action.READ_SUMS,
+                Action.DOWNLOAD_RELEASE,
+                Action.OWN_TOKENS,
+            },
         ),
         (
             Role.PRIVACY_OFFICER,
@@ -34,6 +41,7 @@ def test_admin_may_do_everything_and_nobody_nothing(action: Action) -> None:
                 *READING,
                 Action.READ_AUDIT,
                 Action.EXPORT_AUDIT,
+                Action.READ_SUMS,
                 Action.SUSPEND_SITE,
                 Action.PAUSE_RUN,
                 Action.WITHDRAW_RELEASE,
