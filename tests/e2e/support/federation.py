@@ -234,15 +234,20 @@ class Federation:
 
     def waits_for(self, run_id: str) -> str:
         """What ``wardround runs show`` says that the run waits for."""
+        answer = self.command("runs", "show", run_id)
+        answer.check_returncode()
+        return str(json.loads(answer.stdout)["waits_for"])
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """One ``wardround`` command with the admin's token, ``--json``; whatever its exit code."""
         environment = {
             **ENVIRONMENT,
             "WARDROUND_URL": self.client.url,
             "WARDROUND_TOKEN_FILE": str(self._token_file),
             "WARDROUND_ROOT_FILE": str(self._root_file),
         }
-        words = [sys.executable, "-m", "wardround", "runs", "show", run_id, "--json"]
-        answer = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=True)
-        return str(json.loads(answer.stdout)["waits_for"])
+        arguments = [sys.executable, "-m", "wardround", *words, "--json"]
+        return subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
     def rounds(self, run_id: str) -> list[Document]:
         """The latest attempt of each round, in order."""
