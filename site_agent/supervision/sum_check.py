@@ -33,13 +33,14 @@ from fl_protocol.secagg.reexecution import (
     read_sum_evidence,
 )
 from fl_protocol.signing.keys import spki_fingerprint
-from fl_protocol.signing.signed import sign_body, verify_body
+from fl_protocol.signing.signed import SignedBody, sign_body, verify_body
 from fl_protocol.spec.round_spec import RoundManifest
 from site_agent.errors import CoordinatorRefusedError, RoundRefusedError
 from site_agent.link.client import SumWitness
 from site_agent.link.instructions import PublishedResult
 from site_agent.policy.rules import SumCheckMode
 from site_agent.session.events import round_of
+from site_agent.state.first_results import hold_to_first_result
 from site_agent.supervision.approved_runs import ApprovedRun
 from site_agent.supervision.seams import SiteSeams
 from site_agent.supervision.sum_sampling import every_chunk, sampled_chunks
@@ -83,11 +84,15 @@ class SumChecker:
             total: the sum, whose digest M10 names.
 
         Raises:
-            RoundRefusedError: ``sum-false``, ``sum-evidence-invalid``, ``sum-evidence-withheld``, ``sum-unwitnessed``.
+            RoundRefusedError: ``result-changed``, ``sum-false``, ``sum-evidence-invalid``, ``sum-evidence-withheld``,
+                ``sum-unwitnessed``.
             LinkError: something could not be fetched; the same is asked again.
         """
         context = published.exchange
-        if hashlib.sha256(published.message).digest() in self._known_false:
+        said = _body_sha256(published)
+        seams = self._seams
+        await asyncio.to_thread(hold_to_first_result, seams.db, seams.clock, context, body_sha256=said.hex())
+        if said in self._known_false:
             # The coordinator may offer it for ever; it is neither fetched nor recorded again.
             raise _refused("sum-false", "this sum was found false before", manifest)
         try:
@@ -177,13 +182,14 @@ class SumChecker:
         ]
 
     def _note_false(self, published: PublishedResult) -> None:
-        self._known_false[hashlib.sha256(published.message).digest()] = None
+        self._known_false[_body_sha256(published)] = None
         while len(self._known_false) > _MOST_KNOWN_FALSE:
             self._known_false.popitem(last=False)
 
     def _seed(self, published: PublishedResult) -> bytes:
         # Deterministic (RFC 6979) and unknown to all others: after a failed call or a restart the draw is the same.
-        signed = sign_body(self._seams.signer, _SAMPLE_KIND, hashlib.sha256(published.message).digest())
+        # Over M10's body: the coordinator could make a second signature, and would have a second draw.
+        signed = sign_body(self._seams.signer, _SAMPLE_KIND, _body_sha256(published))
         return hkdf(signed.signature, salt=b"", info=pack(b"WR/sum-sample"))
 
     async def _count_witnesses(
@@ -210,6 +216,10 @@ class SumChecker:
 
     async def _record(self, kind: AuditKind, published: PublishedResult, **facts: str | int) -> None:
         await asyncio.to_thread(self._seams.book.record_event, kind, round_of(published.exchange), **facts)
+
+
+def _body_sha256(published: PublishedResult) -> bytes:
+    return hashlib.sha256(SignedBody.decode(published.message).body).digest()
 
 
 def _has_window_closed(manifest: RoundManifest, clock: Clock) -> bool:

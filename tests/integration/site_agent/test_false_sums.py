@@ -5,12 +5,14 @@ Whole agents with real journals, roles and folds; the coordinator lies after it 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -19,8 +21,9 @@ from fl_protocol.clock import SystemClock
 from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.ids import RunId, SiteId
 from fl_protocol.packing import pack, u32
+from fl_protocol.secagg.messages import ExchangeResult
 from fl_protocol.secagg.reexecution import MaskedChunk, SumEvidence
-from fl_protocol.signing.signed import sign_body
+from fl_protocol.signing.signed import SignedBody, sign_body
 from fl_protocol.testing.entropy import seeded_signer
 from site_agent.db.models import AuditEventRow
 from site_agent.db.tx import open_site_db
@@ -278,3 +281,53 @@ async def test_call_that_fails_is_asked_again_for_the_same_chunk(
     assert all(len(drawn) == 1 for drawn in seeds.values())
     # Each site, and each result, has a draw of its own.
     assert len({next(iter(drawn)) for drawn in seeds.values()}) == len(seeds) == 6
+
+
+@pytest.mark.parametrize("is_same_body", [False, True])
+async def test_second_result_of_an_exchange_brings_no_second_draw(
+    federation_of: FederationOf, monkeypatch: pytest.MonkeyPatch, is_same_body: bool
+) -> None:
+    """A coordinator that sees a draw hit its lie shows another M10, or the same under a fresh signature, and hopes."""
+    federation = federation_of(n_sites=3, rounds=2)
+    coordinator = federation.coordinator
+    coordinator.falsifies = add_one
+    draws: set[bytes] = set()
+    true_seed = SumChecker._seed  # what is drawn is nowhere else to be seen
+
+    def noted(checker: SumChecker, published: Any) -> bytes:
+        drawn = true_seed(checker, published)
+        if checker._seams.site_id == "alpha":
+            draws.add(drawn)
+        return drawn
+
+    monkeypatch.setattr(SumChecker, "_seed", noted)
+    # Once refused, the round is over for a site; then it refuses the same result as one that it is offered again.
+    await federation.run(lambda: all("sum-false" in found for found in codes(federation).values()))
+    assert len(draws) == 1
+
+    manifest, published = coordinator.results[0]
+    m10 = SignedBody.decode(published.message)
+    said = ExchangeResult.decode(m10.body)
+    other = m10.body if is_same_body else dataclasses.replace(said, transcript_root=b"\x07" * 32).encode()
+    coordinator.results[0] = (manifest, dataclasses.replace(published, message=randomly_signed(other).encode()))
+    assert coordinator.results[0][1] != published
+    before = {name: len(found) for name, found in codes(federation).items()}
+    told = "sum-false" if is_same_body else "result-changed"
+    await federation.run(lambda: all(told in found[before[name] :] for name, found in codes(federation).items()))
+    assert len(draws) == 1
+
+
+def randomly_signed(body: bytes) -> SignedBody:
+    """M10 under a valid signature of the coordinator's that is not the one of RFC 6979."""
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    signed = sign_body(seeded_signer("coordinator"), "SA1/sig/M10", body)
+    r, s = decode_dss_signature(signed.signature)
+    return SignedBody(body=body, signature=encode_dss_signature(r, order - s))
+
+
+def codes(federation: Any) -> dict[str, list[object]]:
+    """Which refusals of instructions each site recorded."""
+    return {
+        name: [facts["code"] for kind, facts in events(site) if kind == "call.refused"]
+        for name, site in federation.sites.items()
+    }

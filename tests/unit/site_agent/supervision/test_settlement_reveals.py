@@ -21,7 +21,7 @@ from fl_protocol.spec.round_spec import RoundManifest
 from fl_protocol.testing.entropy import seeded_signer
 from fl_protocol.testing.federation import RUN_ID, Federation, small_layout
 from site_agent.audit.store import AuditLog
-from site_agent.db.tx import open_site_db
+from site_agent.db.tx import SiteDb, open_site_db
 from site_agent.errors import RoundRefusedError
 from site_agent.link.client import SumEvidenceAnswer, SumWitness
 from site_agent.link.instructions import PublishedResult
@@ -92,6 +92,16 @@ def acknowledged(published: PublishedResult) -> SumWitness:
 
 async def settle(book: RoundBook, published: PublishedResult, folder: Path, *, saved: list[object]) -> None:
     """Settle a result, and note the states that are saved."""
+    db = open_site_db(folder / "site.db")
+    try:
+        await settle_in(db, book, published, folder, saved=saved)
+    finally:
+        db.close()
+
+
+async def settle_in(
+    db: SiteDb, book: RoundBook, published: PublishedResult, folder: Path, *, saved: list[object]
+) -> None:
     base = StoredState(
         run_id=RUN_ID, version=0, sha256=MANIFEST.public_state_sha256, result_sha256=None, path=folder / "v0"
     )
@@ -109,6 +119,7 @@ async def settle(book: RoundBook, published: PublishedResult, folder: Path, *, s
     seams = SimpleNamespace(
         site_id=SITES[0],
         clock=SystemClock(),
+        db=db,
         client=SimpleNamespace(get_sum_evidence=get_sum_evidence),
         judge=SimpleNamespace(assumed_colluders=lambda: 0),
         coordinator_spki=FEDERATION.coordinator.spki_der,
