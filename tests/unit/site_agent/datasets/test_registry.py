@@ -11,7 +11,7 @@ from fl_protocol.ids import Sha256Hex
 from site_agent.audit.store import AuditLog, read_log
 from site_agent.datasets.declaration import DatasetDeclaration
 from site_agent.datasets.errors import DatasetExistsError, DatasetFileError, DatasetUnknownError
-from site_agent.datasets.inspector import Inspection
+from site_agent.datasets.inspector import DataDescription, Inspection
 from site_agent.datasets.registry import (
     RegisteredDataset,
     check_dataset,
@@ -35,7 +35,7 @@ class FakeInspector:
     )
     error: Exception | None = None
 
-    def inspect(self, path: Path, data_format: str) -> Inspection:
+    def inspect(self, description: DataDescription) -> Inspection:
         if self.error is not None:
             raise self.error
         return self.found
@@ -102,9 +102,9 @@ def test_register_dataset_without_records_is_refused(site_db: SiteDb, audit_log:
 
 def test_check_dataset_tells_whether_the_digest_is_the_registered_one(site_db: SiteDb, audit_log: AuditLog) -> None:
     register(site_db, audit_log)
-    assert check_dataset(site_db, "medical-qa", inspector=FakeInspector()).is_unchanged
+    assert check_dataset(site_db, audit_log, "medical-qa", inspector=FakeInspector(), actor="user:jane").is_unchanged
     changed = FakeInspector(found=Inspection(sha256=Sha256Hex("cd" * 32), n_records=13, n_patients=7))
-    assert not check_dataset(site_db, "medical-qa", inspector=changed).is_unchanged
+    assert not check_dataset(site_db, audit_log, "medical-qa", inspector=changed, actor="user:jane").is_unchanged
 
 
 def test_withdraw_dataset_takes_it_out_of_use_and_frees_the_name(site_db: SiteDb, audit_log: AuditLog) -> None:
@@ -120,6 +120,6 @@ def test_withdraw_dataset_takes_it_out_of_use_and_frees_the_name(site_db: SiteDb
 
 def test_check_and_withdraw_of_an_unknown_dataset_say_so(site_db: SiteDb, audit_log: AuditLog) -> None:
     with pytest.raises(DatasetUnknownError):
-        check_dataset(site_db, "none", inspector=FakeInspector())
+        check_dataset(site_db, audit_log, "none", inspector=FakeInspector(), actor="user:jane")
     with pytest.raises(DatasetUnknownError):
         withdraw_dataset(site_db, audit_log, "none", actor="user:jane", now=NOW)
