@@ -113,7 +113,7 @@ def _lines(file: BinaryIO, digest: hashlib._Hash) -> Iterator[bytes | None]:
     is_first = True
     while line := file.readline(MAX_LINE_BYTES + 1):
         digest.update(line)
-        is_too_long = len(line) > MAX_LINE_BYTES
+        is_too_long = len(line.removesuffix(b"\n")) > MAX_LINE_BYTES
         while is_too_long and not line.endswith(b"\n"):
             line = file.readline(MAX_LINE_BYTES)
             if not line:
