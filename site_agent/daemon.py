@@ -117,6 +117,7 @@ async def _run_until(
 ) -> None:
     assignments = AssignmentLoop(seams, backoff=_backoff())
     _record(seams, AuditKind.PROCESS_STARTED)
+    await approvals.read_policy()
     await asyncio.to_thread(end_orphans, settings.folder.jobs_dir)
     await assignments.restore()
     loops = [

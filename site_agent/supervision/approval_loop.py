@@ -27,6 +27,7 @@ from site_agent.errors import CoordinatorRefusedError, LinkError
 from site_agent.link.client import RunSummary
 from site_agent.policy.evaluate import Allowed
 from site_agent.policy.reading import PolicyFaultsError
+from site_agent.policy_file import PolicyVersion
 from site_agent.supervision.policy_desk import PolicyDesk
 from site_agent.supervision.seams import SiteSeams
 
@@ -57,6 +58,22 @@ class ApprovalLoop:
         self._seen: set[str] = set()
         self._looks_to_wait = 0
         self._policy_fault = ""
+
+    async def read_policy(self) -> None:
+        """Read the policy once, so that the version which an agent starts under is in the log first."""
+        await asyncio.to_thread(self._policy)
+
+    def _policy(self) -> PolicyVersion | None:
+        try:
+            version = self._policies.load()
+        except PolicyFaultsError as error:
+            # It is in the audit log, and nothing is judged until it is mended; once in this log is enough.
+            if str(error) != self._policy_fault:
+                self._policy_fault = str(error)
+                log.warning("policy_unreadable", cause=str(error))
+            return None
+        self._policy_fault = ""
+        return version
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -107,15 +124,9 @@ class ApprovalLoop:
     def _judge_in_thread(self) -> None:
         seams = self._seams
         # Also where nothing waits: a version that was put in place is in the log before anything rests on it.
-        try:
-            version = self._policies.load()
-        except PolicyFaultsError as error:
-            # It is in the audit log, and nothing is judged until it is mended; once in this log is enough.
-            if str(error) != self._policy_fault:
-                self._policy_fault = str(error)
-                log.warning("policy_unreadable", cause=str(error))
+        version = self._policy()
+        if version is None:
             return
-        self._policy_fault = ""
         pending = seams.db.run_read("pending-runs", lambda session: list_runs(session, state=PENDING))
         for record in pending:
             run = record.run

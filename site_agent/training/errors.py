@@ -152,8 +152,8 @@ class DatasetChangedError(DatasetError):
 
     code = "dataset-changed"
     advice = (
-        "Withdraw the dataset and register the file again ('wardround-site datasets withdraw', then 'register'): what a "
-        "run was approved over is the file's digest, not its path, so runs have to be approved anew."
+        "Withdraw the dataset and register the file again ('wardround-site datasets withdraw', then 'register'): what "
+        "a run was approved over is the file's digest, not its path, so runs have to be approved anew."
     )
 
 
