@@ -66,10 +66,14 @@ class AssignmentLoop:
     async def watch(self) -> None:
         """Look until cancelled whether this site still stands by the runs that it works on."""
         while True:
-            for run_id, worker in tuple(self._workers.items()):
-                if worker.may_withdraw and run_id not in self._ending:
-                    await self._look_at(run_id, worker)
+            await self.look_for_withdrawals()
             await asyncio.sleep(_WATCH_EVERY_S)
+
+    async def look_for_withdrawals(self) -> None:
+        """Look once; what has to end is ended by tasks of its own."""
+        for run_id, worker in tuple(self._workers.items()):
+            if worker.may_withdraw and run_id not in self._ending:
+                await self._look_at(run_id, worker)
 
     async def _look_at(self, run_id: RunId, worker: RoundWorker) -> None:
         try:

@@ -169,6 +169,28 @@ def test_datasets_withdraw_names_the_runs_that_went_with_it(program: Program) ->
     assert decided == [Decision.APPROVED, Decision.WITHDRAWN]
 
 
+def test_status_tells_what_ends_soon_and_a_policy_that_cannot_be_read(program: Program) -> None:
+    list_peers(program)
+    today = datetime.now().astimezone().date()
+    program("runs", "approve", RUN_ID, "--until", (today + timedelta(days=20)).isoformat())
+    far = write_dataset(program.folder, record(1), expires=(today + timedelta(days=15)).isoformat())
+    program("datasets", "register", str(far))
+    assert program("status")[1]["ending"] == []
+    program("runs", "approve", RUN_ID, "--until", (today + timedelta(days=5)).isoformat())
+    program("datasets", "withdraw", "notes")
+    near = write_dataset(program.folder, record(1), expires=(today + timedelta(days=13)).isoformat())
+    program("datasets", "register", str(near))
+    program.folder.policy_yaml.write_text("tasks: [")
+    exit_code, document = program("status")
+    policy, ending = document["policy"], document["ending"]
+    assert isinstance(policy, dict)
+    assert isinstance(ending, list)
+    assert (exit_code, policy["is_readable"]) == (0, False)
+    assert "the approval of medical-qa-round-1 ends at" in ending[0]
+    assert ending[1] == f"the last day of the dataset notes is {today + timedelta(days=13)}"
+    assert "CANNOT BE READ" in program.text("status")[1]
+
+
 def test_policy_check_tells_its_version_and_refuses_a_key_that_stands_twice(program: Program) -> None:
     path = program.folder.policy_yaml
     exit_code, document = program("policy", "check", str(path))
