@@ -15,14 +15,14 @@ import yaml
 
 from tests.e2e.suites.conftest import MakeFederation
 from tests.e2e.support.federation import Federation
-from tests.e2e.support.template import RECORD_COUNTS, SITES, Study
+from tests.e2e.support.template import DATASET, RECORD_COUNTS, SITES, Study
 from tests.e2e.support.verdicts import sums_of_rounds, verified_audit
 
 pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.timeout(600)]
 
 FOUR = SITES[:4]
 ST_MARY, CHARITE, UCSF, KAROLINSKA = FOUR
-STUDY = Study(name="denied", rounds=2, sites=FOUR, quorum=3)
+STUDY = Study(name="denied", rounds=3, sites=FOUR, quorum=3)
 RANK_RULE = "adapters.max_rank"
 CANARY = "canary-4711-of-the-board"
 """Stands in the policy files, as a remark of the hospital's board; nothing of a policy leaves but a rule's name."""
@@ -50,6 +50,21 @@ def adapters(max_rank: int) -> Mapping[str, object]:
     return {"kinds": ["lora"], "max_rank": max_rank}
 
 
+def own_data(federation: Federation, site: str) -> Path:
+    """Register a copy of the site's data, with a schema, in the place of the file that all tests share."""
+    shared = federation.template.root / "work" / "data" / f"{site}.jsonl"
+    copy = federation.site_dir(site) / "records.jsonl"
+    copy.write_bytes(shared.read_bytes())
+    declaration = copy.with_suffix(".yaml")
+    fields = {name: {"type": "text"} for name in ("id", "prompt", "completion")}
+    document = {"name": DATASET, "path": str(copy), "purposes": ["any"], "schema": fields}
+    declaration.write_text(yaml.safe_dump(document))
+    federation.call_site(site, "datasets", "withdraw", DATASET)
+    registered = federation.call_site(site, "datasets", "register", str(declaration))
+    assert (registered["exit"], registered["records"]) == (0, RECORD_COUNTS[site])
+    return copy
+
+
 def decisions(federation: Federation, run_id: str) -> dict[str, str]:
     rows = federation.run(run_id)["approvals"]
     assert isinstance(rows, list)
@@ -65,6 +80,7 @@ def test_policy_denies_is_mended_and_breaks_while_a_run_goes_on(make_federation:
     federation = make_federation(sites=FOUR)
     client = federation.client
     narrow = change_policy(federation, CHARITE, adapters=adapters(STUDY.rank - 1))
+    data = own_data(federation, KAROLINSKA)
     federation.start()
     run_id = federation.start_run(STUDY)
     federation.wait_until("round 0 is open", lambda: federation.round(run_id, 0))
@@ -102,22 +118,34 @@ def test_policy_denies_is_mended_and_breaks_while_a_run_goes_on(make_federation:
         RANK_RULE,
     )
 
+    permitted = policy_file(federation, UCSF).read_text()
     # A file that is broken permits nothing, whatever stood in it before; one that is mended counts at once.
     broken = put_policy(policy_file(federation, UCSF), f"# {CANARY}\ntasks: [instruction-tuning\n")
     change_policy(federation, ST_MARY, adapters=adapters(STUDY.rank))
     client.post(f"/api/v1/runs/{run_id}:resume")
-    federation.wait_for_end(run_id)
+    federation.wait_until("round 2 is open", lambda: federation.round(run_id, 2))
+    client.post(f"/api/v1/runs/{run_id}:pause")
+    federation.wait_until("round 2 is committed", lambda: federation.counted(run_id, 2))
     assert federation.counted(run_id, 2) == {ST_MARY, CHARITE, KAROLINSKA}
     assert (federation.participation(run_id, 2, UCSF), federation.reason(run_id, 2, UCSF)) == (
         "DECLINED",
         "policy-unreadable",
     )
 
+    # A data file that is not the registered one any more is refused as the round begins.
+    put_policy(policy_file(federation, UCSF), permitted)
+    with data.open("a") as file:
+        file.write(data.read_text().splitlines(keepends=True)[0])
+    client.post(f"/api/v1/runs/{run_id}:resume")
+    federation.wait_for_end(run_id)
+    assert federation.counted(run_id, 3) == {ST_MARY, CHARITE, UCSF}
+    assert federation.reason(run_id, 3, KAROLINSKA) == "dataset-changed"
+
     # Each version is in the site's log before anything rests on it; no word of a policy is at the coordinator.
     assert versions(federation, CHARITE) == [("loaded", narrow), ("loaded", wide)]
     assert ("unreadable", broken) in versions(federation, UCSF)
-    counted = [sum(RECORD_COUNTS[site] for site in federation.counted(run_id, index)) for index in (0, 1)]
-    assert [row[0] for row in sums_of_rounds(federation, run_id)[:2]] == counted
+    counted = [sum(RECORD_COUNTS[site] for site in federation.counted(run_id, index)) for index in (0, 1, 2)]
+    assert [row[0] for row in sums_of_rounds(federation, run_id)[:3]] == counted
     events = verified_audit(federation)
     told = [event["facts"] for event in events if event["kind"] == "participation.state"]
     assert {facts["reason"] for facts in told if facts["state"] == "DECLINED"} == {RANK_RULE, "policy-unreadable"}
