@@ -23,7 +23,7 @@ from tests.e2e.support.verdicts import sums_of_rounds, verified_audit
 pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.timeout(600)]
 
 ST_MARY, CHARITE, UCSF, KAROLINSKA, RIGS = SITES
-STUDY = Study(name="withdrawn", rounds=3, sites=SITES, quorum=3)
+STUDY = Study(name="withdrawn", rounds=5, sites=SITES, quorum=3)
 AT_ONCE_S = 2.0
 WITHDRAWN_AND_NOT_SAID = CrashPoint(
     name="withdrawn-and-not-said", target="site_agent.link.client:CoordinatorClient.withdraw"
@@ -73,7 +73,9 @@ def test_hospitals_withdraw_in_the_middle_of_rounds(make_federation: MakeFederat
 
     # Round 0: the steward of charite takes the approval back while its trainer hangs.
     federation.wait_until("all five approved", lambda: len(federation.run(run_id)["approvals"]) == 5)  # type: ignore[arg-type]
-    joined = federation.wait_until("a round has charite", lambda: _newest_with(federation, run_id, CHARITE))
+    joined = federation.wait_until(
+        "a round has both", lambda: _newest_with(federation, run_id, CHARITE, KAROLINSKA), timeout_s=120
+    )
     index = int(str(joined["round_index"]))
     client.post(f"/api/v1/runs/{run_id}:pause")
     trainer = stop_in_training(federation, run_id, index, CHARITE)
@@ -89,6 +91,7 @@ def test_hospitals_withdraw_in_the_middle_of_rounds(make_federation: MakeFederat
 
     # The next round: karolinska's agent is killed between its steward's word and the coordinator's hearing of it.
     trainer = federation.trainer_pid(KAROLINSKA) or 0
+    assert trainer > 0, "it is warm since the round before"
     os.kill(trainer, signal.SIGSTOP)
     client.post(f"/api/v1/runs/{run_id}:resume")
     federation.wait_until(
@@ -132,12 +135,13 @@ def test_hospitals_withdraw_in_the_middle_of_rounds(make_federation: MakeFederat
     assert "consent" not in client.text("/api/v1/audit/export")
 
 
-def _newest_with(federation: Federation, run_id: str, site: str) -> dict[str, object] | None:
+def _newest_with(federation: Federation, run_id: str, *sites: str) -> dict[str, object] | None:
     rounds = federation.rounds(run_id)
     newest = rounds[-1] if rounds else None
-    if newest is None or not federation.participation(run_id, int(str(newest["round_index"])), site):
+    if newest is None or newest["state"] != "TRAINING":
         return None
-    return newest
+    index = int(str(newest["round_index"]))
+    return newest if all(federation.participation(run_id, index, site) for site in sites) else None
 
 
 def _withdrawn(federation: Federation, run_id: str) -> set[str]:
