@@ -29,7 +29,7 @@ from site_agent import daemon
 from site_agent.audit.store import AuditLog, origin_of_site
 from site_agent.cli.enrol_command import agent_version, record_enrolment
 from site_agent.datasets.declaration import DatasetDeclaration
-from site_agent.datasets.inspector import Inspection
+from site_agent.datasets.inspector import DataDescription, Inspection
 from site_agent.datasets.registry import register_dataset
 from site_agent.db.tx import SiteDb, open_site_db
 from site_agent.enrolment.code import code_from_text
@@ -45,6 +45,7 @@ from site_agent.link.client import CoordinatorClient
 from site_agent.settings import SiteSettings, load_settings
 from site_agent.supervision.approval_loop import ApprovalLoop
 from site_agent.supervision.assignments import AssignmentLoop
+from site_agent.supervision.policy_desk import PolicyDesk
 from site_agent.supervision.seams import SiteSeams
 from site_agent.supervision.status_board import StatusBoard
 from wardround.demo.site_host import policy_for_run
@@ -116,8 +117,8 @@ class InstantTrainer:
 class _KnownCounts:
     """The dataset of a site that never reads one."""
 
-    def inspect(self, path: Path, data_format: str) -> Inspection:
-        del path, data_format
+    def inspect(self, description: DataDescription) -> Inspection:
+        del description
         return Inspection(sha256=_DIGEST, n_records=N_RECORDS, n_patients=N_RECORDS)
 
 
@@ -179,12 +180,14 @@ async def live(folder: SiteFolder, trainer: InstantTrainer, stack: AsyncExitStac
     db = open_site_db(folder.database)
     stack.callback(db.close)
     group = await stack.enter_async_context(asyncio.TaskGroup())
-    seams = await _seams(settings, identity, db, stack, group)
+    audit = AuditLog(KeyStore(settings.folder).load_signer(), SystemClock(), origin_of_site(identity.site_id))
+    policies = PolicyDesk(settings.policy_path, db=db, audit=audit)
+    seams = await _seams(settings, identity, db, policies, stack, group)
     seams = replace(seams, runner=trainer)
-    approvals = ApprovalLoop(seams, policy_path=settings.policy_path, identity=identity, peers=settings.peers)
+    approvals = ApprovalLoop(seams, policies=policies, identity=identity, peers=settings.peers)
     assignments = AssignmentLoop(seams, backoff=daemon._backoff())  # noqa: SLF001 - the daemon's own composition
     await assignments.restore()
-    for loop in (approvals.run, assignments.run):
+    for loop in (approvals.run, assignments.run, assignments.watch):
         task = group.create_task(loop())
         stack.callback(task.cancel)
 
@@ -193,6 +196,7 @@ async def _seams(
     settings: SiteSettings,
     identity: SiteIdentity,
     db: SiteDb,
+    policies: PolicyDesk,
     stack: AsyncExitStack,
     group: asyncio.TaskGroup,
 ) -> SiteSeams:
@@ -209,7 +213,8 @@ async def _seams(
     stack.push_async_callback(channel.close)
     client = CoordinatorClient(channel, agent_version=agent_version())
     spawn = daemon._guarded_spawn(group)  # noqa: SLF001 - the daemon's own composition
-    return daemon._compose(settings, identity, db, client, board=board, spawn=spawn)  # noqa: SLF001 - as above
+    compose = daemon._compose  # noqa: SLF001 - as above
+    return compose(settings, identity, db, client, policies=policies, board=board, spawn=spawn)
 
 
 async def serve(folders: list[SiteFolder], n_parameters: int) -> None:

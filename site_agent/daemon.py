@@ -1,8 +1,8 @@
 """The running agent: composition root and supervisor. The only module of the shell that knows settings.
 
-One process, one task group: the poll loop, the approvals loop, the status writer, and a task for each job that runs. A
-loop that fails unexpectedly is logged and started again after a wait; SIGTERM and SIGINT end all of them, and leave
-rounds as they are, to be taken up by the next start.
+One process, one task group: the poll loop, the watch over withdrawals, the approvals loop, the status writer, and a
+task for each job that runs. A loop that fails unexpectedly is logged and started again after a wait; SIGTERM and SIGINT
+end all of them, and leave rounds as they are, to be taken up by the next start.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from site_agent.state.round_book import RoundBook
 from site_agent.supervision.approval_loop import ApprovalLoop
 from site_agent.supervision.assignments import AssignmentLoop
 from site_agent.supervision.judgement import PolicyJudge
+from site_agent.supervision.policy_desk import PolicyDesk
 from site_agent.supervision.seams import JobOptions, SiteSeams, Spawn, SystemEntropy
 from site_agent.supervision.status_board import StatusBoard
 from site_agent.way_out import find_way_out
@@ -86,19 +87,21 @@ async def _serve(settings: SiteSettings, identity: SiteIdentity, db: SiteDb) -> 
         clock_s=time.monotonic,
         announce=lambda transport: board.transport(transport.value),
     )
+    audit = AuditLog(KeyStore(settings.folder).load_signer(), SystemClock(), origin_of_site(identity.site_id))
     known = CoordinatorLog(
-        settings.folder.coordinator_log,
-        coordinator_spki=identity.coordinator_signing_spki,
-        db=db,
-        audit=AuditLog(KeyStore(settings.folder).load_signer(), SystemClock(), origin_of_site(identity.site_id)),
+        settings.folder.coordinator_log, coordinator_spki=identity.coordinator_signing_spki, db=db, audit=audit
     )
+    policies = PolicyDesk(settings.policy_path, db=db, audit=audit)
     client = CoordinatorClient(channel, agent_version=agent_version(), coordinator_log=known)
     try:
         async with asyncio.TaskGroup() as group:
-            seams = _compose(settings, identity, db, client, board=board, spawn=_guarded_spawn(group))
+            seams = _compose(
+                settings, identity, db, client, policies=policies, board=board, spawn=_guarded_spawn(group)
+            )
             keeper = group.create_task(_keep_running("transport", channel.keep))
             try:
-                await _run_until(stopping, seams, settings, identity, group)
+                approvals = ApprovalLoop(seams, policies=policies, identity=identity, peers=settings.peers)
+                await _run_until(stopping, seams, settings, approvals, group)
             finally:
                 keeper.cancel()
     finally:
@@ -109,16 +112,17 @@ async def _run_until(
     stopping: asyncio.Event,
     seams: SiteSeams,
     settings: SiteSettings,
-    identity: SiteIdentity,
+    approvals: ApprovalLoop,
     group: asyncio.TaskGroup,
 ) -> None:
     assignments = AssignmentLoop(seams, backoff=_backoff())
-    approvals = ApprovalLoop(seams, policy_path=settings.policy_path, identity=identity, peers=settings.peers)
     _record(seams, AuditKind.PROCESS_STARTED)
+    await approvals.read_policy()
     await asyncio.to_thread(end_orphans, settings.folder.jobs_dir)
     await assignments.restore()
     loops = [
         group.create_task(_keep_running("assignments", assignments.run)),
+        group.create_task(_keep_running("withdrawals", assignments.watch)),
         group.create_task(_keep_running("approvals", approvals.run)),
         group.create_task(_keep_running("status", lambda: _write_status(seams.board))),
     ]
@@ -144,6 +148,7 @@ def _compose(
     db: SiteDb,
     client: CoordinatorClient,
     *,
+    policies: PolicyDesk,
     board: StatusBoard,
     spawn: Spawn,
 ) -> SiteSeams:
@@ -174,7 +179,7 @@ def _compose(
                 checkpoint_every_s=settings.runner.checkpoint_every_s,
             )
         ),
-        judge=PolicyJudge(db, policy_path=settings.policy_path, identity=identity, peers=settings.peers, clock=clock),
+        judge=PolicyJudge(db, audit, policies=policies, identity=identity, peers=settings.peers, clock=clock),
         jobs=JobOptions(
             jobs_dir=folder.jobs_dir,
             base_models={

@@ -129,11 +129,12 @@ class CreateRunRequest(_Request):
 
 
 class Approval(_Answer):
-    """A site's word on a run."""
+    """A site's word on a run; a yes holds until ``expires_at``, where it has one."""
 
     site_id: str
     decision: str
     at: datetime
+    expires_at: datetime | None
 
 
 class Run(_Answer):

@@ -176,7 +176,7 @@ class Run(Base):
 
 
 class Approval(Base):
-    """A site's signed statement about a run; the latest one stands."""
+    """A site's signed statement about a run; the latest one stands, until ``expires_at`` where it says so."""
 
     __tablename__ = "approvals"
 
@@ -186,6 +186,7 @@ class Approval(Base):
     statement_body: Mapped[bytes]
     statement_signature: Mapped[bytes]
     at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
 
 
 class Round(Base):

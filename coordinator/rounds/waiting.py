@@ -29,6 +29,7 @@ class SiteStanding(StrEnum):
     SAID_NOTHING = "has not approved"
     SAID_NO = "declined the run"
     WITHDREW = "withdrew its approval"
+    APPROVAL_ENDED = "approved, and its approval has ended"
     NOT_ENROLLED = "is not enrolled"
     SUSPENDED = "is suspended"
     REVOKED = "is revoked"
@@ -121,7 +122,12 @@ def what_run_waits_for(picture: RunPicture) -> str:
 
 
 def _approvals(picture: RunPicture) -> str:
-    unapproved = {SiteStanding.SAID_NOTHING, SiteStanding.SAID_NO, SiteStanding.WITHDREW}
+    unapproved = {
+        SiteStanding.SAID_NOTHING,
+        SiteStanding.SAID_NO,
+        SiteStanding.WITHDREW,
+        SiteStanding.APPROVAL_ENDED,
+    }
     n_approved = sum(1 for site in picture.sites.values() if site.standing not in unapproved)
     missing = [site for site, found in picture.sites.items() if found.standing in unapproved]
     return f"Waits for {picture.rules.quorum} approvals and has {n_approved}: {_listed(picture, missing)}."

@@ -11,7 +11,7 @@ from coordinator.db.exchanges import latest_exchange
 from coordinator.db.models import Participation, Run, Site
 from coordinator.db.outbox import first_open_effect
 from coordinator.db.rounds import latest_round, open_round, participations_of
-from coordinator.db.runs import approval_decisions
+from coordinator.db.runs import SiteWord, site_words
 from coordinator.db.sites import sites_by_name
 from coordinator.db.states import ApprovalDecision, SiteState
 from coordinator.rounds.participation_machine import ParticipationState
@@ -35,8 +35,8 @@ from fl_protocol.ids import SiteId
 _ROLES = RoleCache()
 """Parsed RunSpecs, by digest; what it holds is derived from frozen bytes."""
 
-_SAID: Mapping[str | None, SiteStanding] = {
-    None: SiteStanding.SAID_NOTHING,
+_SAID: Mapping[str, SiteStanding] = {
+    ApprovalDecision.APPROVED.value: SiteStanding.APPROVAL_ENDED,
     ApprovalDecision.REFUSED.value: SiteStanding.SAID_NO,
     ApprovalDecision.WITHDRAWN.value: SiteStanding.WITHDREW,
 }
@@ -63,14 +63,14 @@ def paint_run(session: Session, run: Run, now: datetime) -> RunPicture:
     facts = _ROLES.run_facts(run)
     pins = facts.spec.cohort.pins
     sites = sites_by_name(session, pins)
-    decisions = approval_decisions(session, run.run_id)
+    words = site_words(session, run.run_id, now=now)
     return RunPicture(
         state=RunState(run.state),
         reason=run.reason,
         round_index=run.next_round_index,
         n_rounds=facts.spec.rounds,
         rules=facts.rules,
-        sites={site: _site(sites.get(site), decisions.get(site), pin=pin) for site, pin in pins.items()},
+        sites={site: _site(sites.get(site), words.get(site), pin=pin) for site, pin in pins.items()},
         round=_round(session, run, sites, now=now),
         following=following_attempt(session, run),
         said=_said_last(session, run),
@@ -78,12 +78,12 @@ def paint_run(session: Session, run: Run, now: datetime) -> RunPicture:
     )
 
 
-def _site(row: Site | None, decision: str | None, *, pin: str) -> SitePicture:
+def _site(row: Site | None, word: SiteWord | None, *, pin: str) -> SitePicture:
     last_seen_at = None if row is None else row.last_seen_at
     if row is None:
         standing = SiteStanding.NOT_ENROLLED
-    elif decision != ApprovalDecision.APPROVED.value:
-        standing = _SAID[decision]
+    elif word is None or not word.is_yes:
+        standing = _standing(word)
     elif row.state != SiteState.ENROLLED.value:
         standing = _BARRED[row.state]
     elif row.signing_key_sha256 != pin:
@@ -91,6 +91,11 @@ def _site(row: Site | None, decision: str | None, *, pin: str) -> SitePicture:
     else:
         standing = SiteStanding.MAY_TAKE_PART
     return SitePicture(standing=standing, last_seen_at=last_seen_at)
+
+
+def _standing(word: SiteWord | None) -> SiteStanding:
+    """Of a site whose standing word is not yes."""
+    return SiteStanding.SAID_NOTHING if word is None else _SAID[word.decision]
 
 
 def _round(session: Session, run: Run, sites: Mapping[SiteId, Site], *, now: datetime) -> RoundPicture | None:

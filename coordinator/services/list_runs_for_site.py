@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from coordinator.db.models import Approval, Run, Site
-from coordinator.db.states import ApprovalDecision, SiteState
+from coordinator.db.runs import EXPIRY_MARGIN, approved_sites
+from coordinator.db.states import SiteState
 from coordinator.errors import NotFoundError
 from coordinator.rounds.run_machine import RunState
 from coordinator.services.resources import Resources
@@ -49,10 +50,12 @@ class RosterMember:
 
 
 def list_pending_runs(resources: Resources, *, site_id: SiteId) -> tuple[SiteRun, ...]:
-    """The open runs whose cohort has this site and on which it has not said a word."""
+    """The open runs whose cohort has this site and on which it has not said a word, or whose approval has ended."""
+    now = resources.now()
 
     def read(session: Session) -> tuple[SiteRun, ...]:
-        answered = select(Approval.run_id).where(Approval.site_id == site_id)
+        stands = or_(Approval.expires_at.is_(None), Approval.expires_at > now + EXPIRY_MARGIN)
+        answered = select(Approval.run_id).where(Approval.site_id == site_id, stands)
         query = select(Run).where(Run.state.in_(_OPEN_STATES), Run.run_id.not_in(answered)).order_by(Run.created_at)
         return tuple(_head(run) for run in session.scalars(query) if _is_in_cohort(run, site_id))
 
@@ -87,8 +90,7 @@ def get_roster(resources: Resources, *, site_id: SiteId, run_id: RunId) -> tuple
 
     def read(session: Session) -> tuple[RosterMember, ...]:
         run = _run_of(session, site_id, run_id)
-        approvals = session.scalars(select(Approval).where(Approval.run_id == run_id))
-        approved = {row.site_id for row in approvals if row.decision == ApprovalDecision.APPROVED.value}
+        approved = approved_sites(session, run_id, now=resources.now())
         members = []
         for name, pin in sorted(run_spec_of(run.run_spec_json).cohort.pins.items()):
             site = session.get(Site, name)

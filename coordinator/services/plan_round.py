@@ -32,7 +32,7 @@ def plan_round(turn: Turn) -> None:
         return
     state = RunState(turn.run.state)
     if state is RunState.AWAITING_SITES:
-        n_approved = len(approved_sites(turn.session, turn.run.run_id) & set(turn.pins))
+        n_approved = len(approved_sites(turn.session, turn.run.run_id, now=turn.now) & set(turn.pins))
         if n_approved >= turn.rules.quorum:
             turn.move_run(RunEvent.QUORUM_APPROVED)
     elif state in {RunState.ACTIVE, RunState.PAUSED}:
@@ -56,7 +56,7 @@ def invitable_sites(turn: Turn) -> tuple[SiteId, ...]:
     """Who would be invited to a round that opens now."""
     return invited_sites(
         turn.pins,
-        approved=approved_sites(turn.session, turn.run.run_id),
+        approved=approved_sites(turn.session, turn.run.run_id, now=turn.now),
         active=[site for site, row in turn.active_sites().items() if is_present(row.last_seen_at, now=turn.now)],
     )
 

@@ -28,6 +28,7 @@ class ApprovalView:
     site_id: str
     decision: str
     at: datetime
+    expires_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,10 @@ def find_run(session: Session, run_id: str) -> Run:
     return run
 
 
+def _approval(row: Approval) -> ApprovalView:
+    return ApprovalView(site_id=row.site_id, decision=row.decision, at=row.at, expires_at=row.expires_at)
+
+
 def run_view(session: Session, run: Run, *, now: datetime) -> RunView:
     """What of a run is shown."""
     spec = run_spec_of(run.run_spec_json)
@@ -118,7 +123,7 @@ def run_view(session: Session, run: Run, *, now: datetime) -> RunView:
         run_spec=json.loads(run.run_spec_json),
         rounds_total=spec.rounds + 1,
         rounds_committed=session.scalar(committed) or 0,
-        approvals=tuple(ApprovalView(site_id=row.site_id, decision=row.decision, at=row.at) for row in approvals),
+        approvals=tuple(_approval(row) for row in approvals),
         releases=tuple(session.scalars(releases)),
         created_by=run.created_by,
         created_at=run.created_at,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
+
+import rfc8785
 
 from fl_protocol.ids import Sha256Hex, SiteId
 
@@ -231,6 +234,12 @@ class CohortSpec:
     def pins(self) -> dict[SiteId, Sha256Hex]:
         """Name to signing-key fingerprint, of the sites that have one."""
         return {site.name: site.signing_key_sha256 for site in self.sites if site.signing_key_sha256 is not None}
+
+    def digest(self) -> Sha256Hex:
+        """A name for who is in the run: SHA-256 of the canonical JSON of name to signing-key fingerprint."""
+        return Sha256Hex(
+            hashlib.sha256(rfc8785.dumps({str(site): str(pin) for site, pin in self.pins.items()})).hexdigest()
+        )
 
     def to_document(self) -> dict[str, object]:
         """The section as JSON values: a site as its name until it is pinned, then as name and pin."""

@@ -4,8 +4,10 @@ SiteAgentError
 └── ApprovalError                    carries ``advice``
     ├── RunUnknownError
     ├── RunAlreadyDecidedError
+    ├── RunNotApprovedError              there is nothing to take back
     ├── RunDocumentInvalidError          its bytes are not what its digests say
     ├── PolicyDeniedError                names the rule
+    ├── ExpiryInvalidError               an approval must end after it begins
     ├── PurposeNeededError               a person must say under which purpose
     └── PeersUnlistedError               a person must accept keys that nobody compared
 """
@@ -51,6 +53,12 @@ class RunDocumentInvalidError(ApprovalError):
     code = "run-document-invalid"
 
 
+class RunNotApprovedError(ApprovalError):
+    """There is no approval that could be taken back."""
+
+    code = "run-not-approved"
+
+
 class PolicyDeniedError(ApprovalError):
     """The policy does not permit the run.
 
@@ -66,6 +74,12 @@ class PolicyDeniedError(ApprovalError):
         advice = "'wardround-site policy explain RUN' shows every rule; policy.yaml is the hospital's to change."
         super().__init__(message, advice=advice, rule=denied.rule, value=denied.value, limit=denied.limit)
         self.denied = denied
+
+
+class ExpiryInvalidError(ApprovalError):
+    """The end that was named for an approval is not in the future."""
+
+    code = "expiry-invalid"
 
 
 class PurposeNeededError(ApprovalError):

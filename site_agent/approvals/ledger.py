@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 
 from sqlalchemy.orm import Session
 
@@ -19,16 +20,28 @@ from site_agent.policy.evaluate import DatasetFacts, SiteLedger
 
 
 def site_ledger_for(
-    session: Session, *, run_spec: RunSpec, layout_json: bytes, identity: SiteIdentity, peers: Mapping[str, str]
+    session: Session,
+    *,
+    run_spec: RunSpec,
+    layout_json: bytes,
+    identity: SiteIdentity,
+    peers: Mapping[str, str],
+    now: datetime,
 ) -> SiteLedger:
-    """The ledger against which one run is evaluated.
+    """The ledger against which one run is evaluated; ``now`` decides which datasets are over.
 
     Raises:
         RunDocumentInvalidError: the layout is not the one whose digest the run names.
     """
     datasets = {
         dataset.name: DatasetFacts(
-            purposes=frozenset(dataset.purposes), n_records=dataset.n_records, n_patients=dataset.n_patients
+            purposes=frozenset(dataset.purposes),
+            n_records=dataset.n_records,
+            n_patients=dataset.n_patients,
+            consent=dataset.consent,
+            legal_basis=dataset.legal_basis,
+            expires_on=None if dataset.expires_on is None else dataset.expires_on.isoformat(),
+            is_expired=dataset.is_expired(now),
         )
         for dataset in list_datasets(session)
     }

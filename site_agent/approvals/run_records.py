@@ -20,9 +20,12 @@ from site_agent.audit.store import AuditLog
 from site_agent.db.instants import instant_from_text, instant_text
 from site_agent.db.models import ApprovalRow, RunLedgerRow, SiteSwitchRow
 from site_agent.db.tx import SiteDb
+from site_agent.policy.evaluate import ApprovalTerm
 
 PENDING = "pending"
-_IN_HAND = frozenset({PENDING, Decision.APPROVED.value, "active", "paused"})
+STANDING = frozenset({Decision.APPROVED.value, "active", "paused"})
+"""States of a run that this site has approved and that is not over."""
+_IN_HAND = STANDING | {PENDING}
 _PAUSED_SWITCH = "paused"
 
 
@@ -66,6 +69,13 @@ class RunRecord:
     approved_by: str | None
     dataset: str | None
     purpose: str | None
+    expires_at: datetime | None
+
+    def term(self) -> ApprovalTerm | None:
+        """For how long the run was approved; None where it never was."""
+        if self.approved_at is None:
+            return None
+        return ApprovalTerm(approved_at=self.approved_at, ends_at=self.expires_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,4 +215,5 @@ def record_from_row(row: RunLedgerRow) -> RunRecord:
         approved_by=row.approved_by,
         dataset=row.dataset,
         purpose=row.purpose,
+        expires_at=None if row.expires_at is None else instant_from_text(row.expires_at),
     )

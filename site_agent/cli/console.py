@@ -16,7 +16,13 @@ from rich.table import Table
 from fl_protocol.clock import Clock, SystemClock
 from fl_protocol.errors import WardroundError
 from fl_protocol.ids import IdentifierInvalidError
-from site_agent.approvals.errors import PeersUnlistedError, PolicyDeniedError, PurposeNeededError, RunUnknownError
+from site_agent.approvals.errors import (
+    ExpiryInvalidError,
+    PeersUnlistedError,
+    PolicyDeniedError,
+    PurposeNeededError,
+    RunUnknownError,
+)
 from site_agent.datasets.errors import DatasetDeclarationError, DatasetUnknownError
 from site_agent.enrolment.errors import (
     EnrolmentCodeExpiredError,
@@ -63,6 +69,7 @@ _EXIT_CODES: tuple[tuple[tuple[type[WardroundError], ...], int], ...] = (
             EnrolmentInputError,
             DatasetDeclarationError,
             PurposeNeededError,
+            ExpiryInvalidError,
             NotEnrolledError,
             IdentifierInvalidError,
             ProxyInvalidError,

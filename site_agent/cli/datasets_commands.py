@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from site_agent.cli.console import FAILED, console_of, local_user, table
+from site_agent.approvals.withdraw_dataset import withdraw_dataset_and_runs
+from site_agent.cli.console import FAILED, SiteConsole, console_of, local_user, table
 from site_agent.cli.open_site import open_site
 from site_agent.datasets.declaration import load_declaration
+from site_agent.datasets.errors import DatasetFileError
 from site_agent.datasets.inspector import SubprocessInspector
 from site_agent.datasets.registry import (
     RegisteredDataset,
     check_dataset,
     list_datasets,
     register_dataset,
-    withdraw_dataset,
 )
 from site_agent.db.instants import instant_text
 
@@ -26,7 +28,7 @@ app = typer.Typer(no_args_is_help=True, help="Which data may be used at all.")
 @app.command()
 def register(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="name, path, format and purposes of the dataset.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="What the dataset is, where, and what for.")],
 ) -> None:
     """Inspect a data file in a process of its own and put it on the register; no record is read here.
 
@@ -36,14 +38,18 @@ def register(
     declaration = load_declaration(file)
     with open_site(console) as site:
         console.say(f"Inspecting the data of {declaration.name} ...")
-        dataset = register_dataset(
-            site.db,
-            site.audit,
-            declaration,
-            inspector=SubprocessInspector(),
-            actor=f"user:{local_user()}",
-            now=console.clock.now(),
-        )
+        try:
+            dataset = register_dataset(
+                site.db,
+                site.audit,
+                declaration,
+                inspector=SubprocessInspector(),
+                actor=f"user:{local_user()}",
+                now=console.clock.now(),
+            )
+        except DatasetFileError as error:
+            _tell_faults(console, error, declaration.name)
+            raise
     console.answer(
         _document(dataset),
         f"Registered {dataset.name}: {dataset.n_records} records of {dataset.n_patients} patients.",
@@ -70,7 +76,7 @@ def list_command(
             dataset.n_records,
             dataset.n_patients,
             ", ".join(dataset.purposes),
-            "withdrawn" if dataset.is_withdrawn else "in use",
+            _standing(dataset, console.clock.now()),
             dataset.sha256[:16],
         )
         for dataset in datasets
@@ -82,13 +88,19 @@ def list_command(
 
 @app.command()
 def check(context: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
-    """Compare a dataset's file with what was registered.
+    """Look at every record of a dataset's file, name each fault's line and field, and compare the file's digest.
 
-    Example: wardround-site datasets check medical-qa
+    What stands there is never shown. Example: wardround-site datasets check medical-qa
     """
     console = console_of(context)
     with open_site(console) as site:
-        verdict = check_dataset(site.db, name, inspector=SubprocessInspector())
+        try:
+            verdict = check_dataset(
+                site.db, site.audit, name, inspector=SubprocessInspector(), actor=f"user:{local_user()}"
+            )
+        except DatasetFileError as error:
+            _tell_faults(console, error, name)
+            raise
     document = {
         "name": name,
         "is_unchanged": verdict.is_unchanged,
@@ -96,6 +108,8 @@ def check(context: typer.Context, name: Annotated[str, typer.Argument(metavar="N
         "found_sha256": verdict.found.sha256,
         "registered_records": verdict.dataset.n_records,
         "found_records": verdict.found.n_records,
+        "registered_patients": verdict.dataset.n_patients,
+        "found_patients": verdict.found.n_patients,
     }
     if verdict.is_unchanged:
         console.answer(document, f"{name} is unchanged: {verdict.found.n_records} records.")
@@ -110,14 +124,27 @@ def check(context: typer.Context, name: Annotated[str, typer.Argument(metavar="N
 
 @app.command()
 def withdraw(context: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
-    """Take a dataset out of use, from the next round on.
+    """Take a dataset out of use at once, and withdraw this site from every run that was approved over it.
 
-    Example: wardround-site datasets withdraw medical-qa
+    Training on it stops within a second or two. Example: wardround-site datasets withdraw medical-qa
     """
     console = console_of(context)
     with open_site(console) as site:
-        dataset = withdraw_dataset(site.db, site.audit, name, actor=f"user:{local_user()}", now=console.clock.now())
-    console.answer(_document(dataset), f"Withdrew {name}. No round that opens from now on uses it.")
+        withdrawal = withdraw_dataset_and_runs(
+            site.db, site.audit, name, signer=site.signer, local_user=local_user(), now=console.clock.now()
+        )
+    runs = ", ".join(withdrawal.run_ids) or "no run"
+    document = {**_document(withdrawal.dataset), "withdrawn_runs": list(withdrawal.run_ids)}
+    console.answer(document, f"Withdrew {name}, and with it the approval of {runs}.")
+
+
+def _tell_faults(console: SiteConsole, error: DatasetFileError, name: str) -> None:
+    """The places of what is wrong with the file; the error that follows says what to do."""
+    for fault in error.faults:
+        console.say(f"{name}: {fault}")
+    n_more = error.n_faults - len(error.faults)
+    if n_more > 0:
+        console.say(f"{name}: and {n_more} more")
 
 
 def _document(dataset: RegisteredDataset) -> dict[str, object]:
@@ -133,4 +160,17 @@ def _document(dataset: RegisteredDataset) -> dict[str, object]:
         "registered_at": instant_text(dataset.registered_at),
         "registered_by": dataset.registered_by,
         "withdrawn_at": None if dataset.withdrawn_at is None else instant_text(dataset.withdrawn_at),
+        "legal_basis": dataset.legal_basis,
+        "consent": dataset.consent,
+        "expires_on": None if dataset.expires_on is None else dataset.expires_on.isoformat(),
+        "patient_field": dataset.patient_field,
+        "schema": None if dataset.schema is None else dataset.schema.to_document(),
     }
+
+
+def _standing(dataset: RegisteredDataset, now: datetime) -> str:
+    if dataset.is_withdrawn:
+        return "withdrawn"
+    if dataset.expires_on is None:
+        return "in use"
+    return f"expired {dataset.expires_on}" if dataset.is_expired(now) else f"in use until {dataset.expires_on}"

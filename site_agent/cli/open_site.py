@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy.orm import Session
 
@@ -17,7 +18,7 @@ from site_agent.cli.console import SiteConsole
 from site_agent.db.tx import SiteDb, open_site_db
 from site_agent.enrolment.identity_file import SiteIdentity, load_identity
 from site_agent.enrolment.keystore import KeyStore
-from site_agent.policy_file import load_policy
+from site_agent.policy_file import load_policy_version
 from site_agent.settings import SiteSettings, load_settings
 
 
@@ -36,14 +37,14 @@ class OpenSite:
         """The audit log's name."""
         return origin_of_site(self.identity.site_id)
 
-    def judge(self, run_id: str) -> tuple[RunRecord, Judgement]:
+    def judge(self, run_id: str, *, now: datetime) -> tuple[RunRecord, Judgement]:
         """A run, and what it is judged by: the policy as it is now, and what the site knows now.
 
         Raises:
             RunUnknownError, RunDocumentInvalidError: there is no such run, or it is not what it says.
             PolicyFaultsError: the policy cannot be read.
         """
-        policy = load_policy(self.settings.policy_path)
+        version = load_policy_version(self.settings.policy_path)
 
         def read(session: Session) -> tuple[RunRecord, Judgement]:
             record = find_run(session, run_id)
@@ -53,8 +54,9 @@ class OpenSite:
                 layout_json=record.run.layout_json,
                 identity=self.identity,
                 peers=self.settings.peers,
+                now=now,
             )
-            return record, Judgement(policy=policy, ledger=ledger)
+            return record, Judgement(policy=version.policy, ledger=ledger, policy_sha256=version.sha256)
 
         return self.db.run_read("judge_run", read)
 

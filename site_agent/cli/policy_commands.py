@@ -9,10 +9,9 @@ import typer
 
 from site_agent.cli.console import REFUSED, console_of
 from site_agent.cli.open_site import open_site
-from site_agent.cli.run_page import finding_document, findings_table
-from site_agent.policy.explain import explain_run
+from site_agent.cli.run_page import RunPage, finding_document, findings_of, findings_table
 from site_agent.policy.rules import ApprovalMode, SitePolicy
-from site_agent.policy_file import load_policy
+from site_agent.policy_file import load_policy_version
 
 app = typer.Typer(no_args_is_help=True, help="What this hospital permits.")
 
@@ -27,15 +26,23 @@ def check(
     Example: wardround-site policy check policy.yaml
     """
     console = console_of(context)
-    policy = load_policy(file)
+    version = load_policy_version(file)
+    policy = version.policy
     hours = None if policy.hours is None else str(policy.hours)
     document: dict[str, object] = {
         "is_valid": True,
+        "policy_sha256": version.sha256,
         "tasks": sorted(policy.tasks),
         "base_models": sorted(policy.base_models),
         "adapters": {"kinds": sorted(policy.adapters.kinds), "max_rank": policy.adapters.max_rank},
         "datasets": {
-            name: {"purposes": sorted(rule.purposes), "min_records": rule.min_records}
+            name: {
+                "purposes": sorted(rule.purposes),
+                "min_records": rule.min_records,
+                "min_patients": rule.min_patients,
+                "consent": None if rule.consent is None else sorted(rule.consent),
+                "legal_basis": None if rule.legal_basis is None else sorted(rule.legal_basis),
+            }
             for name, rule in sorted(policy.datasets.items())
         },
         "secure_aggregation": {
@@ -47,6 +54,7 @@ def check(
         "egress": {"max_bytes_per_round": policy.egress.max_bytes_per_round},
         "hours": {"train": hours},
         "approval": policy.approval.value,
+        "approval_lifetime_days": policy.approval_lifetime_days,
         "remarks": list(_remarks(policy)),
     }
     console.answer(document, f"{file.name} is well formed.", *_remarks(policy))
@@ -63,15 +71,17 @@ def explain(
     """
     console = console_of(context)
     with open_site(console) as site:
-        record, judgement = site.judge(run)
+        record, judgement = site.judge(run, now=console.clock.now())
     policy = judgement.policy
     is_automatic = policy.approval is ApprovalMode.AUTOMATIC
-    findings = explain_run(record.run.run_spec(), policy, judgement.ledger, is_automatic=is_automatic)
+    page = RunPage(record=record, run_spec=record.run.run_spec(), judgement=judgement, now=console.clock.now())
+    findings = findings_of(page, is_automatic=is_automatic)
     is_permitted = all(finding.is_met for finding in findings)
     document = {
         "run_id": record.run.run_id,
         "is_permitted": is_permitted,
         "approval": policy.approval.value,
+        "policy_sha256": judgement.policy_sha256,
         "rules": [finding_document(finding) for finding in findings],
     }
     if is_permitted:

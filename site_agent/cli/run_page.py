@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
+
 from rich.console import RenderableType
 
 from fl_protocol.spec.run_spec import RunSpec
 from site_agent.approvals.approve_run import Judgement
-from site_agent.approvals.run_records import RunRecord
+from site_agent.approvals.run_records import STANDING, RunRecord
 from site_agent.cli.console import table
-from site_agent.policy.evaluate import SiteLedger, permitted_purposes, unlisted_peers
-from site_agent.policy.explain import ExplainedFinding, explain_run
+from site_agent.db.instants import instant_text
+from site_agent.policy.evaluate import SiteLedger, hours_finding, permitted_purposes, term_finding, unlisted_peers
+from site_agent.policy.explain import ExplainedFinding, explain_finding, explain_run
 
 
-def run_document(record: RunRecord, run_spec: RunSpec, judgement: Judgement) -> dict[str, object]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPage:
+    """A run, what it is judged by, and when."""
+
+    record: RunRecord
+    run_spec: RunSpec
+    judgement: Judgement
+    now: datetime
+
+
+def run_document(page: RunPage) -> dict[str, object]:
     """The page as a document."""
+    record, run_spec, judgement = page.record, page.run_spec, page.judgement
     return {
         "run_id": record.run.run_id,
         "name": record.run.name,
@@ -24,16 +39,22 @@ def run_document(record: RunRecord, run_spec: RunSpec, judgement: Judgement) -> 
         "payload_bytes": judgement.ledger.payload_bytes,
         "unlisted_peers": list(unlisted_peers(run_spec, judgement.ledger)),
         "permitted_purposes": sorted(permitted_purposes(run_spec.data.dataset, judgement.policy, judgement.ledger)),
-        "rules": [finding_document(finding) for finding in _findings(run_spec, judgement)],
+        "cohort_sha256": run_spec.cohort.digest(),
+        "approved_by": record.approved_by,
+        "approved_at": None if record.approved_at is None else instant_text(record.approved_at),
+        "expires_at": None if record.expires_at is None else instant_text(record.expires_at),
+        "policy_sha256": judgement.policy_sha256,
+        "rules": [finding_document(finding) for finding in findings_of(page)],
     }
 
 
-def page_lines(record: RunRecord, run_spec: RunSpec, judgement: Judgement) -> list[RenderableType]:
+def page_lines(page: RunPage) -> list[RenderableType]:
     """The page for people."""
-    spec = run_spec
+    record, spec, judgement = page.record, page.run_spec, page.judgement
     facts: list[tuple[str, object]] = [
         ("run", record.run.run_id),
         ("state", record.state if record.reason is None else f"{record.state} ({record.reason})"),
+        ("approval", _approval(page)),
         ("purpose", spec.purpose),
         ("task", f"{spec.task.kind}, {spec.rounds} rounds of {spec.local.steps} steps"),
         ("base model", f"{spec.base_model.name}  sha256:{spec.base_model.sha256}"),
@@ -53,7 +74,7 @@ def page_lines(record: RunRecord, run_spec: RunSpec, judgement: Judgement) -> li
         *_roster_lines(spec, judgement.ledger),
         "",
         "Policy:",
-        findings_table(_findings(run_spec, judgement)),
+        findings_table(findings_of(page)),
     ]
 
 
@@ -83,8 +104,24 @@ def finding_document(finding: ExplainedFinding) -> dict[str, object]:
     }
 
 
-def _findings(run_spec: RunSpec, judgement: Judgement) -> tuple[ExplainedFinding, ...]:
-    return explain_run(run_spec, judgement.policy, judgement.ledger)
+def findings_of(page: RunPage, *, is_automatic: bool = False) -> tuple[ExplainedFinding, ...]:
+    """Every rule that a round of the run must meet now: the run's own, the hours, and the end of the approval."""
+    policy = page.judgement.policy
+    findings = explain_run(page.run_spec, policy, page.judgement.ledger, is_automatic=is_automatic)
+    now = [hours_finding(policy, page.now.astimezone().time())]
+    term = page.record.term()
+    if term is not None and page.record.state in STANDING:
+        now.append(term_finding(term, policy, page.now))
+    return (*findings, *(explain_finding(finding) for finding in now))
+
+
+def _approval(page: RunPage) -> str:
+    record, term = page.record, page.record.term()
+    if term is None or record.state not in STANDING:
+        return "none"
+    last = term.last_instant(page.judgement.policy)
+    ends = "ended" if last <= page.now else "ends"
+    return f"by {record.approved_by} at {term.approved_at:%Y-%m-%d %H:%M} UTC, {ends} at {last:%Y-%m-%d %H:%M} UTC"
 
 
 def _roster_lines(run_spec: RunSpec, ledger: SiteLedger) -> list[str]:

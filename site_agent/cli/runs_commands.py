@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import replace
+from datetime import date, datetime, time, timedelta
+from typing import Annotated, Protocol
 
 import typer
 
-from site_agent.approvals.approve_run import StewardWord, approve_run, decline_run
+from fl_protocol.signing.keys import Signer
+from fl_protocol.signing.signed import SignedBody
+from site_agent.approvals.approve_run import StewardWord, approve_run, decline_run, withdraw_run
 from site_agent.approvals.errors import PeersUnlistedError, RunDocumentInvalidError
 from site_agent.approvals.run_records import PENDING, RunRecord, find_run, list_runs, set_paused
+from site_agent.audit.store import AuditLog
 from site_agent.cli.console import SiteConsole, UsageError, console_of, local_user, table
 from site_agent.cli.open_site import OpenSite, open_site
-from site_agent.cli.run_page import page_lines, run_document
+from site_agent.cli.run_page import RunPage, page_lines, run_document
+from site_agent.db.instants import instant_from_text, instant_text
+from site_agent.db.tx import SiteDb
 from site_agent.policy.evaluate import Denied, evaluate_run
 from site_agent.policy.explain import sentence_for_rule
 from site_agent.state.reveal_release import UnresolvedReveal, release_reveals, unresolved_reveals
@@ -32,7 +39,9 @@ def pending(context: typer.Context) -> None:
     console = console_of(context)
     with open_site(console) as site:
         records = site.db.run_read("list_runs", lambda session: list_runs(session, state=PENDING))
-        items = [{**_head(record), "denied_by": _denied_rule(site, record)} for record in records]
+        items = [
+            {**_head(record), "denied_by": _denied_rule(site, record, now=console.clock.now())} for record in records
+        ]
     rows = [(item["run_id"], item["name"], item["dataset"], item["denied_by"] or "permitted") for item in items]
     drawn = table(("run", "name", "dataset", "policy"), rows)
     nothing = "No run waits. The agent must be running to see new ones."
@@ -47,10 +56,9 @@ def show(context: typer.Context, run: RunArgument) -> None:
     """
     console = console_of(context)
     with open_site(console) as site:
-        record, judgement = site.judge(run)
-    run_spec = record.run.run_spec()
-    document = run_document(record, run_spec, judgement)
-    console.answer(document, *page_lines(record, run_spec, judgement))
+        record, judgement = site.judge(run, now=console.clock.now())
+    page = RunPage(record=record, run_spec=record.run.run_spec(), judgement=judgement, now=console.clock.now())
+    console.answer(run_document(page), *page_lines(page))
 
 
 @app.command()
@@ -61,29 +69,31 @@ def approve(
     accept_unlisted: Annotated[  # noqa: FBT002 - a switch
         bool, typer.Option("--accept-unlisted", help="Accept sites whose keys were not compared; this is recorded.")
     ] = False,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Last day (2027-06-30) or instant; at most the policy's lifetime.")
+    ] = None,
 ) -> None:
-    """Say yes to a run, signed by this site's key.
+    """Say yes to a run, signed by this site's key, until a day; said again with --until, the end is another.
 
-    Example: wardround-site runs approve run-... --purpose research
+    Example: wardround-site runs approve run-... --purpose research --until 2027-06-30
     """
     console = console_of(context)
+    word = StewardWord(
+        local_user=local_user(), purpose=purpose, accept_unlisted=accept_unlisted, until=_end_from_text(until)
+    )
     with open_site(console) as site:
         try:
-            _approve(
-                console,
-                site,
-                run,
-                StewardWord(local_user=local_user(), purpose=purpose, accept_unlisted=accept_unlisted),
-            )
+            _approve(console, site, run, word)
         except PeersUnlistedError as error:
             if not console.is_interactive:
                 raise
             console.say(error.message)
             if not typer.confirm("Accept these sites all the same? This is recorded."):
                 raise
-            _approve(console, site, run, StewardWord(local_user=local_user(), purpose=purpose, accept_unlisted=True))
+            _approve(console, site, run, replace(word, accept_unlisted=True))
         record = site.db.run_read("find_run", lambda session: find_run(session, run))
-    line = f"Approved {record.run.name} for {record.dataset}, purpose: {record.purpose}. {_SENT_BY_AGENT}"
+    end = "" if record.expires_at is None else f", until {record.expires_at:%Y-%m-%d %H:%M} UTC"
+    line = f"Approved {record.run.name} for {record.dataset}, purpose: {record.purpose}{end}. {_SENT_BY_AGENT}"
     console.answer(_head(record), line)
 
 
@@ -93,25 +103,25 @@ def decline(
     run: RunArgument,
     reason: Annotated[str, typer.Option("--reason", help="Why; it stays at this site.")],
 ) -> None:
-    """Say no to a run, or take an approval back.
+    """Say no to a run that waits; of one that was approved it is the same as 'withdraw'.
 
     Example: wardround-site runs decline run-... --reason "not covered by the ethics vote"
     """
-    console = console_of(context)
-    if not reason.strip() or not reason.isprintable():
-        raise UsageError("--reason is one printable line that is not empty")
-    with open_site(console) as site:
-        decline_run(
-            site.db,
-            site.audit,
-            signer=site.signer,
-            run_id=run,
-            local_user=local_user(),
-            reason=reason.strip(),
-            now=console.clock.now(),
-        )
-        record = site.db.run_read("find_run", lambda session: find_run(session, run))
-    console.answer(_head(record), f"{record.state.capitalize()}: {record.run.name}. {_SENT_BY_AGENT}")
+    _say_no(console_of(context), run, reason=reason, say=decline_run)
+
+
+@app.command()
+def withdraw(
+    context: typer.Context,
+    run: RunArgument,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it stays at this site.")],
+) -> None:
+    """Take this site's approval of a run back, for good: its training stops at once, its next rounds go without you.
+
+    A pause ('runs pause') is for the whole site and ends with 'resume'; this is for one run and does not end.
+    Example: wardround-site runs withdraw run-... --reason "consent was withdrawn"
+    """
+    _say_no(console_of(context), run, reason=reason, say=withdraw_run)
 
 
 @app.command()
@@ -187,10 +197,54 @@ def _release_warning(reveals: Sequence[UnresolvedReveal]) -> list[str]:
 
 
 def _approve(console: SiteConsole, site: OpenSite, run: str, word: StewardWord) -> None:
-    _, judgement = site.judge(run)
+    _, judgement = site.judge(run, now=console.clock.now())
     approve_run(
         site.db, site.audit, signer=site.signer, run_id=run, judgement=judgement, word=word, now=console.clock.now()
     )
+
+
+class _SayNo(Protocol):
+    """One of the two ways in which a person says no."""
+
+    def __call__(
+        self, db: SiteDb, audit: AuditLog, *, signer: Signer, run_id: str, local_user: str, reason: str, now: datetime
+    ) -> SignedBody:
+        """Record it."""
+        ...
+
+
+def _say_no(console: SiteConsole, run: str, *, reason: str, say: _SayNo) -> None:
+    if not reason.strip() or not reason.isprintable():
+        raise UsageError("--reason is one printable line that is not empty")
+    with open_site(console) as site:
+        say(
+            site.db,
+            site.audit,
+            signer=site.signer,
+            run_id=run,
+            local_user=local_user(),
+            reason=reason.strip(),
+            now=console.clock.now(),
+        )
+        record = site.db.run_read("find_run", lambda session: find_run(session, run))
+    console.answer(_head(record), f"{record.state.capitalize()}: {record.run.name}. {_SENT_BY_AGENT}")
+
+
+def _end_from_text(text: str | None) -> datetime | None:
+    """A day stands for its end, in this machine's local time."""
+    if text is None:
+        return None
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        pass
+    else:
+        return datetime.combine(day + timedelta(days=1), time()).astimezone()
+    try:
+        return instant_from_text(text)
+    except ValueError as error:
+        message = "--until is a day (2027-06-30) or an instant with its time zone (2027-06-30T18:00:00Z)"
+        raise UsageError(message) from error
 
 
 def _switch(console: SiteConsole, *, is_paused: bool) -> None:
@@ -200,9 +254,9 @@ def _switch(console: SiteConsole, *, is_paused: bool) -> None:
     console.answer({"is_paused": is_paused}, line)
 
 
-def _denied_rule(site: OpenSite, record: RunRecord) -> str | None:
+def _denied_rule(site: OpenSite, record: RunRecord, *, now: datetime) -> str | None:
     try:
-        _, judgement = site.judge(record.run.run_id)
+        _, judgement = site.judge(record.run.run_id, now=now)
         verdict = evaluate_run(record.run.run_spec(), judgement.policy, judgement.ledger)
     except RunDocumentInvalidError as error:
         # One run that the coordinator broke does not hide the others.
@@ -220,4 +274,5 @@ def _head(record: RunRecord) -> dict[str, object]:
         "dataset": record.dataset,
         "purpose": record.purpose,
         "approved_by": record.approved_by,
+        "expires_at": None if record.expires_at is None else instant_text(record.expires_at),
     }

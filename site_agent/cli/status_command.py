@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import typer
 from sqlalchemy.orm import Session
 
-from site_agent.approvals.run_records import PENDING, is_paused, list_runs, unsent_statements
+from site_agent.approvals.run_records import PENDING, STANDING, RunRecord, is_paused, list_runs, unsent_statements
 from site_agent.audit.store import audit_head
 from site_agent.cli.console import console_of
 from site_agent.cli.open_site import open_site
-from site_agent.datasets.registry import list_datasets
+from site_agent.datasets.registry import RegisteredDataset, list_datasets
 from site_agent.db.instants import instant_from_text
+from site_agent.policy.reading import PolicyFaultsError
+from site_agent.policy_file import load_policy_version
 from site_agent.state.disk_space import free_bytes, used_bytes
 
 _FRESH_FOR = timedelta(seconds=60)
+_SOON = timedelta(days=14)
 
 
 def status(context: typer.Context) -> None:
@@ -27,6 +30,8 @@ def status(context: typer.Context) -> None:
     Example: wardround-site status
     """
     console = console_of(context)
+
+    now = console.clock.now()
 
     def read(session: Session) -> dict[str, object]:
         runs = list_runs(session)
@@ -37,12 +42,14 @@ def status(context: typer.Context) -> None:
             "n_pending": sum(run.state == PENDING for run in runs),
             "n_unsent_statements": len(unsent_statements(session)),
             "datasets": [dataset.name for dataset in list_datasets(session)],
+            "ending": [*_ending_approvals(runs, now), *_ending_datasets(list_datasets(session), now)],
             "audit": {"size": head.size, "head": head.root},
         }
 
     with open_site(console) as site:
         document = {"site_id": site.identity.site_id, **site.db.run_read("read_status", read)}
-    agent = read_agent_status(console.folder.status_json, now=console.clock.now())
+        document["policy"] = policy = _policy_standing(site.settings.policy_path)
+    agent = read_agent_status(console.folder.status_json, now=now)
     document["agent"] = agent
     folder = console.folder
     disk = {
@@ -63,6 +70,12 @@ def status(context: typer.Context) -> None:
         f"Audit     {site_audit_line(document['audit'])}",
         f"Disk      {_mib(n_used)} MiB used by this site, {_mib(disk['free_bytes'])} MiB free",
     ]
+    if not policy["is_readable"]:
+        lines.append(
+            "Policy    CANNOT BE READ, so nothing is permitted: 'wardround-site policy check FILE' lists its faults"
+        )
+    ending = document["ending"]
+    lines.extend(f"Ending    {line}" for line in (ending if isinstance(ending, list) else ()))
     if document["n_pending"]:
         lines.append(f"Waiting   {document['n_pending']} run(s) for your word: 'wardround-site runs pending'")
     if document["n_unsent_statements"]:
@@ -70,6 +83,29 @@ def status(context: typer.Context) -> None:
             f"Unsent    {document['n_unsent_statements']} statement(s); the agent sends them when it is connected"
         )
     console.answer(document, *lines)
+
+
+def _ending_approvals(runs: Sequence[RunRecord], now: datetime) -> Iterator[str]:
+    """Approvals that have ended or will soon: nothing renews them, so a person has to know."""
+    for record in runs:
+        if record.state not in STANDING or record.expires_at is None or record.expires_at > now + _SOON:
+            continue
+        ends = "has ended" if record.expires_at <= now else f"ends at {record.expires_at:%Y-%m-%d %H:%M} UTC"
+        yield f"the approval of {record.run.name} {ends}: 'wardround-site runs approve {record.run.run_id} --until DAY'"
+
+
+def _ending_datasets(datasets: Sequence[RegisteredDataset], now: datetime) -> Iterator[str]:
+    for dataset in datasets:
+        if dataset.expires_on is not None and dataset.is_expired(now + _SOON):
+            day = "is over" if dataset.is_expired(now) else f"is {dataset.expires_on}"
+            yield f"the last day of the dataset {dataset.name} {day}"
+
+
+def _policy_standing(path: Path) -> dict[str, object]:
+    try:
+        return {"is_readable": True, "sha256": load_policy_version(path).sha256}
+    except PolicyFaultsError as error:
+        return {"is_readable": False, "sha256": error.file_sha256}
 
 
 def read_agent_status(path: Path, *, now: datetime) -> dict[str, object]:

@@ -5,14 +5,38 @@ SiteAgentError
     ├── DatasetDeclarationError            the YAML file has faults; all are listed
     ├── DatasetFileError                   the data file: missing, empty, malformed at record k
     ├── DatasetExistsError
+    ├── DatasetExpiredError                its last day of use is over
     ├── DatasetUnknownError
     └── InspectionFailedError              the inspecting program itself failed
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from fl_protocol.errors import Fact
 from site_agent.errors import SiteAgentError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordFault:
+    """What is wrong with one record, by place and kind. Safety: never what stands there.
+
+    Attributes:
+        line: from 1.
+        field: a field that the declaration or the task names; None where the fault is the whole line's, or a field's
+            whose name nobody declared (the name itself may be patient data).
+        fault: a closed code.
+    """
+
+    line: int
+    field: str | None
+    fault: str
+
+    def __str__(self) -> str:
+        """``line 12, age: not-a-whole-number``."""
+        place = f"line {self.line}" if self.field is None else f"line {self.line}, {self.field}"
+        return f"{place}: {self.fault}"
 
 
 class DatasetError(SiteAgentError):
@@ -51,20 +75,39 @@ class DatasetFileError(DatasetError):
 
     Attributes:
         failure_code: for example that of a missing, an empty or a malformed file.
+        faults: the first faults of its records, each by line and field.
+        n_faults: how many there are.
     """
 
     code = "dataset-file-invalid"
 
-    def __init__(self, message: str, *, failure_code: str, advice: str, **facts: Fact) -> None:
-        """Keep the program's code."""
+    def __init__(
+        self,
+        message: str,
+        *,
+        failure_code: str,
+        advice: str,
+        faults: tuple[RecordFault, ...] = (),
+        n_faults: int = 0,
+        **facts: Fact,
+    ) -> None:
+        """Keep the program's code and what it found."""
         super().__init__(message, advice=advice, failure_code=failure_code, **facts)
         self.failure_code = failure_code
+        self.faults = faults
+        self.n_faults = n_faults
 
 
 class DatasetExistsError(DatasetError):
     """A dataset of this name is registered with other content."""
 
     code = "dataset-exists"
+
+
+class DatasetExpiredError(DatasetError):
+    """The last day on which the dataset may be used is over."""
+
+    code = "dataset-expired"
 
 
 class DatasetUnknownError(DatasetError):

@@ -15,7 +15,8 @@ from typing import Protocol
 
 from fl_protocol.errors import Fact
 from fl_protocol.ids import IdentifierInvalidError, Sha256Hex, sha256_hex_from_text
-from site_agent.datasets.errors import DatasetFileError, InspectionFailedError
+from site_agent.datasets.errors import DatasetFileError, InspectionFailedError, RecordFault
+from site_agent.jobs.record_schema import PATIENT_FIELD, RecordSchema
 
 _TIMEOUT_S = 3600.0
 _FILE_ADVICE = "Mend the file and run the command again; nothing was recorded."
@@ -30,14 +31,24 @@ class Inspection:
     n_patients: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataDescription:
+    """What the program is told of a data file. ``schema`` None: only what every task needs is checked."""
+
+    path: Path
+    format: str
+    patient_field: str = PATIENT_FIELD
+    schema: RecordSchema | None = None
+
+
 class Inspector(Protocol):
     """Looks at data files for the registry."""
 
-    def inspect(self, path: Path, data_format: str) -> Inspection:
+    def inspect(self, description: DataDescription) -> Inspection:
         """Digest and counts of a whole, well-formed file.
 
         Raises:
-            DatasetFileError: missing, empty, or malformed at a record that the error names.
+            DatasetFileError: missing, empty, or malformed; the error names line and field of each fault.
             InspectionFailedError: there is no verdict.
         """
         ...
@@ -50,19 +61,23 @@ class SubprocessInspector:
         """Name the trainer's program."""
         self._command = command
 
-    def inspect(self, path: Path, data_format: str) -> Inspection:
+    def inspect(self, description: DataDescription) -> Inspection:
         """Digest and counts of a whole, well-formed file.
 
         Raises:
-            DatasetFileError: missing, empty, or malformed at a record that the error names.
+            DatasetFileError: missing, empty, or malformed; the error names line and field of each fault.
             InspectionFailedError: there is no verdict.
         """
-        arguments = ["inspect", "--data", str(path), "--format", data_format, "--json"]
+        arguments = ["inspect", "--data", str(description.path), "--format", description.format, "--json"]
+        arguments += ["--patient-field", description.patient_field]
+        schema = None if description.schema is None else description.schema.to_document()
+        # By the standard input: a command line is seen by every user of the machine.
+        arguments += [] if schema is None else ["--schema", "-"]
         try:
             # Safety: no shell, and every argument is one word of a fixed command line.
             finished = subprocess.run(  # noqa: S603 - the program is this installation's own
                 [*self._command, *arguments],
-                stdin=subprocess.DEVNULL,
+                input=b"" if schema is None else json.dumps(schema).encode(),
                 capture_output=True,
                 check=False,
                 timeout=_TIMEOUT_S,
@@ -108,13 +123,28 @@ def _file_error(document: Mapping[str, object]) -> DatasetFileError:
         for key, value in listed.items():
             if isinstance(value, str | int | float | bool) and str(key).isidentifier():
                 facts[str(key)] = value
-    reserved = {"message", "failure_code", "advice", "self"}
+    reserved = {"message", "failure_code", "advice", "self", "faults", "n_faults"}
+    faults = _record_faults(document.get("faults"))
+    n_faults = document.get("n_faults")
     return DatasetFileError(
         str(document.get("message") or "the data file cannot be used"),
         failure_code=str(document.get("code") or "data-invalid"),
         advice=str(document.get("advice") or _FILE_ADVICE),
+        faults=faults,
+        n_faults=int(str(n_faults)) if _is_count(n_faults) else len(faults),
         **{key: value for key, value in facts.items() if key not in reserved},
     )
+
+
+def _record_faults(value: object) -> tuple[RecordFault, ...]:
+    faults: list[RecordFault] = []
+    for item in value if isinstance(value, list) else []:
+        if not isinstance(item, dict):
+            continue
+        line, name, fault = item.get("line"), item.get("field"), item.get("fault")
+        if isinstance(line, int) and isinstance(name, str | None) and isinstance(fault, str):
+            faults.append(RecordFault(line=line, field=name, fault=fault))
+    return tuple(faults)
 
 
 def _is_count(value: object) -> bool:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, String, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 2
-"""Written to SQLite's ``user_version``; rises with each change of the tables."""
+SCHEMA_VERSION = 3
+"""Written to SQLite's ``user_version``; rises with each change of the tables. A table or a nullable column more is all
+that a version adds: ``upgrades`` brings older files up."""
 
 
 class SiteTable(DeclarativeBase):
@@ -38,6 +39,11 @@ class DatasetRow(SiteTable):
     registered_at: Mapped[str] = mapped_column(String)
     registered_by: Mapped[str] = mapped_column(String)
     withdrawn_at: Mapped[str | None] = mapped_column(String)
+    schema_json: Mapped[str | None] = mapped_column(String)
+    patient_field: Mapped[str | None] = mapped_column(String)
+    legal_basis: Mapped[str | None] = mapped_column(String)
+    consent: Mapped[str | None] = mapped_column(String)
+    expires_on: Mapped[str | None] = mapped_column(String)
 
 
 class RunLedgerRow(SiteTable):
@@ -58,6 +64,7 @@ class RunLedgerRow(SiteTable):
     approved_by: Mapped[str | None] = mapped_column(String)
     dataset: Mapped[str | None] = mapped_column(String)
     purpose: Mapped[str | None] = mapped_column(String)
+    expires_at: Mapped[str | None] = mapped_column(String)
 
 
 class ApprovalRow(SiteTable):
@@ -76,6 +83,8 @@ class ApprovalRow(SiteTable):
     accepted_unlisted_json: Mapped[str] = mapped_column(String)
     reason: Mapped[str | None] = mapped_column(String)
     sent_at: Mapped[str | None] = mapped_column(String)
+    expires_at: Mapped[str | None] = mapped_column(String)
+    policy_sha256: Mapped[str | None] = mapped_column(String)
 
 
 class JoinedRoundRow(SiteTable):

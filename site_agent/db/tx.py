@@ -18,7 +18,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from site_agent.db.errors import SiteDatabaseError, SiteDatabaseFullError, SiteDatabaseVersionError
-from site_agent.db.models import SCHEMA_VERSION, SiteTable
+from site_agent.db.models import SCHEMA_VERSION
+from site_agent.db.upgrades import OLDEST_VERSION, expand_tables
 
 ResultT = TypeVar("ResultT")
 
@@ -81,10 +82,10 @@ class SiteDb:
 
 
 def open_site_db(path: Path) -> SiteDb:
-    """Open the site's database; make the file (mode 0600) and its tables when it is new.
+    """Open the site's database; make the file (mode 0600) and its tables when it is new, add to them when it is older.
 
     Raises:
-        SiteDatabaseVersionError: the file belongs to another version.
+        SiteDatabaseVersionError: the file belongs to a later version, or to one that was never released.
         SiteDatabaseError: it cannot be opened or is no SQLite file.
     """
     try:
@@ -110,10 +111,12 @@ def open_site_db(path: Path) -> SiteDb:
 
 def _ensure_tables(connection: Connection) -> None:
     version = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
-    if version == 0:
-        SiteTable.metadata.create_all(connection)
+    if version == SCHEMA_VERSION:
+        return
+    if version == 0 or OLDEST_VERSION <= version < SCHEMA_VERSION:
+        expand_tables(connection)
         connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    elif version != SCHEMA_VERSION:
+    else:
         message = (
             "the site's database belongs to another version of Wardround; install that version, or restore a backup"
         )

@@ -64,8 +64,9 @@ base_models: []
 adapters: {kinds: [], max_rank: 0}
 
 # Registered datasets and what for, for example:
-#   medical-qa: {purposes: [research], min_records: 100}
+#   medical-qa: {purposes: [research], min_records: 100, min_patients: 50}
 # A run states a purpose by beginning with it: "research: answer questions about rare diseases". 'any' admits every one.
+# 'consent: [broad-consent-2024]' and 'legal_basis: [gdpr-9-2-j]' demand one of these tags in the registration.
 datasets: {}
 
 # How many sites must stand behind every sum (never below 3), and how many of them might tell the coordinator all.
@@ -82,6 +83,9 @@ egress: {max_bytes_per_round: 0}
 
 # manual: a person says yes to every run. automatic: runs inside all of the above, among listed peers, need no person.
 approval: manual
+
+# For how many days an approval holds, a person's or the policy's own; nothing renews it by itself.
+approval_lifetime_days: 90
 """
 
 

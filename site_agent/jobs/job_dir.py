@@ -36,6 +36,7 @@ from site_agent.jobs.progress_file import (
     read_progress,
     touch_progress,
 )
+from site_agent.jobs.record_schema import PATIENT_FIELD
 
 __all__ = [
     "PROGRESS_FILE",
@@ -109,11 +110,18 @@ class DataFile:
 
     Attributes:
         sha256: of the file as it was registered; None where the trainer is to find it out.
+        patient_field: the field that names a record's patient.
     """
 
     path: str
     format: str = "jsonl"
     sha256: str | None = None
+    patient_field: str = PATIENT_FIELD
+
+    def to_document(self) -> dict[str, object]:
+        """As it stands in ``job.json``; the field of the patient only where it is another than usual."""
+        document: dict[str, object] = {"path": self.path, "format": self.format, "sha256": self.sha256}
+        return document if self.patient_field == PATIENT_FIELD else {**document, "patient_field": self.patient_field}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +167,7 @@ class JobSpec:
             "round_attempt": self.round_attempt,
             "run_spec": None if self.run_spec is None else dict(self.run_spec),
             "base_model": None if base_model is None else {"path": base_model.path, "sha256": base_model.sha256},
-            "data": {"path": self.data.path, "format": self.data.format, "sha256": self.data.sha256},
+            "data": self.data.to_document(),
             "seed": self.seed,
             "threads": self.threads,
             "device": self.device.value,
@@ -193,6 +201,7 @@ class JobSpec:
                 path=data.text("path"),
                 format=data.text("format", default="jsonl"),
                 sha256=data.optional_text("sha256"),
+                patient_field=data.text("patient_field", default=PATIENT_FIELD),
             ),
             seed=reader.integer("seed"),
             threads=reader.optional_integer("threads"),

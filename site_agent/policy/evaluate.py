@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import time
+from datetime import datetime, time, timedelta
 from types import MappingProxyType
 
 from fl_protocol.ids import Sha256Hex, SiteId
@@ -18,6 +18,9 @@ from fl_protocol.spec.secagg_params import SMALLEST_COHORT, SecAggParams
 from site_agent.policy.rules import ANY_PURPOSE, ApprovalMode, DatasetRule, Permission, SitePolicy
 
 RuleValue = str | int | float | None
+
+EXPIRED_APPROVAL = "approval-expired"
+"""The one rule that is about the approval, not about the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +39,20 @@ class Denied:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetFacts:
-    """What the registry knows of a dataset that is registered and not withdrawn."""
+    """What the registry knows of a dataset that is registered and not withdrawn.
+
+    Attributes:
+        expires_on: the last day on which it may be used, as a date; None where its owner set none.
+        is_expired: whether that day is over. Computed by whoever has a clock.
+    """
 
     purposes: frozenset[str]
     n_records: int
     n_patients: int
+    consent: str | None = None
+    legal_basis: str | None = None
+    expires_on: str | None = None
+    is_expired: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +79,19 @@ class SiteLedger:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalTerm:
+    """For how long a site's yes was said. ``ends_at`` is None in an approval that an earlier version signed."""
+
+    approved_at: datetime
+    ends_at: datetime | None
+
+    def last_instant(self, policy: SitePolicy) -> datetime:
+        """When it ends under this policy: as it was signed, and no later than the policy's lifetime after its day."""
+        longest = self.approved_at + timedelta(days=policy.approval_lifetime_days)
+        return longest if self.ends_at is None else min(self.ends_at, longest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RuleFinding:
     """One rule and how the run stands to it."""
 
@@ -88,9 +113,33 @@ def evaluate_automatic(run_spec: RunSpec, policy: SitePolicy, ledger: SiteLedger
 
 def evaluate_hours(policy: SitePolicy, local_time: time) -> Allowed | Denied:
     """Whether training may start at this time of day, the site's own."""
-    if policy.hours is None or policy.hours.admits(local_time):
-        return Allowed()
-    return Denied(rule="hours.train", value=f"{local_time:%H:%M}", limit=str(policy.hours))
+    return _first_denial(iter([hours_finding(policy, local_time)]))
+
+
+def evaluate_term(term: ApprovalTerm, policy: SitePolicy, now: datetime) -> Allowed | Denied:
+    """Whether an approval still holds at this instant. Its end itself is outside."""
+    return _first_denial(iter([term_finding(term, policy, now)]))
+
+
+def term_finding(term: ApprovalTerm, policy: SitePolicy, now: datetime) -> RuleFinding:
+    """How an approval stands to its own end, and to the policy's ``approval_lifetime_days``."""
+    last = term.last_instant(policy)
+    return RuleFinding(
+        rule=EXPIRED_APPROVAL,
+        is_met=now < last,
+        value=f"{now:%Y-%m-%d %H:%M} UTC",
+        limit=f"{last:%Y-%m-%d %H:%M} UTC",
+    )
+
+
+def hours_finding(policy: SitePolicy, local_time: time) -> RuleFinding:
+    """How this time of day stands to the hours in which training may start."""
+    return RuleFinding(
+        rule="hours.train",
+        is_met=policy.hours is None or policy.hours.admits(local_time),
+        value=f"{local_time:%H:%M}",
+        limit="any hour" if policy.hours is None else str(policy.hours),
+    )
 
 
 def run_findings(run_spec: RunSpec, policy: SitePolicy, ledger: SiteLedger) -> Iterator[RuleFinding]:
@@ -179,10 +228,28 @@ def _dataset_findings(run_spec: RunSpec, policy: SitePolicy, ledger: SiteLedger)
     yield RuleFinding(rule=f"{prefix}.purposes", is_met=bool(purposes), value=run_spec.purpose, limit=_listed(purposes))
     n_records = facts.n_records if facts is not None else 0
     n_patients = facts.n_patients if facts is not None else 0
+    yield RuleFinding(
+        rule=f"{prefix}.expires_on",
+        is_met=facts is not None and not facts.is_expired,
+        value=None if facts is None else facts.expires_on,
+        limit="today, or later",
+    )
     if rule is not None:
         yield _at_least(f"{prefix}.min_records", n_records, rule.min_records)
+        yield _at_least(f"{prefix}.min_patients", n_patients, rule.min_patients)
+        yield from _ground_findings(prefix, rule, facts)
     yield _at_least("data.min_records", n_records, run_spec.data.min_records)
     yield _at_least("data.min_patients", n_patients, run_spec.data.min_patients)
+
+
+def _ground_findings(prefix: str, rule: DatasetRule, facts: DatasetFacts | None) -> Iterator[RuleFinding]:
+    """On which ground the dataset is held, where the policy demands one."""
+    demanded = {"consent": rule.consent, "legal_basis": rule.legal_basis}
+    held = {} if facts is None else {"consent": facts.consent, "legal_basis": facts.legal_basis}
+    for key, admitted in demanded.items():
+        if admitted is not None:
+            value = held.get(key)
+            yield RuleFinding(rule=f"{prefix}.{key}", is_met=value in admitted, value=value, limit=_listed(admitted))
 
 
 def _cohort_findings(run_spec: RunSpec, policy: SitePolicy, ledger: SiteLedger) -> Iterator[RuleFinding]:

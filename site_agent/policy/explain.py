@@ -8,7 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fl_protocol.spec.run_spec import RunSpec
-from site_agent.policy.evaluate import RuleFinding, RuleValue, SiteLedger, automatic_findings, run_findings
+from site_agent.policy.evaluate import (
+    EXPIRED_APPROVAL,
+    RuleFinding,
+    RuleValue,
+    SiteLedger,
+    automatic_findings,
+    run_findings,
+)
 from site_agent.policy.rules import SitePolicy
 
 _SENTENCES = {
@@ -28,11 +35,17 @@ _SENTENCES = {
     "approval": "approval without a person needs 'approval: automatic'",
     "peers": "approval without a person needs every other site in 'peers' of site.yaml, with the same key",
     "hours.train": "training starts only within 'hours.train'",
+    EXPIRED_APPROVAL: "this site's approval has ended; 'wardround-site runs approve RUN' says yes again",
+    "approval_lifetime_days": "an approval holds for at most the policy's 'approval_lifetime_days'",
 }
 _DATASET_SENTENCES = {
     "registered": "the dataset must be registered here ('wardround-site datasets register') and not withdrawn",
     "purposes": "the policy and the dataset's registration must share a purpose that the run states",
     "min_records": "the dataset must hold at least the policy's 'min_records'",
+    "min_patients": "the dataset must hold at least the policy's 'min_patients'",
+    "expires_on": "the dataset's last day ('expires' of its registration) must not be over",
+    "consent": "the dataset must be registered with one of the policy's 'consent' tags",
+    "legal_basis": "the dataset must be registered with one of the policy's legal bases",
 }
 
 
@@ -60,10 +73,11 @@ def explain_run(
 ) -> tuple[ExplainedFinding, ...]:
     """Every rule in order, met or not; with ``is_automatic`` also those that replace the steward's word."""
     walk = automatic_findings if is_automatic else run_findings
-    return tuple(_explained(finding) for finding in walk(run_spec, policy, ledger))
+    return tuple(explain_finding(finding) for finding in walk(run_spec, policy, ledger))
 
 
-def _explained(finding: RuleFinding) -> ExplainedFinding:
+def explain_finding(finding: RuleFinding) -> ExplainedFinding:
+    """A finding with its sentence."""
     return ExplainedFinding(
         rule=finding.rule,
         is_met=finding.is_met,

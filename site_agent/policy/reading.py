@@ -31,15 +31,21 @@ class PolicyFault:
 
 
 class PolicyFaultsError(SiteAgentError):
-    """A policy document is not well formed; ``faults`` names everything that is wrong with it."""
+    """A policy document is not well formed.
+
+    Attributes:
+        faults: everything that is wrong with it.
+        file_sha256: of the file that holds it; None where there is no file that can be read.
+    """
 
     code = "policy-invalid"
 
-    def __init__(self, faults: tuple[PolicyFault, ...]) -> None:
+    def __init__(self, faults: tuple[PolicyFault, ...], *, file_sha256: str | None = None) -> None:
         """Keep all faults."""
         listed = "; ".join(str(fault) for fault in faults)
         super().__init__(f"the policy has {len(faults)} fault(s): {listed}")
         self.faults = faults
+        self.file_sha256 = file_sha256
 
 
 @dataclass(slots=True, kw_only=True)

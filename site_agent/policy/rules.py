@@ -19,6 +19,11 @@ from site_agent.policy.reading import PolicyFault, PolicyFaultsError, SectionRea
 ANY_PURPOSE = "any"
 """In a list of purposes: whatever a run states as its purpose."""
 
+DEFAULT_LIFETIME_DAYS = 90
+"""How long an approval holds where the policy does not say."""
+
+LONGEST_LIFETIME_DAYS = 3650
+
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _HOURS = re.compile(r"([0-9]{2}):([0-9]{2})-([0-9]{2}):([0-9]{2})")
 
@@ -47,10 +52,21 @@ class AdapterRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetRule:
-    """What one registered dataset may be used for, and how large it must be."""
+    """What one registered dataset may be used for, how large it must be, and on which ground it is held.
+
+    Attributes:
+        purposes: what it may be used for.
+        min_records: the fewest records that it must hold.
+        min_patients: the fewest patients.
+        consent: one of these consent tags must be in its registration; None demands none.
+        legal_basis: one of these legal bases must be in its registration; None demands none.
+    """
 
     purposes: frozenset[str] = frozenset()
     min_records: int = 1
+    min_patients: int = 0
+    consent: frozenset[str] | None = None
+    legal_basis: frozenset[str] | None = None
 
 
 class SumCheckMode(StrEnum):
@@ -130,6 +146,7 @@ class SitePolicy:
     egress: EgressRule = field(default_factory=EgressRule)
     hours: TrainingHours | None = None
     approval: ApprovalMode = ApprovalMode.MANUAL
+    approval_lifetime_days: int = DEFAULT_LIFETIME_DAYS
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "datasets", MappingProxyType(dict(self.datasets)))
@@ -156,6 +173,7 @@ def parse_policy(document: Mapping[str, object]) -> SitePolicy:
         egress=_egress(reader.section("egress")),
         hours=_hours(reader.section("hours")),
         approval=reader.choice("approval", default=ApprovalMode.MANUAL),
+        approval_lifetime_days=_lifetime(reader),
     )
     reader.refuse_unknown()
     if faults:
@@ -185,10 +203,26 @@ def _datasets(reader: SectionReader) -> dict[str, DatasetRule]:
     rules: dict[str, DatasetRule] = {}
     for name, member in reader.sections().items():
         rules[name] = DatasetRule(
-            purposes=member.names("purposes"), min_records=member.integer("min_records", default=1, at_least=1)
+            purposes=member.names("purposes"),
+            min_records=member.integer("min_records", default=1, at_least=1),
+            min_patients=member.integer("min_patients", default=0, at_least=0),
+            consent=_demanded(member, "consent"),
+            legal_basis=_demanded(member, "legal_basis"),
         )
         member.refuse_unknown()
     return rules
+
+
+def _demanded(reader: SectionReader, key: str) -> frozenset[str] | None:
+    """A list of which one must be met. An empty one, unlike an absent one, is met by nothing."""
+    return reader.names(key) if key in reader.document else None
+
+
+def _lifetime(reader: SectionReader) -> int:
+    days = reader.integer("approval_lifetime_days", default=DEFAULT_LIFETIME_DAYS, at_least=1)
+    if days > LONGEST_LIFETIME_DAYS:
+        reader.note("approval_lifetime_days", f"is {days}, and must be at most {LONGEST_LIFETIME_DAYS}")
+    return days
 
 
 def _cohort(reader: SectionReader) -> CohortRule:

@@ -153,6 +153,13 @@ class RoundAbandoned:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalEnded:
+    """This site's word on the run was taken back, or has ended; a closed reason."""
+
+    reason: str
+
+
 RelayedInput = KeysRelayed | SharesRelayed | SurvivorsRelayed | ConfirmationsRelayed
 
 SessionEvent = (
@@ -173,4 +180,5 @@ SessionEvent = (
     | ResultSettled
     | ResultRefused
     | RoundAbandoned
+    | ApprovalEnded
 )

@@ -9,7 +9,8 @@ that provoked it nothing but its code. Rules that the table carries:
 - a statement is made once an exchange. The same request again gets the same bytes again; a request with other content
   is illegal (a second list of keys, a second set of survivors);
 - attempts of an exchange only rise, and none opens once M9 was made: after that the payload is never masked again;
-- a round ends once.
+- a round ends once;
+- a word that is taken back ends the round at once, until shares were revealed: after that its result is settled.
 
 Knows no bytes of any message, only that they are the same or not.
 """
@@ -254,6 +255,12 @@ def _abandoned(session: RoundSession, event: SessionEvent) -> Outcome:
     return ended, (do.StopJob(), *_closed_exchange(session), do.CloseRound(outcome=reason))
 
 
+def _approval_ended(session: RoundSession, event: SessionEvent) -> Outcome:
+    # The trainer first: nothing of the run is computed while the word travels.
+    ended, commands = _declined(session, kind=DeclineKind.REFUSED, reason=cast("on.ApprovalEnded", event).reason)
+    return ended, (do.StopJob(), *commands)
+
+
 _BEFORE_REVEAL = (
     SessionPhase.READY,
     SessionPhase.ADVERTISED,
@@ -293,6 +300,10 @@ def _table() -> dict[tuple[SessionPhase, type[SessionEvent]], Transition]:
         table[early, on.StepRefused] = _step_refused
         # A payload that is lost or damaged after READY is a failure, whichever step finds it.
         table[early, on.JobFailed] = _job_failed
+    for unrevealed in (phase.TRAINING, *_BEFORE_REVEAL):
+        # Masked, uploaded or confirmed, nothing is unmasked without this site's shares or a threshold of the others'.
+        # After M9 there is nothing left to hold back: the round is settled, so that what became of it is known.
+        table[unrevealed, on.ApprovalEnded] = _approval_ended
     for asking, asked in _ASKS.items():
         for before in PHASES_BEFORE[asked] | {PHASE_AFTER[asked]}:
             table[before, asking] = _relayed(asked)

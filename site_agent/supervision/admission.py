@@ -1,7 +1,7 @@
 """M0 against everything this site holds: the numbered list of what must be true before it trains for a round.
 
  1. the pinned coordinator signed the manifest, and it is of the round that the instruction names;
- 2. this site approved the run, and the manifest names exactly the approved RunSpec;
+ 2. this site approved the run, its approval has not ended, and the manifest names exactly the approved RunSpec;
  3. the round is one of the run's, of the kind that its place demands, under the approved suite and audit window;
  4. the payload's layout is the one that this site derives from the RunSpec;
  5. the site's own policy, asked again, permits it, and the dataset and the base model are there;
@@ -23,6 +23,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy.orm import Session
+
 from fl_protocol.ids import RunId
 from fl_protocol.secagg.reading import PeerVerifier
 from fl_protocol.signing.signed import SignedBody
@@ -34,7 +36,7 @@ from site_agent.datasets.registry import RegisteredDataset
 from site_agent.errors import PublicStateError, RoundRefusedError
 from site_agent.state.payload_memory import Evaluation, evaluation_name
 from site_agent.state.public_state import StoredState, adapter_digest
-from site_agent.supervision.approved_runs import ApprovedRun, read_approved_run
+from site_agent.supervision.approved_runs import ApprovedRun, check_term, read_approved_run
 from site_agent.supervision.judgement import Permission
 from site_agent.supervision.seams import SiteSeams
 from site_agent.supervision.settlement import Settler, read_manifest
@@ -107,6 +109,20 @@ class Admission:
         """A run that this site approved. Blocks on the disk. Raises RoundRefusedError."""
         return self._seams.db.run_read("approved-run", lambda session: read_approved_run(session, run_id))
 
+    def check_word(self, run_id: RunId) -> None:
+        """Check that this site's approval of a run stands now. Blocks on the disk.
+
+        Raises:
+            RoundRefusedError: ``run-withdrawn``, ``run-not-approved``, ``approval-expired``.
+        """
+        now = self._seams.clock.now()
+
+        def read(session: Session) -> None:
+            read_approved_run(session, run_id)
+            check_term(session, run_id, now)
+
+        self._seams.db.run_read("approval-stands", read)
+
     def recall(self, round_context: RoundContext, signed: SignedBody) -> AdmittedRound:
         """A round that was joined before a restart, checked again but for the chain and its own evaluation.
 
@@ -132,6 +148,8 @@ class Admission:
         if named != round_context:
             raise _refused("manifest-mismatch", "the manifest is of another round", manifest)
         run = self.approved(manifest.run_id)
+        if not is_restart:
+            self.check_word(manifest.run_id)
         _check_place(run, manifest)
         layout = run.payload_layout(manifest.kind)
         if layout.digest() != manifest.payload_layout_sha256:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from pathlib import Path
 
 import structlog
 from sqlalchemy.orm import Session
@@ -27,7 +26,9 @@ from site_agent.enrolment.identity_file import SiteIdentity
 from site_agent.errors import CoordinatorRefusedError, LinkError
 from site_agent.link.client import RunSummary
 from site_agent.policy.evaluate import Allowed
-from site_agent.policy_file import load_policy
+from site_agent.policy.reading import PolicyFaultsError
+from site_agent.policy_file import PolicyVersion
+from site_agent.supervision.policy_desk import PolicyDesk
 from site_agent.supervision.seams import SiteSeams
 
 log = structlog.get_logger(__name__)
@@ -46,16 +47,33 @@ class ApprovalLoop:
     """One look a second, not always at the coordinator. The steward decides in another process, over the database."""
 
     def __init__(
-        self, seams: SiteSeams, *, policy_path: Path, identity: SiteIdentity, peers: Mapping[str, str]
+        self, seams: SiteSeams, *, policies: PolicyDesk, identity: SiteIdentity, peers: Mapping[str, str]
     ) -> None:
         """Take what runs are judged by."""
         self._seams = seams
-        self._policy_path = policy_path
+        self._policies = policies
         self._identity = identity
         self._peers = peers
         self._judged: dict[str, object] = {}
         self._seen: set[str] = set()
         self._looks_to_wait = 0
+        self._policy_fault = ""
+
+    async def read_policy(self) -> None:
+        """Read the policy once, so that the version which an agent starts under is in the log first."""
+        await asyncio.to_thread(self._policy)
+
+    def _policy(self) -> PolicyVersion | None:
+        try:
+            version = self._policies.load()
+        except PolicyFaultsError as error:
+            # It is in the audit log, and nothing is judged until it is mended; once in this log is enough.
+            if str(error) != self._policy_fault:
+                self._policy_fault = str(error)
+                log.warning("policy_unreadable", cause=str(error))
+            return None
+        self._policy_fault = ""
+        return version
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -105,10 +123,11 @@ class ApprovalLoop:
 
     def _judge_in_thread(self) -> None:
         seams = self._seams
-        pending = seams.db.run_read("pending-runs", lambda session: list_runs(session, state=PENDING))
-        if not pending:
+        # Also where nothing waits: a version that was put in place is in the log before anything rests on it.
+        version = self._policy()
+        if version is None:
             return
-        policy = load_policy(self._policy_path)
+        pending = seams.db.run_read("pending-runs", lambda session: list_runs(session, state=PENDING))
         for record in pending:
             run = record.run
             ledger = seams.db.run_read(
@@ -119,9 +138,10 @@ class ApprovalLoop:
                     layout_json=run.layout_json,
                     identity=self._identity,
                     peers=self._peers,
+                    now=seams.clock.now(),
                 ),
             )
-            judgement = Judgement(policy=policy, ledger=ledger)
+            judgement = Judgement(policy=version.policy, ledger=ledger, policy_sha256=version.sha256)
             if self._judged.get(run.run_id) == judgement:
                 continue
             self._judged[run.run_id] = judgement

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 
 from sqlalchemy.orm import Session
@@ -18,10 +19,13 @@ from fl_protocol.spec.payload_layout import PayloadLayout
 from fl_protocol.spec.round_spec import RoundKind
 from fl_protocol.spec.run_spec import RunSpec, parse_run_spec
 from fl_protocol.tensors.adapter_layout import AdapterLayout
+from site_agent.approvals.statement import Decision
 from site_agent.audit.store import AuditLog
+from site_agent.db.instants import instant_from_text
 from site_agent.db.models import RunLedgerRow
 from site_agent.db.tx import SiteDb
 from site_agent.errors import RoundRefusedError
+from site_agent.policy.evaluate import EXPIRED_APPROVAL
 
 _COMPLETED = "completed"
 _APPROVED = frozenset({"approved", "active", "paused", _COMPLETED})
@@ -53,9 +57,12 @@ def read_approved_run(session: Session, run_id: RunId) -> ApprovedRun:
     """Read a run that this site approved.
 
     Raises:
-        RoundRefusedError: it did not, or the ledger's documents do not have the digests that were approved.
+        RoundRefusedError: it did not (``run-not-approved``), or took it back (``run-withdrawn``), or the ledger's
+            documents do not have the digests that were approved.
     """
     row = session.get(RunLedgerRow, run_id)
+    if row is not None and row.state == Decision.WITHDRAWN.value:
+        raise RoundRefusedError("this site has withdrawn from the run", reason="run-withdrawn", run_id=run_id)
     if row is None or row.state not in _APPROVED:
         message = "this site has not approved the run"
         raise RoundRefusedError(message, reason="run-not-approved", run_id=run_id)
@@ -77,6 +84,20 @@ def read_approved_run(session: Session, run_id: RunId) -> ApprovedRun:
         layout_json=row.layout_json,
         initial_state_sha256=row.initial_state_sha256,
     )
+
+
+def check_term(session: Session, run_id: RunId, now: datetime) -> None:
+    """Check that the approval, as it was signed, has not ended.
+
+    An approval that an earlier version signed names no end; whether a round may be joined under it the judge says,
+    who knows the policy.
+
+    Raises:
+        RoundRefusedError: ``approval-expired``.
+    """
+    row = session.get(RunLedgerRow, run_id)
+    if row is not None and row.expires_at is not None and instant_from_text(row.expires_at) <= now:
+        raise RoundRefusedError("this site's approval has ended", reason=EXPIRED_APPROVAL, run_id=run_id)
 
 
 @lru_cache(maxsize=8)

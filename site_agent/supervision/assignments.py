@@ -29,6 +29,8 @@ _POLL_WAIT_S = 20.0
 _LONGEST_IDLE_S = 30.0
 _SHORTEST_IDLE_S = 0.05
 _LONGEST_REFUSAL_S = 3.0
+_WATCH_EVERY_S = 0.5
+"""How soon a word that was taken back stops a trainer: a look at this site's own database."""
 
 
 class AssignmentLoop:
@@ -44,6 +46,7 @@ class AssignmentLoop:
         self._workers: dict[RunId, RoundWorker] = {}
         self._refused: tuple[object, ...] = ()
         self._cut_short: frozenset[RoundContext] = frozenset()
+        self._ending: set[RunId] = set()
 
     async def restore(self) -> None:
         """Take up open rounds. Call once, before the first poll."""
@@ -59,6 +62,35 @@ class AssignmentLoop:
         while True:
             wait_s = await self._turn()
             await asyncio.sleep(wait_s)
+
+    async def watch(self) -> None:
+        """Look until cancelled whether this site still stands by the runs that it works on."""
+        while True:
+            await self.look_for_withdrawals()
+            await asyncio.sleep(_WATCH_EVERY_S)
+
+    async def look_for_withdrawals(self) -> None:
+        """Look once; what has to end is ended by tasks of its own."""
+        for run_id, worker in tuple(self._workers.items()):
+            if worker.may_withdraw and run_id not in self._ending:
+                await self._look_at(run_id, worker)
+
+    async def _look_at(self, run_id: RunId, worker: RoundWorker) -> None:
+        try:
+            await asyncio.to_thread(self._admission.check_word, run_id)
+        except RoundRefusedError as error:
+            # In a task of its own: one coordinator's silence does not keep another run's trainer alive.
+            self._ending.add(run_id)
+            self._seams.spawn(self._end(run_id, worker, reason=error.reason))
+
+    async def _end(self, run_id: RunId, worker: RoundWorker, *, reason: str) -> None:
+        try:
+            await worker.end_approval(reason)
+            log.info("approval_ended", run_id=run_id, reason=reason)
+        except WardroundError as error:
+            log.warning("approval_end_waits", run_id=run_id, code=error.code)
+        finally:
+            self._ending.discard(run_id)
 
     async def stop(self) -> None:
         """Stop the trainers' jobs."""

@@ -31,7 +31,7 @@ from site_agent.state.disk_space import require_space
 from site_agent.state.journal import ExchangeRecord
 from site_agent.state.payload_memory import MaskedCohort, RevealedExchange
 from site_agent.supervision.admission import AdmittedRound
-from site_agent.supervision.approved_runs import read_approved_run
+from site_agent.supervision.approved_runs import check_term, read_approved_run
 from site_agent.supervision.job_desk import JobDesk, payload_digest
 from site_agent.supervision.seams import SiteSeams
 from site_agent.supervision.survivors_rules import EarlierSums, check_sites
@@ -117,6 +117,9 @@ class ExchangeDesk:
         role = self._open(context) if step is Step.ADVERTISE else self._role_for(context)
         if step in _NEEDS_THE_STEWARD:
             self._check_steward(context)
+        if step is Step.MASK:
+            # The policy may have been narrowed while this site trained; at what hour, no longer matters.
+            self._seams.judge.permit(self._admitted.run, is_training_ahead=False)
         match step:
             case Step.ADVERTISE:
                 statement = role.advertise()
@@ -222,11 +225,13 @@ class ExchangeDesk:
         """Read again what the steward may have changed since the round was joined.
 
         Raises:
-            RoundRefusedError: ``run-not-approved``, ``site-paused``.
+            RoundRefusedError: ``run-withdrawn``, ``run-not-approved``, ``approval-expired``, ``site-paused``.
         """
+        now = self._seams.clock.now()
 
         def read(session: Session) -> None:
             read_approved_run(session, context.run_id)
+            check_term(session, context.run_id, now)
             if is_paused(session):
                 raise RoundRefusedError("the steward paused this site", reason="site-paused", run_id=context.run_id)
 

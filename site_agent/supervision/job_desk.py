@@ -106,6 +106,7 @@ class JobDesk:
                 path=str(admitted.dataset.path),
                 format=admitted.dataset.format,
                 sha256=admitted.dataset.sha256,
+                patient_field=admitted.dataset.patient_field,
             ),
             seed=training_seed(
                 run_seed=spec.local.seed,

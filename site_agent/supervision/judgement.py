@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Protocol
 
 from sqlalchemy.orm import Session
 
+from fl_protocol.audit.events import AuditKind
 from fl_protocol.clock import Clock
+from fl_protocol.ids import RunId
 from fl_protocol.spec.secagg_params import SecAggParams
+from site_agent.approvals.decisions import audit_fact
 from site_agent.approvals.errors import ApprovalError
 from site_agent.approvals.ledger import site_ledger_for
-from site_agent.approvals.run_records import is_paused
+from site_agent.approvals.run_records import find_run, is_paused
+from site_agent.audit.store import AuditLog
 from site_agent.datasets.registry import RegisteredDataset, find_dataset
 from site_agent.db.tx import SiteDb
 from site_agent.enrolment.identity_file import SiteIdentity
 from site_agent.errors import RoundRefusedError
-from site_agent.policy.evaluate import Denied, evaluate_hours, evaluate_run
+from site_agent.policy.evaluate import Allowed, Denied, evaluate_hours, evaluate_run, evaluate_term
 from site_agent.policy.reading import PolicyFaultsError
 from site_agent.policy.rules import SitePolicy, SumCheckMode
-from site_agent.policy_file import load_policy
+from site_agent.policy_file import PolicyVersion
 from site_agent.supervision.approved_runs import ApprovedRun
+from site_agent.supervision.policy_desk import PolicyDesk
+
+_ACTOR = "agent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,29 +65,48 @@ class Judge(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    run: ApprovedRun
+    policy: SitePolicy
+    now: datetime
+    is_training_ahead: bool
+
+
 class PolicyJudge:
     """The judge over the policy file, the registry and the steward's switch."""
 
     def __init__(
-        self, db: SiteDb, *, policy_path: Path, identity: SiteIdentity, peers: Mapping[str, str], clock: Clock
+        self,
+        db: SiteDb,
+        audit: AuditLog,
+        *,
+        policies: PolicyDesk,
+        identity: SiteIdentity,
+        peers: Mapping[str, str],
+        clock: Clock,
     ) -> None:
         """Take what the rules are about; the policy file is read anew at every question."""
         self._db = db
-        self._policy_path = policy_path
+        self._audit = audit
+        self._policies = policies
         self._identity = identity
         self._peers = peers
         self._clock = clock
+        self._recorded: dict[RunId, tuple[str, Allowed | Denied]] = {}
 
     def permit(self, run: ApprovedRun, *, is_training_ahead: bool) -> Permission:
         """See ``Judge``."""
-        policy = self._policy()
-        dataset = self._db.run_read(
-            "judge-run", lambda session: self._judge(session, run, policy, is_training_ahead=is_training_ahead)
-        )
-        local_time = self._clock.now().astimezone().time()
-        verdict = evaluate_hours(policy, local_time)
-        if is_training_ahead and isinstance(verdict, Denied):
-            raise RoundRefusedError("the policy says no at this hour", reason=verdict.rule, run_id=run.run_id)
+        version = self._policy()
+        now = self._clock.now()
+        asked = _Question(run=run, policy=version.policy, now=now, is_training_ahead=is_training_ahead)
+        verdict, dataset = self._db.run_read("judge-run", lambda session: self._judge(session, asked))
+        self._record(run.run_id, version, verdict)
+        if isinstance(verdict, Denied):
+            raise RoundRefusedError("this site's rules say no", reason=verdict.rule, run_id=run.run_id)
+        if dataset is None or not dataset.path.exists():
+            raise RoundRefusedError("the dataset is not there", reason="dataset-missing", run_id=run.run_id)
+        policy = version.policy
         rule = policy.secure_aggregation
         params = SecAggParams(
             suite=run.spec.secure_aggregation.suite.value,
@@ -91,34 +117,68 @@ class PolicyJudge:
 
     def sum_check_mode(self) -> SumCheckMode:
         """See ``Judge``."""
-        return self._policy().secure_aggregation.check_sums
+        return self._policy().policy.secure_aggregation.check_sums
 
     def assumed_colluders(self) -> int:
         """See ``Judge``."""
-        return self._policy().secure_aggregation.assumed_colluders
+        return self._policy().policy.secure_aggregation.assumed_colluders
 
-    def _policy(self) -> SitePolicy:
+    def _policy(self) -> PolicyVersion:
         try:
-            return load_policy(self._policy_path)
+            return self._policies.load()
         except PolicyFaultsError as error:
             # Default deny: without a readable policy nothing is permitted.
             raise RoundRefusedError("the policy cannot be read", reason="policy-unreadable") from error
 
-    def _judge(
-        self, session: Session, run: ApprovedRun, policy: SitePolicy, *, is_training_ahead: bool
-    ) -> RegisteredDataset:
-        if is_training_ahead and is_paused(session):
+    def _judge(self, session: Session, asked: _Question) -> tuple[Allowed | Denied, RegisteredDataset | None]:
+        run, policy = asked.run, asked.policy
+        if asked.is_training_ahead and is_paused(session):
             raise RoundRefusedError("the steward paused this site", reason="site-paused", run_id=run.run_id)
         try:
             ledger = site_ledger_for(
-                session, run_spec=run.spec, layout_json=run.layout_json, identity=self._identity, peers=self._peers
+                session,
+                run_spec=run.spec,
+                layout_json=run.layout_json,
+                identity=self._identity,
+                peers=self._peers,
+                now=asked.now,
             )
         except ApprovalError as error:
             raise RoundRefusedError("the run's documents do not fit", reason=error.code, run_id=run.run_id) from error
         verdict = evaluate_run(run.spec, policy, ledger)
+        if asked.is_training_ahead and isinstance(verdict, Allowed):
+            verdict = _evaluate_now(session, asked)
+        return verdict, find_dataset(session, run.spec.data.dataset)
+
+    def _record(self, run_id: RunId, version: PolicyVersion, verdict: Allowed | Denied) -> None:
+        """Record what the policy said of a run's round, under which version; the same again is not recorded again."""
         if isinstance(verdict, Denied):
-            raise RoundRefusedError("the policy says no", reason=verdict.rule, run_id=run.run_id)
-        dataset = find_dataset(session, run.spec.data.dataset)
-        if dataset is None or dataset.is_withdrawn or not dataset.path.exists():
-            raise RoundRefusedError("the dataset is not there", reason="dataset-missing", run_id=run.run_id)
-        return dataset
+            said = {
+                "outcome": "denied",
+                "rule": verdict.rule,
+                "value": audit_fact(verdict.value),
+                "limit": audit_fact(verdict.limit),
+            }
+            remembered: Allowed | Denied = replace(verdict, value=None)
+        else:
+            said, remembered = {"outcome": "allowed"}, verdict
+        if self._recorded.get(run_id) == (version.sha256, remembered):
+            return
+
+        def write(session: Session) -> None:
+            facts = {"run_id": run_id, "policy_sha256": version.sha256, **said}
+            self._audit.append(session, AuditKind.POLICY_EVALUATED, _ACTOR, **facts)
+
+        self._db.run_tx("record-evaluation", write)
+        self._recorded[run_id] = (version.sha256, remembered)
+
+
+def _evaluate_now(session: Session, asked: _Question) -> Allowed | Denied:
+    """The rules that look at the clock: the hours of training, and the end of the approval."""
+    term = find_run(session, asked.run.run_id).term()
+    if term is None:
+        raise RoundRefusedError("the run was never approved", reason="run-not-approved", run_id=asked.run.run_id)
+    verdict = evaluate_term(term, asked.policy, asked.now)
+    if isinstance(verdict, Denied):
+        return verdict
+    return evaluate_hours(asked.policy, asked.now.astimezone().time())

@@ -14,6 +14,7 @@ import structlog
 
 from fl_protocol.errors import WardroundError
 from fl_protocol.spec.context import ExchangeContext, RoundContext
+from site_agent.errors import RoundRefusedError
 from site_agent.session.events import round_of
 from site_agent.session.machine import PHASE_AFTER, RoundSession, SessionPhase
 from site_agent.state.journal import ExchangeRecord
@@ -70,13 +71,24 @@ class Restorer:
         for joined in self._seams.book.open_rounds():
             if joined.round in kept:
                 continue
-            if joined.state != SessionPhase.TRAINING.value:
+            reason = self._why_not_approved(joined)
+            if reason is not None:
+                # Withdrawn while no agent ran, or in the moment before it was killed: its training is over.
+                self._seams.book.record_state(joined.round, SessionPhase.DECLINED.value, outcome=reason)
+            elif joined.state != SessionPhase.TRAINING.value:
                 self._seams.book.record_state(joined.round, SessionPhase.FAILED.value, outcome="lost-in-restart")
             elif self._jobs.folder(joined.round).exists():
                 cut_short.add(joined.round)
         # Safety: what an update lies in does not outlive its round, whichever way the last process ended.
         self._jobs.delete_all_but(kept | cut_short)
         return Leftovers(restored=tuple(restored.values()), cut_short=frozenset(cut_short))
+
+    def _why_not_approved(self, joined: JoinedRound) -> str | None:
+        try:
+            self._admission.check_word(joined.round.run_id)
+        except RoundRefusedError as error:
+            return error.reason
+        return None
 
     def _restore_round(self, joined: JoinedRound) -> RestoredRound | None:
         signed = self._jobs.read_manifest(joined.round)

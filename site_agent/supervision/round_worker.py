@@ -40,7 +40,7 @@ from site_agent.session import commands as do
 from site_agent.session import events as on
 from site_agent.session.commands import SessionCommand
 from site_agent.session.events import DeclineKind, SessionEvent, Step, round_of
-from site_agent.session.machine import RECORDED, RoundSession, SessionPhase, open_session, step
+from site_agent.session.machine import RECORDED, TABLE, RoundSession, SessionPhase, open_session, step
 from site_agent.state.disk_space import require_space
 from site_agent.state.public_state import StoredState
 from site_agent.supervision.admission import Admission, AdmittedRound
@@ -94,6 +94,11 @@ class RoundWorker:
         """The round that this site works on."""
         return None if self._session is None or self._session.is_over else self._session.round
 
+    @property
+    def may_withdraw(self) -> bool:
+        """Whether this site works on a round and can still leave it: it has not revealed shares."""
+        return self._session is not None and (self._session.phase, on.ApprovalEnded) in TABLE
+
     def restore(self, restored: RestoredRound) -> None:
         """Take up a round that an earlier process left."""
         self._session = restored.session
@@ -142,6 +147,18 @@ class RoundWorker:
                     await self._asked_in_exchange(event, instruction.message)
                 case _:
                     assert_never(instruction)
+
+    async def end_approval(self, reason: str) -> None:
+        """This site's word on the run is gone: kill its trainer, and decline the round if nothing was revealed in it.
+
+        Raises:
+            LinkError, SiteDatabaseError: as ``follow``; what was not done is done at the next look.
+        """
+        # Before the lock, which an instruction may hold for as long as the network takes.
+        await self.stop()
+        async with self._lock:
+            if self.may_withdraw:
+                await self._advance(on.ApprovalEnded(reason=reason))
 
     async def stop(self) -> None:
         """Stop the trainer's job of this run. The round is not over: a restart takes it up."""

@@ -19,9 +19,13 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fl_protocol.errors import WardroundError
 from fl_protocol.spec.faults import RunSpecFaultsError
+
+if TYPE_CHECKING:
+    from site_agent.training.inspection import FileReport
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -65,9 +69,11 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true")
     verb.set_defaults(command=init_adapter_command)
 
-    verb = verbs.add_parser("inspect", help="read a dataset whole and count it")
+    verb = verbs.add_parser("inspect", help="look at every record of a dataset, count it, and name each fault's place")
     verb.add_argument("--data", type=Path, required=True, metavar="FILE")
     verb.add_argument("--format", default="jsonl")
+    verb.add_argument("--patient-field", default="patient_id", metavar="NAME")
+    verb.add_argument("--schema", metavar="FILE", help="a declared schema as JSON; - reads it from the standard input")
     verb.add_argument("--json", action="store_true")
     verb.set_defaults(command=inspect_command)
 
@@ -151,12 +157,53 @@ def init_adapter_command(arguments: argparse.Namespace) -> int:
 
 def inspect_command(arguments: argparse.Namespace) -> int:
     """``inspect``."""
-    from site_agent.training.data import read_dataset
+    from site_agent.jobs.record_schema import RecordSchemaFaultsError, schema_from_document
+    from site_agent.training.inspection import inspect_file
 
-    dataset = read_dataset(arguments.data, arguments.format)
-    document = {"sha256": dataset.sha256, "records": len(dataset.records), "patients": dataset.n_patients}
+    try:
+        declared = None if arguments.schema is None else schema_from_document(json.loads(_read_text(arguments.schema)))
+    except (OSError, ValueError) as error:
+        faults = error.faults if isinstance(error, RecordSchemaFaultsError) else ("the schema is no JSON document",)
+        print_error({"code": "schema-invalid", "message": "; ".join(faults), "facts": {}}, as_json=arguments.json)
+        return 2
+    report = inspect_file(arguments.data, arguments.format, patient_field=arguments.patient_field, schema=declared)
+    if report.n_faults:
+        return _tell_faults(report, as_json=arguments.json)
+    document = {"sha256": report.sha256, "records": report.n_records, "patients": report.n_patients}
     print_document(document, as_json=arguments.json)
     return 0
+
+
+def _tell_faults(report: FileReport, *, as_json: bool) -> int:
+    """Print the places of a dataset's faults, and give the exit code. Never what stands there."""
+    from site_agent.training.errors import DatasetMalformedError
+
+    first = report.faults[0]
+    facts: dict[str, object] = {"record": first.line, "fault": first.fault}
+    document: dict[str, object] = {
+        "code": DatasetMalformedError.code,
+        "message": f"{report.n_faults} faults in {report.n_records} records",
+        "advice": DatasetMalformedError.advice,
+        "facts": facts if first.field is None else {**facts, "field": first.field},
+        "n_faults": report.n_faults,
+        "records": report.n_records,
+        "faults": [
+            {
+                "line": fault.line,
+                "field": fault.field,
+                "fault": fault.fault,
+                "path": f"line {fault.line}" if fault.field is None else f"line {fault.line}, {fault.field}",
+                "message": fault.fault,
+            }
+            for fault in report.faults
+        ],
+    }
+    print_error(document, as_json=as_json)
+    return 1
+
+
+def _read_text(name: str) -> str:
+    return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
 
 
 def generate_command(arguments: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from site_agent.jobs.record_schema import PATIENT_FIELD
 from site_agent.training.errors import (
     DatasetEmptyError,
     DatasetFormatUnknownError,
@@ -73,8 +74,8 @@ class Split:
     held_out: tuple[Record, ...]
 
 
-def read_dataset(path: Path, data_format: str = "jsonl") -> Dataset:
-    """Read a whole dataset.
+def read_dataset(path: Path, data_format: str = "jsonl", *, patient_field: str = PATIENT_FIELD) -> Dataset:
+    """Read a whole dataset; ``patient_field`` is the field that names a record's patient.
 
     Raises:
         DatasetFormatUnknownError: the format is not jsonl.
@@ -88,7 +89,7 @@ def read_dataset(path: Path, data_format: str = "jsonl") -> Dataset:
         content = path.read_bytes()
     except OSError as error:
         raise DatasetMissingError("the dataset's file cannot be read", reason=type(error).__name__) from error
-    records = tuple(_records_from_bytes(content.removeprefix(_BYTE_ORDER_MARK)))
+    records = tuple(_records_from_bytes(content.removeprefix(_BYTE_ORDER_MARK), patient_field))
     if not records:
         raise DatasetEmptyError("the dataset holds no record")
     return Dataset(records=records, sha256=hashlib.sha256(content).hexdigest())
@@ -112,15 +113,15 @@ def split_dataset(dataset: Dataset, *, holdout_fraction: float, max_records: int
     return Split(training=tuple(training), held_out=tuple(record for _, _, record in held_out[:max_records]))
 
 
-def _records_from_bytes(content: bytes) -> Iterator[Record]:
+def _records_from_bytes(content: bytes, patient_field: str) -> Iterator[Record]:
     lines = content.split(b"\n")
     if lines[-1] == b"":
         lines.pop()
     for number, line in enumerate(lines, start=1):
-        yield _record_from_line(line, number)
+        yield _record_from_line(line, number, patient_field)
 
 
-def _record_from_line(line: bytes, number: int) -> Record:
+def _record_from_line(line: bytes, number: int, patient_field: str) -> Record:
     try:
         value: object = json.loads(line.decode())
     except UnicodeDecodeError:
@@ -131,12 +132,12 @@ def _record_from_line(line: bytes, number: int) -> Record:
         raise DatasetMalformedError(what, record=number) from None
     if not isinstance(value, dict):
         raise DatasetMalformedError("a record is not a JSON object", record=number)
-    patient_id = value.get("patient_id")
+    patient_id = value.get(patient_field)
     return Record(
         record_id=_text(value.get("id"), "id", number),
         prompt=_text(value.get("prompt"), "prompt", number),
         completion=_text(value.get("completion"), "completion", number),
-        patient_id=None if patient_id is None else _text(patient_id, "patient_id", number),
+        patient_id=None if patient_id is None else _text(patient_id, patient_field, number),
     )
 
 

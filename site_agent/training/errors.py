@@ -151,7 +151,10 @@ class DatasetChangedError(DatasetError):
     """The dataset's file is not the one that was registered."""
 
     code = "dataset-changed"
-    advice = "Register the file again: what the run was approved for is the file's digest, not its path."
+    advice = (
+        "Withdraw the dataset and register the file again ('wardround-site datasets withdraw', then 'register'): what "
+        "a run was approved over is the file's digest, not its path, so runs have to be approved anew."
+    )
 
 
 class DatasetTooSmallError(DatasetError):

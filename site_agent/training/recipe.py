@@ -93,7 +93,7 @@ def perform_job(
 def inspect_data(job: JobSpec) -> JobResult:
     """Read a dataset whole and count it. Needs no model."""
     started = time.monotonic()
-    dataset = read_dataset(Path(job.data.path), job.data.format)
+    dataset = read_dataset(Path(job.data.path), job.data.format, patient_field=job.data.patient_field)
     return JobResult(
         records=len(dataset.records),
         patients=dataset.n_patients,
@@ -211,7 +211,7 @@ def read_registered_dataset(job: JobSpec) -> Dataset:
     Raises:
         DatasetError: it cannot be read, or is another file now.
     """
-    dataset = read_dataset(Path(job.data.path), job.data.format)
+    dataset = read_dataset(Path(job.data.path), job.data.format, patient_field=job.data.patient_field)
     if job.data.sha256 is not None and job.data.sha256 != dataset.sha256:
         message = "the data file changed since it was registered; register it again"
         raise DatasetChangedError(message, expected=job.data.sha256, found=dataset.sha256)

@@ -25,7 +25,7 @@ from site_agent.approvals.run_records import RunInHand, record_pending_run, unse
 from site_agent.audit.store import AuditLog
 from site_agent.cli.app import run_program
 from site_agent.datasets.declaration import DatasetDeclaration
-from site_agent.datasets.inspector import Inspection
+from site_agent.datasets.inspector import DataDescription, Inspection
 from site_agent.datasets.registry import register_dataset
 from site_agent.db.models import AuditEventRow
 from site_agent.db.tx import open_site_db
@@ -49,7 +49,7 @@ POLICY = {
 
 
 class FoundInspector:
-    def inspect(self, path: Path, data_format: str) -> Inspection:
+    def inspect(self, description: DataDescription) -> Inspection:
         return Inspection(sha256=Sha256Hex("cd" * 32), n_records=120, n_patients=60)
 
 

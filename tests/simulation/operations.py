@@ -253,6 +253,7 @@ def cancel_run(world: World) -> None:
 def steward_withdraws(world: World, site: int) -> None:
     world.as_site(_site(world, site), lambda found: found.withdraw())
     world.as_site(_site(world, site), lambda found: found.tell_statements())
+    world.as_site(_site(world, site), lambda found: found.agent.look_for_withdrawals())
 
 
 def steward_pauses(world: World, site: int) -> None:

@@ -131,4 +131,5 @@ def _show(shell: Shell, run: Document) -> None:
         return
     for approval in documents_of(run, "approvals"):
         sentence = f"{cell(approval.get('site_id'))} {cell(approval.get('decision'))} at {cell(approval.get('at'))}"
-        shell.out.print(Text(f"  {sentence}"))
+        until = approval.get("expires_at")
+        shell.out.print(Text(f"  {sentence}{f' until {cell(until)}' if until is not None else ''}"))

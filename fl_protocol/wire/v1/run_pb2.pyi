@@ -140,7 +140,7 @@ class SubmitApprovalRequest(_message.Message):
     run_id: _builtins.str
     @_builtins.property
     def statement(self) -> _signed_pb2.SignedBody:
-        """A statement of the site: run digest, cohort, dataset, purpose, the local user, and yes or no."""
+        """A statement of the site: run digest, cohort, dataset, purpose, when it ends, the local user, and yes or no."""
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ What was killed while it was to run is started again with the same command line,
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -265,6 +266,13 @@ class Federation:
         """One round, once it is there."""
         return next((found for found in self.rounds(run_id) if found["round_index"] == index), None)
 
+    def reason(self, run_id: str, index: int, site: str) -> str:
+        """Why a site is no longer in a round; empty while it is."""
+        found = self.round(run_id, index)
+        rows = found.get("participations") if found is not None else None
+        assert isinstance(rows, list | None)
+        return next((str(row["reason"] or "") for row in rows or () if row["site_id"] == site), "")
+
     def exchange_state(self, run_id: str, index: int) -> str:
         """The state of a round's exchange; empty before there is one."""
         found = self.round(run_id, index)
@@ -320,16 +328,24 @@ class Federation:
 
     def call_sites(self, *words: str) -> dict[str, dict[str, object]]:
         """One command of every site's program; its documents."""
-
-        def call(name: str) -> dict[str, object]:
-            arguments = [sys.executable, "-m", "site_agent", "--json", "--state-dir", str(self.site_dir(name)), *words]
-            answer = subprocess.run(
-                arguments, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
-            )
-            return {"exit": answer.returncode, **json.loads(answer.stdout)}
-
         with ThreadPoolExecutor(max_workers=2) as pool:
-            return dict(zip(self.site_names, pool.map(call, self.site_names), strict=True))
+            answers = pool.map(lambda name: self.call_site(name, *words), self.site_names)
+            return dict(zip(self.site_names, answers, strict=True))
+
+    def call_site(self, name: str, *words: str) -> dict[str, object]:
+        """One command of a site's program; its document, and its exit status under ``exit``."""
+        arguments = [sys.executable, "-m", "site_agent", "--json", "--state-dir", str(self.site_dir(name)), *words]
+        answer = subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
+        return {"exit": answer.returncode, **json.loads(answer.stdout)}
+
+    def site_events(self, name: str, kind: str) -> list[dict[str, object]]:
+        """The facts of a site's audit events of one kind, as its own program exports them."""
+        file = self.folder / f"{name}-{kind}.jsonl"
+        self.call_site(name, "audit", "export", str(file))
+        lines = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+        events = [json.loads(base64.b64decode(line["body"])) for line in lines if set(line) == {"seq", "body"}]
+        file.unlink()
+        return [event["facts"] for event in events if event["kind"] == kind]
 
 
 def free_port(address: str) -> int:

@@ -463,6 +463,7 @@ class Site:
     async def _run(self, loop: AssignmentLoop) -> None:
         try:
             await loop.restore()
+            self._spawn(loop.watch())
             await loop.run()
         except SiteDiedError as died:
             if not self.died.done():

@@ -98,7 +98,7 @@ async def test_agent_without_a_coordinator_says_so_and_stops_on_sigterm(enrolled
     bodies = db.run_read("rows", lambda session: list(session.scalars(select(AuditEventRow.body))))
     db.close()
     kinds = [event_from_bytes(body).event.kind for body in bodies]
-    assert kinds == [AuditKind.PROCESS_STARTED, AuditKind.PROCESS_STOPPED]
+    assert kinds == [AuditKind.PROCESS_STARTED, AuditKind.POLICY_LOADED, AuditKind.PROCESS_STOPPED]
 
 
 def test_second_agent_on_a_folder_is_refused_before_anything_is_opened(enrolled: SiteFolder) -> None:

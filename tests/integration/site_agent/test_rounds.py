@@ -270,7 +270,7 @@ async def test_second_run_that_evaluates_the_same_adapter_over_the_same_sites_is
 @pytest.mark.parametrize(
     ("held_back", "last_said"), [(asked.RelayShares, Step.SHARE), (asked.RelayConfirmations, Step.CONFIRM)]
 )
-@pytest.mark.parametrize("reason", ["run-not-approved", "site-paused"])
+@pytest.mark.parametrize("reason", ["run-withdrawn", "approval-expired", "site-paused"])
 async def test_steward_stops_an_exchange_under_way(
     federation_of: FederationOf, reason: str, held_back: type[object], last_said: Step
 ) -> None:
@@ -281,6 +281,8 @@ async def test_steward_stops_an_exchange_under_way(
     def say_no(session: Session) -> None:
         if reason == "site-paused":
             session.add(SiteSwitchRow(name="paused", is_on=True, set_at="now", set_by="steward"))
+        elif reason == "approval-expired":
+            session.get_one(RunLedgerRow, coordinator.round.run_id).expires_at = "2026-01-02T03:04:05.000000Z"
         else:
             session.get_one(RunLedgerRow, coordinator.round.run_id).state = "withdrawn"
 

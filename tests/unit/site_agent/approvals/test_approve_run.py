@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -72,10 +73,15 @@ def test_approve_run_signs_the_exact_statement_that_waits_to_be_sent(
     site_db: SiteDb, audit_log: AuditLog, signer: EcdsaSigner, judgement: Judgement, run_id: str, run_spec: RunSpec
 ) -> None:
     signed = approve_run(site_db, audit_log, signer=signer, run_id=run_id, judgement=judgement, word=JANE, now=NOW)
+    # RFC 8785: keys sorted, no white space; the names are plain, so sorting and separators are all there is to it.
+    roster = json.dumps(dict(run_spec.cohort.pins), sort_keys=True, separators=(",", ":"))
+    cohort_sha256 = hashlib.sha256(roster.encode()).hexdigest()
+    # 90 days after the last of January: 28 of February, 31, 30, and the first of May.
     assert (
         signed.body
         == (
-            '{"at":"2026-01-31T12:00:00.000000Z","dataset":"medical-qa","decision":"approved","local_user":"jane",'
+            f'{{"at":"2026-01-31T12:00:00.000000Z","cohort_sha256":"{cohort_sha256}","dataset":"medical-qa",'
+            '"decision":"approved","expires_at":"2026-05-01T12:00:00.000000Z","local_user":"jane",'
             f'"purpose":"research","run_id":"{run_id}","run_spec_sha256":"{run_spec.digest()}"}}'
         ).encode()
     )

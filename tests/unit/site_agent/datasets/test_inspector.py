@@ -37,6 +37,25 @@ def test_inspection_failure_keeps_code_message_advice_and_record() -> None:
     assert error.facts == {"failure_code": "record-malformed", "record": 3}
 
 
+def test_inspection_faults_are_kept_by_place_and_kind_and_what_is_no_fault_is_not() -> None:
+    said = {
+        "code": "dataset-malformed",
+        "message": "3 faults in 9 records",
+        "facts": {"record": 2},
+        "n_faults": 3,
+        "faults": [
+            {"line": 2, "field": "year", "fault": "too-large", "path": "line 2, year", "message": "too-large"},
+            {"line": 5, "field": None, "fault": "not-json"},
+            {"line": "5", "field": None, "fault": "not-json"},
+            "Jane Doe",
+        ],
+    }
+    with pytest.raises(DatasetFileError) as caught:
+        inspection_from_output(output({"error": said}), exit_code=1)
+    assert [str(fault) for fault in caught.value.faults] == ["line 2, year: too-large", "line 5: not-json"]
+    assert caught.value.n_faults == 3
+
+
 @pytest.mark.parametrize(
     ("stdout", "exit_code"),
     [

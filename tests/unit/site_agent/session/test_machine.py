@@ -163,6 +163,26 @@ def test_abandoned_round_stops_the_job_and_deletes_what_it_held() -> None:
     assert commands == (do.StopJob(), *closing)
 
 
+@pytest.mark.parametrize("last", [None, *[asked for asked in Step if asked is not Step.REVEAL]])
+def test_word_taken_back_before_the_reveal_stops_the_trainer_first_and_declines(last: Step | None) -> None:
+    session, commands = step(session_after(last), on.ApprovalEnded(reason="run-withdrawn"))
+    closing = () if last is None else (do.CloseExchange(context=exchange()),)
+    assert commands == (
+        do.StopJob(),
+        *closing,
+        do.DeclineRound(kind=DeclineKind.REFUSED, reason="run-withdrawn"),
+        do.CloseRound(outcome="run-withdrawn"),
+    )
+    assert (session.phase, session.context, session.taken) == (SessionPhase.DECLINED, None, ())
+
+
+def test_word_taken_back_in_training_declines_and_after_the_reveal_changes_nothing() -> None:
+    training, _ = step(open_session(ROUND)[0], on.RoundAdmitted())
+    assert step(training, on.ApprovalEnded(reason="run-withdrawn"))[0].phase is SessionPhase.DECLINED
+    with pytest.raises(IllegalTransitionError):
+        step(session_after(Step.REVEAL), on.ApprovalEnded(reason="run-withdrawn"))
+
+
 def test_refused_result_ends_the_round_without_a_word_to_the_coordinator() -> None:
     session, commands = step(session_after(Step.REVEAL), on.ResultRefused(context=exchange(), reason="sum-mismatch"))
     assert session.phase is SessionPhase.FAILED
@@ -183,6 +203,7 @@ ALL_EVENTS: tuple[SessionEvent, ...] = (
     on.ResultSettled(context=exchange()),
     on.ResultRefused(context=exchange(), reason="x"),
     on.RoundAbandoned(reason="x"),
+    on.ApprovalEnded(reason="x"),
 )
 
 
