@@ -8,6 +8,7 @@
         ├── WrongPhaseError                  the step is not open: too early, or the round has moved on
         │   ├── LateError                    the step was closed before this arrived
         │   └── ScrubbedError                its content was deleted when the audit window closed
+        ├── AuditLogShorterError             a proof is asked for about rows that this log does not have
         ├── ConflictError                    other content for a step that was taken already
         ├── InvalidMessageError              the message cannot be what it claims to be
         ├── DatabaseBusyError                db: the bounded retries of a transaction are used up
@@ -73,6 +74,12 @@ class ScrubbedError(WrongPhaseError):
     """What is asked for was deleted when the round's audit window closed; digests, results and receipts are kept."""
 
     code = "scrubbed"
+
+
+class AuditLogShorterError(CoordinatorError):
+    """A site asks about a longer audit log than there is: what it saw is not here (any more)."""
+
+    code = "audit-log-shorter"
 
 
 class ConflictError(CoordinatorError):

@@ -56,6 +56,7 @@ MESSAGE_BOUNDS: Mapping[str, int] = {
     "AcknowledgeResult": _SMALL,
     "GetResult": _SMALL,
     "DownloadBlob": _SMALL,
+    "GetAuditConsistency": _SMALL,
     "ListPending": _SMALL,
     "GetRun": _SMALL,
     "SubmitApproval": _SMALL,

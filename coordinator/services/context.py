@@ -11,6 +11,7 @@ from coordinator.blobs.store import BlobStore
 from coordinator.db.tx import Database
 from coordinator.services.look_desk import LookDesk
 from coordinator.services.prefix_digests import DigestsOfBlobs
+from coordinator.services.prove_audit import AuditProver
 from coordinator.services.role_cache import RoleCache
 from coordinator.services.traffic import TrafficMeter
 from coordinator.services.upload_desk import UploadDesk
@@ -40,6 +41,7 @@ class EngineContext:
         traffic: what is sent to the sites.
         looks: where sites that ask at once are answered at once.
         digests: what goes with the chunks that are sent, computed once a blob.
+        prover: proofs about the audit log, for the sites.
     """
 
     db: Database
@@ -54,6 +56,7 @@ class EngineContext:
     traffic: TrafficMeter = field(init=False)
     looks: LookDesk[SiteQuestion, SiteAnswer] = field(init=False)
     digests: DigestsOfBlobs = field(default_factory=DigestsOfBlobs)
+    prover: AuditProver = field(default_factory=AuditProver)
 
     def __post_init__(self) -> None:
         """Count, and look, over this database."""

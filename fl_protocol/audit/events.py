@@ -118,6 +118,7 @@ class AuditKind(StrEnum):
     PROCESS_STOPPED = "process.stopped"
     CHECKPOINT_SIGNED = "checkpoint.signed"
     CHECKPOINT_WITNESSED = "checkpoint.witnessed"
+    HISTORY_FORKED = "history.forked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

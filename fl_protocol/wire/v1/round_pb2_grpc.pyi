@@ -49,6 +49,8 @@ class RoundServiceStub:
     AcknowledgeResult: _grpc.UnaryUnaryMultiCallable[_round_pb2.AcknowledgeResultRequest, _round_pb2.AcknowledgeResultResponse]
     GetResult: _grpc.UnaryUnaryMultiCallable[_round_pb2.GetResultRequest, _round_pb2.GetResultResponse]
     DownloadBlob: _grpc.UnaryStreamMultiCallable[_round_pb2.DownloadBlobRequest, _round_pb2.DownloadBlobResponse]
+    GetAuditConsistency: _grpc.UnaryUnaryMultiCallable[_round_pb2.GetAuditConsistencyRequest, _round_pb2.GetAuditConsistencyResponse]
+    """Proofs that the coordinator's audit log only grew. A site asks for them before it joins a round."""
 
 @_typing.type_check_only
 class RoundServiceAsyncStub(RoundServiceStub):
@@ -71,6 +73,8 @@ class RoundServiceAsyncStub(RoundServiceStub):
     AcknowledgeResult: _aio.UnaryUnaryMultiCallable[_round_pb2.AcknowledgeResultRequest, _round_pb2.AcknowledgeResultResponse]  # type: ignore[assignment]
     GetResult: _aio.UnaryUnaryMultiCallable[_round_pb2.GetResultRequest, _round_pb2.GetResultResponse]  # type: ignore[assignment]
     DownloadBlob: _aio.UnaryStreamMultiCallable[_round_pb2.DownloadBlobRequest, _round_pb2.DownloadBlobResponse]  # type: ignore[assignment]
+    GetAuditConsistency: _aio.UnaryUnaryMultiCallable[_round_pb2.GetAuditConsistencyRequest, _round_pb2.GetAuditConsistencyResponse]  # type: ignore[assignment]
+    """Proofs that the coordinator's audit log only grew. A site asks for them before it joins a round."""
 
 class RoundServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -180,5 +184,13 @@ class RoundServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _round_pb2.DownloadBlobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_round_pb2.DownloadBlobResponse], _abc.AsyncIterator[_round_pb2.DownloadBlobResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetAuditConsistency(
+        self,
+        request: _round_pb2.GetAuditConsistencyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_round_pb2.GetAuditConsistencyResponse, _abc.Awaitable[_round_pb2.GetAuditConsistencyResponse]]:
+        """Proofs that the coordinator's audit log only grew. A site asks for them before it joins a round."""
 
 def add_RoundServiceServicer_to_server(servicer: RoundServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
