@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from itertools import chain
 
 import rfc8785
 
@@ -28,6 +29,7 @@ NO_EVENT = "0" * 64
 
 _KEYS = frozenset({"seq", "prev", "at", "kind", "actor", "facts"})
 _MAX_INTEGER = 2**53 - 1
+_WRITE = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 class AuditEventInvalidError(ProtocolError):
@@ -121,6 +123,9 @@ class AuditKind(StrEnum):
     HISTORY_FORKED = "history.forked"
 
 
+_KINDS = frozenset(kind.value for kind in AuditKind)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
     """One thing that happened.
@@ -162,19 +167,23 @@ class RecordedEvent:
 
 def text_from_instant(at: datetime) -> str:
     """``2026-01-31T12:00:00.000000Z``: always UTC, always microseconds, so that one instant has one form."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def instant_from_text(text: str) -> datetime:
-    """What ``text_from_instant`` wrote.
+    """What ``text_from_instant`` wrote, and nothing else.
 
     Raises:
         AuditEventInvalidError: it is not of that form.
     """
     try:
-        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
-    except ValueError as error:
+        at = datetime.fromisoformat(text)
+        is_canonical = at.tzinfo is not None and text_from_instant(at) == text
+    except (ValueError, OverflowError) as error:
         raise AuditEventInvalidError("an instant is written as 2026-01-31T12:00:00.000000Z") from error
+    if not is_canonical:
+        raise AuditEventInvalidError("an instant is written as 2026-01-31T12:00:00.000000Z")
+    return at
 
 
 def event_bytes(recorded: RecordedEvent) -> bytes:
@@ -188,7 +197,15 @@ def event_bytes(recorded: RecordedEvent) -> bytes:
         "actor": event.actor,
         "facts": dict(event.facts),
     }
+    if recorded.prev.isascii() and event.actor.isascii() and all(map(_is_ascii, chain(*event.facts.items()))):
+        # Of ASCII texts and whole numbers the canonical form is what the standard library writes, ten times as fast:
+        # keys sort alike, and the same characters are escaped alike. A property test holds the two against each other.
+        return _WRITE(document).encode("ascii")
     return rfc8785.dumps(document)  # type: ignore[arg-type]  # JSON values, typed as object
+
+
+def _is_ascii(value: AuditFact) -> bool:
+    return value.isascii() if isinstance(value, str) else value is None or abs(value) <= _MAX_INTEGER
 
 
 def event_from_bytes(data: bytes) -> RecordedEvent:
@@ -210,7 +227,7 @@ def event_from_bytes(data: bytes) -> RecordedEvent:
         raise AuditEventInvalidError("prev, at, kind and actor are texts, facts a mapping", seq=seq)
     if not _is_unicode(prev):
         raise AuditEventInvalidError("prev is no Unicode text", seq=seq)
-    if kind not in set(AuditKind):
+    if kind not in _KINDS:
         raise AuditEventInvalidError("this version knows no event of this kind", seq=seq, kind=kind[:80])
     event = AuditEvent(kind=AuditKind(kind), at=instant_from_text(at), actor=actor, facts=facts)
     recorded = RecordedEvent(seq=seq, prev=prev, event=event)
@@ -221,7 +238,7 @@ def event_from_bytes(data: bytes) -> RecordedEvent:
 
 def _is_unicode(value: AuditFact) -> bool:
     """Whether a text can be written as UTF-8: JSON can spell half a surrogate pair, canonical JSON cannot."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or value.isascii():
         return True
     try:
         value.encode()

@@ -70,11 +70,33 @@ class CompactRange:
         return root
 
 
+class GrowingTree:
+    """``CompactRange`` in place, for who reads a million leaves: the same frontier, and nothing is copied."""
+
+    def __init__(self) -> None:
+        """Start without leaves."""
+        self.size = 0
+        self._frontier: list[bytes] = []
+
+    def append(self, leaf: bytes) -> None:
+        """One more leaf, given by its leaf hash of 32 bytes."""
+        frontier, size, node = self._frontier, self.size, leaf
+        while size & 1:
+            node = hashlib.sha256(b"\x01" + frontier.pop() + node).digest()
+            size >>= 1
+        frontier.append(node)
+        self.size += 1
+
+    def root(self) -> bytes:
+        """The head of the tree (MTH)."""
+        return CompactRange(size=self.size, frontier=tuple(self._frontier)).root()
+
+
 def root_from_leaf_hashes(leaves: Iterable[bytes]) -> bytes:
     """The head of the tree whose leaf hashes are ``leaves``."""
-    tree = CompactRange()
+    tree = GrowingTree()
     for leaf in leaves:
-        tree = tree.append(leaf)
+        tree.append(leaf)
     return tree.root()
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
 from wardround.cli.shell import shell_of
 from wardround.errors import NotFoundError
-from wardround.evidence.audit_export import verify_export
+from wardround.evidence.audit_export import ExportFile, verify_export
+from wardround.evidence.compare_logs import ComparedSite, compare_exports
 
 audit_app = typer.Typer(no_args_is_help=True, help="The coordinator's audit log: verify, export.")
 
@@ -26,23 +29,44 @@ _FACTS = (
 @audit_app.command("verify", epilog="Example: wardround audit verify --key SHA256")
 def verify_audit(
     context: typer.Context,
-    file: Annotated[Path | None, typer.Option("--file", help="An export to verify, instead of asking for one.")] = None,
+    export: Annotated[
+        Path | None, typer.Argument(help="An export to verify, instead of asking for one.", metavar="[FILE]")
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="The same as FILE.")] = None,
     key: Annotated[
         str | None, typer.Option("--key", help="SHA-256 of the coordinator's signing key, as a site pinned it.")
     ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="A site's export, to compare what each log says of the other; may be repeated."),
+    ] = None,
 ) -> None:
-    """Verify every row and every signed checkpoint; where it fails, the row is named and the exit code is 1."""
+    """Verify every row and every signed checkpoint; where it fails, the row is named and the exit code is 1.
+
+    With the logs of sites it also finds a coordinator, or a site, that has shown two histories.
+    """
     shell = shell_of(context)
-    if file is None:
-        with shell.connect() as client:
-            text = client.text(_EXPORT)
-    else:
-        try:
-            text = file.read_text(encoding="utf-8")
-        except OSError as error:
-            raise NotFoundError(f"{file} cannot be read ({error.strerror})") from error
-    verified = verify_export(text.splitlines(), expected_key_sha256=key)
-    shell.show_facts(verified.to_document(), _FACTS)
+    with TemporaryDirectory(prefix="wardround-audit-") as folder:
+        path = export or file
+        if path is None:
+            path = Path(folder) / "audit.jsonl"
+            with shell.connect() as client:
+                client.download(_EXPORT, path)
+        sites = [_export_at(each) for each in beside or ()]
+        verified, compared = (
+            compare_exports(_export_at(path), sites, expected_key_sha256=key)
+            if sites
+            else (
+                verify_export(_export_at(path), expected_key_sha256=key),
+                (),
+            )
+        )
+    document = verified.to_document()
+    if compared:
+        document["compared"] = [asdict(site) for site in compared]
+    shell.show_facts(document, _FACTS)
+    for site in compared:
+        shell.say(_compared_sentence(site))
     for restore in verified.restores:
         shell.say(
             f"Row {restore.row}: restored from a backup of {restore.restored_size} rows (epoch {restore.epoch})."
@@ -52,6 +76,22 @@ def verify_audit(
         shell.say("The log is whole. Compare the key with a site's: wardround-site identity show")
     else:
         shell.say("The log is whole, and signed by the expected key.")
+
+
+def _export_at(path: Path) -> ExportFile:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise NotFoundError(f"{path} cannot be read ({error.strerror})") from error
+    return ExportFile(path)
+
+
+def _compared_sentence(site: ComparedSite) -> str:
+    lost = f", {site.n_lost} of them before a restore that took them back" if site.n_lost else ""
+    return (
+        f"{site.origin}: whole, {site.size} rows. It was shown {site.n_shown} heads of this log{lost},"
+        f" and stated {site.n_told} of its own; all fit."
+    )
 
 
 @audit_app.command("export", epilog="Example: wardround audit export audit.jsonl")
