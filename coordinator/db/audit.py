@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import bindparam, insert, select, update
@@ -44,18 +44,34 @@ def append_audit(
     Returns:
         The event's sequence number.
     """
+    return append_all(session, [AuditEvent(kind=kind, at=now, actor=actor, facts=facts)])
+
+
+def append_all(session: Session, events: Sequence[AuditEvent]) -> int:
+    """``append_audit`` for what one transaction has to say; at least one event.
+
+    Returns:
+        The last event's sequence number.
+    """
     # What it records is in the database before it. Statements and no mapped rows: every message of a site passes here.
     session.flush()
     held = session.execute(_LOCK_TIP).scalar_one_or_none()
     tip = LogTip() if held is None else LogTip.decode(held)
-    event = AuditEvent(kind=kind, at=now, actor=actor, facts=facts)
-    following, row = append_event(tip, event)
-    session.execute(
-        _ADD_ROW,
-        {"seq": row.seq, "at": now, "kind": kind.value, "body": row.body, "leaf_sha256": row.leaf_sha256},
-    )
-    session.execute(_ADD_TIP if held is None else _MOVE_TIP, {"encoded": following.encode()})
-    return row.seq
+    rows: list[dict[str, object]] = []
+    for event in events:
+        tip, row = append_event(tip, event)
+        rows.append(
+            {
+                "seq": row.seq,
+                "at": event.at,
+                "kind": event.kind.value,
+                "body": row.body,
+                "leaf_sha256": row.leaf_sha256,
+            }
+        )
+    session.execute(_ADD_ROW, rows)
+    session.execute(_ADD_TIP if held is None else _MOVE_TIP, {"encoded": tip.encode()})
+    return tip.size - 1
 
 
 def audit_head(session: Session) -> tuple[int, Sha256Hex]:

@@ -147,13 +147,16 @@ class AuditEvent:
             raise AuditEventInvalidError("an event's instant is aware and in UTC", kind=self.kind)
         if not self.actor or not self.actor.isprintable():
             raise AuditEventInvalidError("an event has a printable actor", kind=self.kind)
+        if not _is_unicode(self.actor):
+            raise AuditEventInvalidError("an event's texts are Unicode; half a surrogate pair is none", kind=self.kind)
         for key, value in self.facts.items():
-            if not isinstance(key, str) or not isinstance(value, str | int | None):
+            if not isinstance(key, str) or not (value is None or isinstance(value, str | int)):
                 raise AuditEventInvalidError("a fact is text, a whole number, true, false or null", key=str(key))
             if isinstance(value, int) and abs(value) > _MAX_INTEGER:
                 raise AuditEventInvalidError("a number is too large for JSON; write it as text", key=key)
-        if not all(_is_unicode(text) for text in (self.actor, *self.facts, *self.facts.values())):
-            raise AuditEventInvalidError("an event's texts are Unicode; half a surrogate pair is none", kind=self.kind)
+            if not (_is_unicode(key) and _is_unicode(value)):
+                message = "an event's texts are Unicode; half a surrogate pair is none"
+                raise AuditEventInvalidError(message, kind=self.kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,11 +217,13 @@ def event_from_bytes(data: bytes) -> RecordedEvent:
     Raises:
         AuditEventInvalidError: the bytes are no event, or not the canonical form of one.
     """
+    # Bytes that are ASCII throughout are canonical exactly if the standard library writes them again (see event_bytes).
+    text = data.decode("ascii") if data.isascii() else None
     try:
-        document = json.loads(data)
+        document = json.loads(data if text is None else text)
     except (ValueError, RecursionError) as error:
         raise AuditEventInvalidError("an event is JSON") from error
-    if not isinstance(document, dict) or set(document) != _KEYS:
+    if not isinstance(document, dict) or document.keys() != _KEYS:
         raise AuditEventInvalidError("an event has exactly the keys seq, prev, at, kind, actor and facts")
     seq, prev, at, kind, actor, facts = (document[key] for key in ("seq", "prev", "at", "kind", "actor", "facts"))
     if type(seq) is not int or not 0 <= seq <= _MAX_INTEGER:
@@ -231,7 +236,8 @@ def event_from_bytes(data: bytes) -> RecordedEvent:
         raise AuditEventInvalidError("this version knows no event of this kind", seq=seq, kind=kind[:80])
     event = AuditEvent(kind=AuditKind(kind), at=instant_from_text(at), actor=actor, facts=facts)
     recorded = RecordedEvent(seq=seq, prev=prev, event=event)
-    if event_bytes(recorded) != data:
+    is_canonical = event_bytes(recorded) == data if text is None else _WRITE(document) == text
+    if not is_canonical:
         raise AuditEventInvalidError("the bytes are not the canonical form of the event", seq=seq)
     return recorded
 
