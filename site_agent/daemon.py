@@ -83,6 +83,7 @@ async def _serve(settings: SiteSettings, identity: SiteIdentity, db: SiteDb) -> 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     board = StatusBoard(settings.folder.status_json, identity.site_id, SystemClock())
+    db.watch_writes(board.recording)
     channel = LinkChannel(
         find_way_out(settings, identity, environment=os.environ).link_options(),
         clock_s=time.monotonic,

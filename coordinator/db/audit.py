@@ -10,10 +10,12 @@ from sqlalchemy.orm import Session
 
 from coordinator.db.models import AuditCheckpoint, AuditRow, AuditTip
 from coordinator.db.tables import table_of
+from coordinator.errors import AuditLogDamagedError
 from fl_protocol.audit.chain import LogTip, append_event
 from fl_protocol.audit.checkpoint import Checkpoint, sign_checkpoint
 from fl_protocol.audit.events import AuditEvent, AuditFact, AuditKind
 from fl_protocol.ids import Sha256Hex
+from fl_protocol.packing import PackedBytesInvalidError
 from fl_protocol.signing.keys import Signer
 
 _ONLY_ROW = 1
@@ -52,11 +54,14 @@ def append_all(session: Session, events: Sequence[AuditEvent]) -> int:
 
     Returns:
         The last event's sequence number.
+
+    Raises:
+        AuditLogDamagedError: the log cannot be continued; what would have been recorded does not happen.
     """
     # What it records is in the database before it. Statements and no mapped rows: every message of a site passes here.
     session.flush()
     held = session.execute(_LOCK_TIP).scalar_one_or_none()
-    tip = LogTip() if held is None else LogTip.decode(held)
+    tip = _tip(held)
     rows: list[dict[str, object]] = []
     for event in events:
         tip, row = append_event(tip, event)
@@ -77,8 +82,18 @@ def append_all(session: Session, events: Sequence[AuditEvent]) -> int:
 def audit_head(session: Session) -> tuple[int, Sha256Hex]:
     """How many rows the log has, and its head."""
     held = session.execute(_READ_TIP).scalar_one_or_none()
-    head = (LogTip() if held is None else LogTip.decode(held)).head()
+    head = _tip(held).head()
     return head.size, head.root
+
+
+def _tip(held: bytes | None) -> LogTip:
+    if held is None:
+        return LogTip()
+    try:
+        return LogTip.decode(held)
+    except PackedBytesInvalidError as error:
+        message = "the audit log cannot be continued; verify its export, and restore a backup"
+        raise AuditLogDamagedError(message) from error
 
 
 def write_checkpoint(session: Session, *, signer: Signer, origin: str, now: datetime) -> Checkpoint:

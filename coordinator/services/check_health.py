@@ -1,4 +1,4 @@
-"""Whether this process does its work: the database answers, and the driver turns where there is one."""
+"""Whether this process does its work: the database answers, events can be recorded, and the driver turns, if any."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from coordinator.db.audit import append_audit
+from coordinator.db.faults import said_by
 from coordinator.errors import DatabaseBusyError, DatabaseUnavailableError
 from coordinator.services.resources import Resources
+from coordinator.services.round_access import COORDINATOR
+from fl_protocol.audit.events import AuditKind
 
 _log = structlog.get_logger("coordinator.services")
 
 
 def check_health(resources: Resources) -> Mapping[str, bool]:
     """Each part by name, and whether it is well."""
-    checks = {"database": _is_database_well(resources)}
+    is_well = _is_database_well(resources)
+    # No record, no action: a coordinator that cannot record does nothing, and is better replaced or mended than asked.
+    checks = {"database": is_well, "audit": is_well and _is_audit_well(resources)}
     if resources.is_driver_alive is not None:
         checks["driver"] = resources.is_driver_alive()
     return checks
@@ -32,3 +38,29 @@ def _is_database_well(resources: Resources) -> bool:
     except (DatabaseBusyError, DatabaseUnavailableError) as error:
         _log.warning("database_unreachable", error=error.facts.get("error"))
         return False
+
+
+class _RecordedEnoughError(Exception):
+    """Takes the probe's transaction back."""
+
+
+def _is_audit_well(resources: Resources) -> bool:
+    """Whether an event could be recorded now: one is appended, and taken back before it is committed."""
+    now = resources.now()
+
+    def probe(session: Session) -> None:
+        append_audit(session, AuditKind.PROCESS_STARTED, actor=COORDINATOR, facts={}, now=now)
+        session.flush()
+        raise _RecordedEnoughError
+
+    try:
+        resources.db.run_tx("probe-audit", probe)
+    except _RecordedEnoughError:
+        return True
+    except DatabaseBusyError:
+        # Others record at this moment.
+        return True
+    except Exception as error:  # noqa: BLE001 # a probe says yes or no
+        _log.error("audit_cannot_record", error=said_by(error))
+        return False
+    return False
