@@ -20,7 +20,7 @@ from fl_protocol.spec.round_spec import RoundManifest
 from site_agent.audit.own_tree import OwnTree
 from site_agent.errors import CoordinatorRefusedError, RoundRefusedError
 from site_agent.link.client import AuditConsistency, OwnLogProof
-from site_agent.state.coordinator_log import CoordinatorLog
+from site_agent.state.coordinator_log import CoordinatorLog, SeenLog
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +49,7 @@ class LogWitness:
         self._own = own
         self._held: TreeHead | None = None
         self._denounced: set[TreeHead] = set()
+        self._forked_from: SeenLog | None = None
 
     async def check(self, manifest: RoundManifest, signed: SignedBody) -> None:
         """Join nothing that does not continue what was seen. ``signed`` is known to be the pinned coordinator's.
@@ -117,16 +118,17 @@ class LogWitness:
         await asyncio.to_thread(self._known.record_own_fork, held=held, own_size=own_size)
 
     async def _forked(self, manifest: RoundManifest, signed: SignedBody, *, finding: str) -> RoundRefusedError:
-        shown = TreeHead(size=manifest.audit_size, root=manifest.audit_head)
-        if shown not in self._denounced:
-            # Once, not once a repetition: a coordinator must not be able to fill this site's log.
+        seen = self._known.seen
+        if self._forked_from != seen:
+            # Once for what was seen, not once a repetition: one signed M0 convicts, and a coordinator must not be able
+            # to fill this site's log with more of them.
             await asyncio.to_thread(self._known.record_fork, manifest, signed, finding=finding)
-            self._denounced.add(shown)
+            self._forked_from = seen
         log.error(
             "history_forked",
             finding=finding,
-            seen_size=self._known.seen.size,
-            shown_size=shown.size,
+            seen_size=seen.size,
+            shown_size=manifest.audit_size,
             advice="the coordinator's audit log is not the one that this site saw. Ask its operator whether an older"
             " copy of the database was put back; a backup is restored with 'wardround-coordinator restore'. Keep both"
             " logs: 'wardround-site audit export', and 'wardround audit verify --with' compares them",
