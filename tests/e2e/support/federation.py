@@ -234,15 +234,20 @@ class Federation:
 
     def waits_for(self, run_id: str) -> str:
         """What ``wardround runs show`` says that the run waits for."""
+        return str(json.loads(self.call_admin("--json", "runs", "show", run_id))["waits_for"])
+
+    def call_admin(self, *words: str) -> str:
+        """One command of ``wardround``, as the admin types it; what it answers."""
         environment = {
             **ENVIRONMENT,
             "WARDROUND_URL": self.client.url,
             "WARDROUND_TOKEN_FILE": str(self._token_file),
             "WARDROUND_ROOT_FILE": str(self._root_file),
         }
-        words = [sys.executable, "-m", "wardround", "runs", "show", run_id, "--json"]
-        answer = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=True)
-        return str(json.loads(answer.stdout)["waits_for"])
+        arguments = [sys.executable, "-m", "wardround", *words]
+        answer = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert answer.returncode == 0, (words, answer.stdout, answer.stderr)
+        return answer.stdout
 
     def rounds(self, run_id: str) -> list[Document]:
         """The latest attempt of each round, in order."""

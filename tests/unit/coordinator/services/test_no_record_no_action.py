@@ -12,16 +12,22 @@ from typing import Any
 
 import pytest
 from coordinator_engine_lab import EngineLab
-from sqlalchemy import event, select, text
+from sqlalchemy import event as engine_event
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from coordinator.db.audit import append_audit, write_checkpoint
 from coordinator.db.models import AuditRow, ExchangeMessage
 from coordinator.errors import DatabaseUnavailableError
 from coordinator.gateway.status import refused_call_from_error
 from coordinator.services.accept_advertisement import accept_advertisement
 from coordinator.services.check_health import check_health
+from coordinator.services.export_audit import iter_audit_export
 from coordinator.services.site_instructions import OpenExchange
+from fl_protocol.audit.events import AuditKind
 from fl_protocol.ids import SiteId
+from wardround.errors import EvidenceFaultError
+from wardround.evidence.audit_export import verify_export
 
 MakeLab = Callable[..., EngineLab]
 A = SiteId("a-site")
@@ -33,7 +39,7 @@ class ReadOnly:
     def __init__(self, lab: EngineLab) -> None:
         self.engine = lab.db.engine
         self.is_on = False
-        event.listen(self.engine, "checkout", self._switch)
+        engine_event.listen(self.engine, "checkout", self._switch)
 
     def _switch(self, connection: Any, *_: object) -> None:
         connection.execute(f"PRAGMA query_only = {'ON' if self.is_on else 'OFF'}")
@@ -121,3 +127,19 @@ async def test_message_that_cannot_be_recorded_is_not_taken_and_is_taken_once_it
     assert lab.round().state == "COMMITTED"
     rows = lab.db.read("rows", lambda session: list(session.scalars(select(AuditRow.seq).order_by(AuditRow.seq))))
     assert rows == list(range(len(rows)))
+
+
+async def test_export_of_a_log_whose_end_was_cut_says_that_it_was_longer(make_lab: MakeLab) -> None:
+    lab = make_lab()
+    await lab.settle()
+    lab.db.run_tx("sign", lambda s: write_checkpoint(s, signer=lab.ctx.signer, origin=lab.ctx.origin, now=lab.clock.at))
+    lab.db.run_tx("cut", lambda session: session.execute(text("DELETE FROM audit_events WHERE seq >= 9")))
+    with pytest.raises(EvidenceFaultError) as caught:
+        verify_export([line.decode() for line in iter_audit_export(lab.ctx)])  # type: ignore[arg-type]
+    assert (caught.value.facts["row"], caught.value.facts["reason"]) == (9, "truncated")
+    # And when something was recorded behind the gap.
+    event = {"kind": AuditKind.PROCESS_STARTED, "actor": "coordinator", "facts": {}, "now": lab.clock.at}
+    lab.db.run_tx("append", lambda session: append_audit(session, **event))  # type: ignore[arg-type]
+    with pytest.raises(EvidenceFaultError) as caught:
+        verify_export([line.decode() for line in iter_audit_export(lab.ctx)])  # type: ignore[arg-type]
+    assert (caught.value.facts["row"], caught.value.facts["reason"]) == (9, "dropped")
