@@ -48,7 +48,7 @@ class LogWitness:
         self._known = known
         self._own = own
         self._held: TreeHead | None = None
-        self._denounced: set[TreeHead] = set()
+        self._has_denounced = False
         self._forked_from: SeenLog | None = None
 
     async def check(self, manifest: RoundManifest, signed: SignedBody) -> None:
@@ -101,12 +101,14 @@ class LogWitness:
     async def _look_at_held(self, held: TreeHead | None) -> None:
         """What the coordinator holds under this site's name should be in this site's log."""
         self._held = None
-        if held is None or held in self._denounced:
+        if held is None:
             return
         if await asyncio.to_thread(self._own.holds, held):
             self._held = held
             return
-        self._denounced.add(held)
+        if self._has_denounced:
+            return
+        self._has_denounced = True
         own_size = await asyncio.to_thread(self._own.size)
         log.error(
             "own_history_forked",
