@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta
+from weakref import WeakKeyDictionary
 
 import structlog
 from sqlalchemy import text
@@ -10,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.db.audit import append_audit
 from coordinator.db.faults import said_by
+from coordinator.db.tx import Database
 from coordinator.errors import DatabaseBusyError, DatabaseUnavailableError
 from coordinator.services.resources import Resources
 from coordinator.services.round_access import COORDINATOR
@@ -44,9 +47,22 @@ class _RecordedEnoughError(Exception):
     """Takes the probe's transaction back."""
 
 
+_PROBED_FOR = timedelta(seconds=2)
+_probes: WeakKeyDictionary[Database, tuple[datetime, bool]] = WeakKeyDictionary()
+"""Anybody may ask for the health, and the probe takes the write lock: what it found is good for a moment."""
+
+
 def _is_audit_well(resources: Resources) -> bool:
-    """Whether an event could be recorded now: one is appended, and taken back before it is committed."""
     now = resources.now()
+    at, is_well = _probes.get(resources.db, (now - _PROBED_FOR, False))
+    if now - at >= _PROBED_FOR or now < at:
+        is_well = _can_record(resources, now)
+        _probes[resources.db] = (now, is_well)
+    return is_well
+
+
+def _can_record(resources: Resources, now: datetime) -> bool:
+    """Whether an event could be recorded now: one is appended, and taken back before it is committed."""
 
     def probe(session: Session) -> None:
         append_audit(session, AuditKind.PROCESS_STARTED, actor=COORDINATOR, facts={}, now=now)

@@ -93,6 +93,8 @@ def n_rows(lab: EngineLab) -> tuple[int, int]:
 
 
 def health(lab: EngineLab) -> dict[str, bool]:
+    # What a probe found is good for a moment, which is over at each question here.
+    lab.clock.advance(10.0)
     resources: Any = SimpleNamespace(db=lab.db, is_driver_alive=None, now=lab.ctx.now)
     return dict(check_health(resources))
 
@@ -118,6 +120,10 @@ async def test_message_that_cannot_be_recorded_is_not_taken_and_is_taken_once_it
     assert refused.code.name == "UNAVAILABLE"
     assert caught.value.code in {"database-unwritable", "audit-log-damaged"}
     assert health(lab) == {"database": True, "audit": False}
+    broken.mend()
+    resources: Any = SimpleNamespace(db=lab.db, is_driver_alive=None, now=lab.ctx.now)
+    assert check_health(resources)["audit"] is False
+    broken.fail()
     broken.mend()
     assert n_rows(lab) == before
     assert health(lab) == {"database": True, "audit": True}
