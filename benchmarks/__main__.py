@@ -1,4 +1,4 @@
-"""``python -m benchmarks secagg | rounds | training [--json]``."""
+"""``python -m benchmarks secagg | rounds | transport | audit | training [--json]``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ BENCHMARKS = {
     "secagg": "the secure sum: masking, adding, unmasking, bytes and milliseconds a site",
     "rounds": "a round without training: seconds, CPU and memory, from 3 to 200 sites",
     "transport": "uploads and downloads beside a bare gRPC stream, slow sites, a line that breaks",
+    "audit": "the audit log: appends a second, verifying a million events, proofs about them",
     "training": "the demo's study: federated beside local-only training at equal steps, seconds a step",
 }
 

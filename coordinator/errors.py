@@ -8,10 +8,13 @@
         ├── WrongPhaseError                  the step is not open: too early, or the round has moved on
         │   ├── LateError                    the step was closed before this arrived
         │   └── ScrubbedError                its content was deleted when the audit window closed
+        ├── AuditLogShorterError             a proof is asked for about rows that this log does not have
         ├── ConflictError                    other content for a step that was taken already
         ├── InvalidMessageError              the message cannot be what it claims to be
         ├── DatabaseBusyError                db: the bounded retries of a transaction are used up
         ├── DatabaseUnavailableError         db: the database does not answer
+        │   ├── DatabaseUnwritableError      it is read-only, damaged, or lacks a table; nothing was written
+        │   │   └── AuditLogDamagedError     the audit log cannot be continued
         │   └── DatabaseFullError            no room on the database's disk; nothing was written
         ├── BlobError                        blobs
         │   ├── BlobNotFoundError
@@ -75,6 +78,12 @@ class ScrubbedError(WrongPhaseError):
     code = "scrubbed"
 
 
+class AuditLogShorterError(CoordinatorError):
+    """A site asks about a longer audit log than there is: what it saw is not here (any more)."""
+
+    code = "audit-log-shorter"
+
+
 class ConflictError(CoordinatorError):
     """Other content for a step that this site has taken already."""
 
@@ -97,6 +106,18 @@ class DatabaseUnavailableError(CoordinatorError):
     """The database does not answer, or not to us. Where a commit was under way, ``is_outcome_known`` says so."""
 
     code = "database-unavailable"
+
+
+class DatabaseUnwritableError(DatabaseUnavailableError):
+    """The database is read-only, damaged, or lacks a table. Nothing was written, and nothing is until it is mended."""
+
+    code = "database-unwritable"
+
+
+class AuditLogDamagedError(DatabaseUnwritableError):
+    """The audit log cannot be continued: what is stored beside its rows does not fit them. No record, no action."""
+
+    code = "audit-log-damaged"
 
 
 class DatabaseFullError(DatabaseUnavailableError):

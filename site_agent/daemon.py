@@ -19,6 +19,7 @@ import structlog
 
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.clock import SystemClock
+from site_agent.audit.own_tree import OwnTree
 from site_agent.audit.store import AuditLog, origin_of_site
 from site_agent.db.tx import SiteDb, open_site_db
 from site_agent.enrolment.identity_file import SiteIdentity, load_identity
@@ -39,6 +40,7 @@ from site_agent.state.round_book import RoundBook
 from site_agent.supervision.approval_loop import ApprovalLoop
 from site_agent.supervision.assignments import AssignmentLoop
 from site_agent.supervision.judgement import PolicyJudge
+from site_agent.supervision.log_witness import LogWitness
 from site_agent.supervision.policy_desk import PolicyDesk
 from site_agent.supervision.seams import JobOptions, SiteSeams, Spawn, SystemEntropy
 from site_agent.supervision.status_board import StatusBoard
@@ -82,16 +84,15 @@ async def _serve(settings: SiteSettings, identity: SiteIdentity, db: SiteDb) -> 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     board = StatusBoard(settings.folder.status_json, identity.site_id, SystemClock())
+    db.watch_writes(board.recording)
     channel = LinkChannel(
         find_way_out(settings, identity, environment=os.environ).link_options(),
         clock_s=time.monotonic,
         announce=lambda transport: board.transport(transport.value),
     )
     audit = AuditLog(KeyStore(settings.folder).load_signer(), SystemClock(), origin_of_site(identity.site_id))
-    known = CoordinatorLog(
-        settings.folder.coordinator_log, coordinator_spki=identity.coordinator_signing_spki, db=db, audit=audit
-    )
     policies = PolicyDesk(settings.policy_path, db=db, audit=audit)
+    known = _coordinator_log(settings, identity, db, audit=audit)
     client = CoordinatorClient(channel, agent_version=agent_version(), coordinator_log=known)
     try:
         async with asyncio.TaskGroup() as group:
@@ -142,6 +143,11 @@ async def _run_until(
         log.info("agent_stopped", site_id=seams.site_id)
 
 
+def _coordinator_log(settings: SiteSettings, identity: SiteIdentity, db: SiteDb, *, audit: AuditLog) -> CoordinatorLog:
+    spki = identity.coordinator_signing_spki
+    return CoordinatorLog(settings.folder.coordinator_log, coordinator_spki=spki, db=db, audit=audit)
+
+
 def _compose(
     settings: SiteSettings,
     identity: SiteIdentity,
@@ -169,6 +175,9 @@ def _compose(
         book=RoundBook(db, audit, clock),
         states=PublicStateStore(folder.states_dir, db, clock),
         client=client,
+        witness=LogWitness(
+            client, client.coordinator_log or _coordinator_log(settings, identity, db, audit=audit), OwnTree(db)
+        ),
         uploader=Uploader(client, coordinator_spki=spki, backoff=_backoff()),
         downloader=Downloader(client, backoff=_backoff(), folder=folder.downloads_dir),
         runner=ProcessRunner(

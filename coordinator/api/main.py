@@ -32,7 +32,7 @@ def get_health() -> schemas.HealthAnswer:
 
 @health.get("/readyz")
 def get_readiness(api: Api) -> schemas.ReadyAnswer:
-    """The database answers and the driver turns, where this process has one."""
+    """The database answers, events can be recorded, and the driver turns where this process has one."""
     checks = check_health(api)
     if not all(checks.values()):
         down = ", ".join(sorted(name for name, is_well in checks.items() if not is_well))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import bindparam, insert, select, update
@@ -10,10 +10,12 @@ from sqlalchemy.orm import Session
 
 from coordinator.db.models import AuditCheckpoint, AuditRow, AuditTip
 from coordinator.db.tables import table_of
+from coordinator.errors import AuditLogDamagedError
 from fl_protocol.audit.chain import LogTip, append_event
 from fl_protocol.audit.checkpoint import Checkpoint, sign_checkpoint
 from fl_protocol.audit.events import AuditEvent, AuditFact, AuditKind
 from fl_protocol.ids import Sha256Hex
+from fl_protocol.packing import PackedBytesInvalidError
 from fl_protocol.signing.keys import Signer
 
 _ONLY_ROW = 1
@@ -44,25 +46,54 @@ def append_audit(
     Returns:
         The event's sequence number.
     """
+    return append_all(session, [AuditEvent(kind=kind, at=now, actor=actor, facts=facts)])
+
+
+def append_all(session: Session, events: Sequence[AuditEvent]) -> int:
+    """``append_audit`` for what one transaction has to say; at least one event.
+
+    Returns:
+        The last event's sequence number.
+
+    Raises:
+        AuditLogDamagedError: the log cannot be continued; what would have been recorded does not happen.
+    """
     # What it records is in the database before it. Statements and no mapped rows: every message of a site passes here.
     session.flush()
     held = session.execute(_LOCK_TIP).scalar_one_or_none()
-    tip = LogTip() if held is None else LogTip.decode(held)
-    event = AuditEvent(kind=kind, at=now, actor=actor, facts=facts)
-    following, row = append_event(tip, event)
-    session.execute(
-        _ADD_ROW,
-        {"seq": row.seq, "at": now, "kind": kind.value, "body": row.body, "leaf_sha256": row.leaf_sha256},
-    )
-    session.execute(_ADD_TIP if held is None else _MOVE_TIP, {"encoded": following.encode()})
-    return row.seq
+    tip = _tip(held)
+    rows: list[dict[str, object]] = []
+    for event in events:
+        tip, row = append_event(tip, event)
+        rows.append(
+            {
+                "seq": row.seq,
+                "at": event.at,
+                "kind": event.kind.value,
+                "body": row.body,
+                "leaf_sha256": row.leaf_sha256,
+            }
+        )
+    session.execute(_ADD_ROW, rows)
+    session.execute(_ADD_TIP if held is None else _MOVE_TIP, {"encoded": tip.encode()})
+    return tip.size - 1
 
 
 def audit_head(session: Session) -> tuple[int, Sha256Hex]:
     """How many rows the log has, and its head."""
     held = session.execute(_READ_TIP).scalar_one_or_none()
-    head = (LogTip() if held is None else LogTip.decode(held)).head()
+    head = _tip(held).head()
     return head.size, head.root
+
+
+def _tip(held: bytes | None) -> LogTip:
+    if held is None:
+        return LogTip()
+    try:
+        return LogTip.decode(held)
+    except PackedBytesInvalidError as error:
+        message = "the audit log cannot be continued; verify its export, and restore a backup"
+        raise AuditLogDamagedError(message) from error
 
 
 def write_checkpoint(session: Session, *, signer: Signer, origin: str, now: datetime) -> Checkpoint:

@@ -535,6 +535,18 @@ class EpochHead(Base):
     reported_at: Mapped[datetime]
 
 
+class SiteLogHead(Base):
+    """The head of a site's own audit log that this coordinator holds, with the M1 in which the site signed it."""
+
+    __tablename__ = "site_log_heads"
+
+    site_id: Mapped[str] = mapped_column(String(63), ForeignKey("sites.site_id"), primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    head: Mapped[str] = mapped_column(String(64))
+    statement: Mapped[bytes]
+    seen_at: Mapped[datetime]
+
+
 __all__ = [
     "Approval",
     "AuditCheckpoint",
@@ -561,6 +573,7 @@ __all__ = [
     "Run",
     "SchemaFloor",
     "Site",
+    "SiteLogHead",
     "Token",
     "Upload",
     "User",

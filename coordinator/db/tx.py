@@ -26,7 +26,7 @@ from coordinator.db.commit_markers import leave_marker, new_marker
 from coordinator.db.engines import engine_from_url
 from coordinator.db.faults import Fault, fault_of, said_by
 from coordinator.db.group_commit import GroupCommit
-from coordinator.errors import DatabaseBusyError, DatabaseFullError, DatabaseUnavailableError
+from coordinator.errors import DatabaseBusyError, DatabaseFullError, DatabaseUnavailableError, DatabaseUnwritableError
 
 T = TypeVar("T")
 
@@ -92,6 +92,11 @@ def _full(name: str) -> DatabaseFullError:
     return DatabaseFullError("there is no room on the database's disk; free some, and all goes on", tx=name)
 
 
+def _unwritable(name: str, error: BaseException) -> DatabaseUnwritableError:
+    message = "the database cannot be written or read as it should; nothing happens until it is mended"
+    return DatabaseUnwritableError(message, tx=name, error=said_by(error))
+
+
 class Database:
     """Runs functions inside transactions. One instance a process; safe in many threads."""
 
@@ -136,6 +141,7 @@ class Database:
         Raises:
             DatabaseBusyError: the bounded tries are used up. Nothing was written.
             DatabaseFullError: there is no room on the database's disk. Nothing was written.
+            DatabaseUnwritableError: the database is read-only, damaged, or lacks a table. Nothing was written.
             DatabaseUnavailableError: the database does not answer. Nothing was written, unless the fact
                 ``is_outcome_known`` is false: then whoever asked asks again, and is answered as the first time.
         """
@@ -158,6 +164,8 @@ class Database:
                 tries += 1
                 if fault is Fault.FULL:
                     raise _full(name) from error
+                if fault is Fault.UNWRITABLE:
+                    raise _unwritable(name, error) from error
                 if fault is Fault.NO_CONNECTION_FREE:
                     raise DatabaseBusyError("all connections are in use; try again", tx=name) from error
                 is_last_of_taken = fault is Fault.TAKEN and tries >= _MAX_TRIES_OF_TAKEN
@@ -181,6 +189,8 @@ class Database:
                 fault = fault_of(error)
                 if fault is Fault.FULL:
                     raise _full(name) from error
+                if fault is Fault.UNWRITABLE:
+                    raise _unwritable(name, error) from error
                 if fault is Fault.NO_CONNECTION_FREE:
                     raise DatabaseBusyError("all connections are in use; try again", tx=name) from error
                 if fault not in _LINK_FAULTS:

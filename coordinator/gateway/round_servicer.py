@@ -10,7 +10,7 @@ from coordinator.gateway.admission import calling_site
 from coordinator.gateway.interceptors import Context
 from coordinator.rounds.instructions import RoundRef
 from coordinator.services import site_instructions as told
-from coordinator.services.accept_advertisement import accept_advertisement
+from coordinator.services.accept_advertisement import OwnLogProof, accept_advertisement
 from coordinator.services.accept_complaint import accept_complaint
 from coordinator.services.accept_confirmation import accept_confirmation
 from coordinator.services.accept_reveal import accept_reveal
@@ -23,6 +23,7 @@ from coordinator.services.epochs import meet_site
 from coordinator.services.get_result import download_blob, get_result
 from coordinator.services.get_sum_evidence import get_masked_chunk, get_sum_evidence
 from coordinator.services.poll_instruction import poll_instruction
+from coordinator.services.prove_audit import LogRange, prove_audit
 from coordinator.services.receive_upload import BlobPart
 from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
 from coordinator.services.site_instructions import Instruction
@@ -145,6 +146,7 @@ class RoundServicer(round_pb2_grpc.RoundServiceServicer):
             site_id=calling_site(),
             exchange=exchange_from_proto(request.exchange),
             m1=request.advertisement,
+            own_log=OwnLogProof(held_size=request.audit_held_size, proof=tuple(request.audit_proof)),
         )
         return round_pb2.AdvertiseKeysResponse()
 
@@ -307,6 +309,22 @@ class RoundServicer(round_pb2_grpc.RoundServiceServicer):
             chunk_index=request.chunk_index,
         )
         return round_pb2.GetMaskedChunkResponse(data=sent.data, path=sent.path)
+
+    async def GetAuditConsistency(  # noqa: N802 # the method's name in the proto
+        self, request: round_pb2.GetAuditConsistencyRequest, context: Context
+    ) -> round_pb2.GetAuditConsistencyResponse:
+        """Proofs that the audit log only grew, and what is held of the site's own."""
+        del context
+        found = await prove_audit(
+            self._engine,
+            calling_site(),
+            [LogRange(from_size=asked.from_size, to_size=asked.to_size) for asked in request.ranges],
+        )
+        return round_pb2.GetAuditConsistencyResponse(
+            proofs=[round_pb2.AuditProof(nodes=nodes) for nodes in found.proofs],
+            held_size=found.held_size,
+            held_head=found.held_head,
+        )
 
 
 def _ref_from_proto(proto: round_pb2.RoundRef) -> RoundRef:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import grpc
 
 from coordinator.errors import (
+    AuditLogShorterError,
     BlobDigestMismatchError,
     BlobNotFoundError,
     BlobOffsetError,
@@ -38,6 +39,7 @@ _CODES: tuple[tuple[type[WardroundError], grpc.StatusCode], ...] = (
     (NotFoundError, grpc.StatusCode.NOT_FOUND),
     (BlobNotFoundError, grpc.StatusCode.NOT_FOUND),
     (WrongPhaseError, grpc.StatusCode.FAILED_PRECONDITION),
+    (AuditLogShorterError, grpc.StatusCode.FAILED_PRECONDITION),
     (ConflictError, grpc.StatusCode.ALREADY_EXISTS),
     (InvalidMessageError, grpc.StatusCode.INVALID_ARGUMENT),
     (BlobDigestMismatchError, grpc.StatusCode.INVALID_ARGUMENT),

@@ -7,8 +7,8 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from coordinator.db.audit import append_audit
-from fl_protocol.audit.events import AuditFact, AuditKind
+from coordinator.db.audit import append_all
+from fl_protocol.audit.events import AuditEvent, AuditFact, AuditKind
 
 
 class AuditTrail:
@@ -33,6 +33,9 @@ class AuditTrail:
     def write(self, session: Session, *, now: datetime) -> None:
         """Append all; the last writes of the transaction."""
         session.flush()
-        for kind, facts in self._events:
-            append_audit(session, kind, actor=self._actor, facts=facts, now=now)
+        if self._events:
+            append_all(
+                session,
+                [AuditEvent(kind=kind, at=now, actor=self._actor, facts=facts) for kind, facts in self._events],
+            )
         self._events.clear()

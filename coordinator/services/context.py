@@ -11,6 +11,7 @@ from coordinator.blobs.store import BlobStore
 from coordinator.db.tx import Database
 from coordinator.services.look_desk import LookDesk
 from coordinator.services.prefix_digests import DigestsOfBlobs
+from coordinator.services.prove_audit import AuditProver
 from coordinator.services.role_cache import RoleCache
 from coordinator.services.traffic import TrafficMeter
 from coordinator.services.upload_desk import UploadDesk
@@ -42,6 +43,7 @@ class EngineContext:
         looks: where sites that ask at once are answered at once.
         digests: what goes with the chunks that are sent, computed once a blob.
         upload_leaves: the trees of masked uploads of which sites fetch chunks.
+        prover: proofs about the audit log, for the sites.
     """
 
     db: Database
@@ -57,6 +59,7 @@ class EngineContext:
     looks: LookDesk[SiteQuestion, SiteAnswer] = field(init=False)
     digests: DigestsOfBlobs = field(default_factory=DigestsOfBlobs)
     upload_leaves: UploadLeaves = field(default_factory=UploadLeaves)
+    prover: AuditProver = field(default_factory=AuditProver)
 
     def __post_init__(self) -> None:
         """Count, and look, over this database."""

@@ -6,7 +6,7 @@ outside the set that was asked, one that comes too early, and one that comes too
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -28,7 +28,7 @@ from coordinator.services.round_access import (
     site_actor,
 )
 from coordinator.services.site_presence import note_seen
-from fl_protocol.audit.events import AuditKind
+from fl_protocol.audit.events import AuditFact, AuditKind
 from fl_protocol.ids import SiteId
 from fl_protocol.spec.context import ExchangeContext
 
@@ -65,6 +65,7 @@ class MessageStep:
         event: what it means to the machine.
         participation: what it means to the site's row, if anything.
         audit: how it is recorded.
+        facts: what is recorded with it, beside exchange and site; asked after ``verify``.
     """
 
     kind: MessageKind
@@ -74,6 +75,7 @@ class MessageStep:
     event: Callable[[], ExchangeEvent]
     participation: ParticipationEvent | None
     audit: AuditKind
+    facts: Callable[[], Mapping[str, AuditFact]] = dict
 
 
 def check_step_is_open(
@@ -129,7 +131,7 @@ def accept_message(session: Session, incoming: Incoming, step: MessageStep) -> b
         session,
         step.audit,
         actor=site_actor(incoming.site_id),
-        facts={**exchange_facts(access.context), "site_id": incoming.site_id},
+        facts={**exchange_facts(access.context), "site_id": incoming.site_id, **step.facts()},
         now=incoming.now,
     )
     return is_last_of_phase(session, access, kind=step.kind, members=members)

@@ -11,6 +11,7 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from coordinator.db.audit import audit_head
 from coordinator.db.models import AuditCheckpoint, AuditRow
 from coordinator.services.pages import Page, PageRequest, page_from
 from coordinator.services.refusals import RequestInvalidError
@@ -100,7 +101,7 @@ def iter_audit_export(resources: Resources) -> Iterator[bytes]:
 
     Rows are only ever added, so pages read one after another make one log; it ends where it ended at the start.
     """
-    size = resources.db.read("audit_size", _count_rows)
+    size = resources.db.read("audit_size", _claimed_size)
     yield _line(
         {"log": "wardround-audit", "origin": resources.origin, "signing_spki": _text(resources.signer.spki_der)}
     )
@@ -112,8 +113,16 @@ def iter_audit_export(resources: Resources) -> Iterator[bytes]:
     yield from resources.db.read("export_checkpoints", _checkpoints_up_to(size))
 
 
-def _count_rows(session: Session) -> int:
-    return session.scalar(select(func.count()).select_from(AuditRow)) or 0
+def _claimed_size(session: Session) -> int:
+    """How long the log says that it is: by its tip, its rows and what was signed, whichever is longest.
+
+    Never by counting rows: a log whose end was cut would be exported as a shorter one, without the signatures over what
+    is missing, and would verify.
+    """
+    last = session.scalar(select(func.max(AuditRow.seq)))
+    signed = session.scalar(select(func.max(AuditCheckpoint.size))) or 0
+    size, _ = audit_head(session)
+    return max(size, signed, 0 if last is None else last + 1)
 
 
 def _rows_between(start: int, end: int) -> _Lines:

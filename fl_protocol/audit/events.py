@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from itertools import chain
 
 import rfc8785
 
@@ -28,6 +29,7 @@ NO_EVENT = "0" * 64
 
 _KEYS = frozenset({"seq", "prev", "at", "kind", "actor", "facts"})
 _MAX_INTEGER = 2**53 - 1
+_WRITE = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 class AuditEventInvalidError(ProtocolError):
@@ -120,6 +122,10 @@ class AuditKind(StrEnum):
     PROCESS_STOPPED = "process.stopped"
     CHECKPOINT_SIGNED = "checkpoint.signed"
     CHECKPOINT_WITNESSED = "checkpoint.witnessed"
+    HISTORY_FORKED = "history.forked"
+
+
+_KINDS = frozenset(kind.value for kind in AuditKind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,13 +149,16 @@ class AuditEvent:
             raise AuditEventInvalidError("an event's instant is aware and in UTC", kind=self.kind)
         if not self.actor or not self.actor.isprintable():
             raise AuditEventInvalidError("an event has a printable actor", kind=self.kind)
+        if not _is_unicode(self.actor):
+            raise AuditEventInvalidError("an event's texts are Unicode; half a surrogate pair is none", kind=self.kind)
         for key, value in self.facts.items():
-            if not isinstance(key, str) or not isinstance(value, str | int | None):
+            if not isinstance(key, str) or not (value is None or isinstance(value, str | int)):
                 raise AuditEventInvalidError("a fact is text, a whole number, true, false or null", key=str(key))
             if isinstance(value, int) and abs(value) > _MAX_INTEGER:
                 raise AuditEventInvalidError("a number is too large for JSON; write it as text", key=key)
-        if not all(_is_unicode(text) for text in (self.actor, *self.facts, *self.facts.values())):
-            raise AuditEventInvalidError("an event's texts are Unicode; half a surrogate pair is none", kind=self.kind)
+            if not (_is_unicode(key) and _is_unicode(value)):
+                message = "an event's texts are Unicode; half a surrogate pair is none"
+                raise AuditEventInvalidError(message, kind=self.kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,19 +172,23 @@ class RecordedEvent:
 
 def text_from_instant(at: datetime) -> str:
     """``2026-01-31T12:00:00.000000Z``: always UTC, always microseconds, so that one instant has one form."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def instant_from_text(text: str) -> datetime:
-    """What ``text_from_instant`` wrote.
+    """What ``text_from_instant`` wrote, and nothing else.
 
     Raises:
         AuditEventInvalidError: it is not of that form.
     """
     try:
-        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
-    except ValueError as error:
+        at = datetime.fromisoformat(text)
+        is_canonical = at.tzinfo is not None and text_from_instant(at) == text
+    except (ValueError, OverflowError) as error:
         raise AuditEventInvalidError("an instant is written as 2026-01-31T12:00:00.000000Z") from error
+    if not is_canonical:
+        raise AuditEventInvalidError("an instant is written as 2026-01-31T12:00:00.000000Z")
+    return at
 
 
 def event_bytes(recorded: RecordedEvent) -> bytes:
@@ -189,7 +202,15 @@ def event_bytes(recorded: RecordedEvent) -> bytes:
         "actor": event.actor,
         "facts": dict(event.facts),
     }
+    if recorded.prev.isascii() and event.actor.isascii() and all(map(_is_ascii, chain(*event.facts.items()))):
+        # Of ASCII texts and whole numbers the canonical form is what the standard library writes, ten times as fast:
+        # keys sort alike, and the same characters are escaped alike. A property test holds the two against each other.
+        return _WRITE(document).encode("ascii")
     return rfc8785.dumps(document)  # type: ignore[arg-type]  # JSON values, typed as object
+
+
+def _is_ascii(value: AuditFact) -> bool:
+    return value.isascii() if isinstance(value, str) else value is None or abs(value) <= _MAX_INTEGER
 
 
 def event_from_bytes(data: bytes) -> RecordedEvent:
@@ -198,11 +219,13 @@ def event_from_bytes(data: bytes) -> RecordedEvent:
     Raises:
         AuditEventInvalidError: the bytes are no event, or not the canonical form of one.
     """
+    # Bytes that are ASCII throughout are canonical exactly if the standard library writes them again (see event_bytes).
+    text = data.decode("ascii") if data.isascii() else None
     try:
-        document = json.loads(data)
+        document = json.loads(data if text is None else text)
     except (ValueError, RecursionError) as error:
         raise AuditEventInvalidError("an event is JSON") from error
-    if not isinstance(document, dict) or set(document) != _KEYS:
+    if not isinstance(document, dict) or document.keys() != _KEYS:
         raise AuditEventInvalidError("an event has exactly the keys seq, prev, at, kind, actor and facts")
     seq, prev, at, kind, actor, facts = (document[key] for key in ("seq", "prev", "at", "kind", "actor", "facts"))
     if type(seq) is not int or not 0 <= seq <= _MAX_INTEGER:
@@ -211,18 +234,19 @@ def event_from_bytes(data: bytes) -> RecordedEvent:
         raise AuditEventInvalidError("prev, at, kind and actor are texts, facts a mapping", seq=seq)
     if not _is_unicode(prev):
         raise AuditEventInvalidError("prev is no Unicode text", seq=seq)
-    if kind not in set(AuditKind):
+    if kind not in _KINDS:
         raise AuditEventInvalidError("this version knows no event of this kind", seq=seq, kind=kind[:80])
     event = AuditEvent(kind=AuditKind(kind), at=instant_from_text(at), actor=actor, facts=facts)
     recorded = RecordedEvent(seq=seq, prev=prev, event=event)
-    if event_bytes(recorded) != data:
+    is_canonical = event_bytes(recorded) == data if text is None else _WRITE(document) == text
+    if not is_canonical:
         raise AuditEventInvalidError("the bytes are not the canonical form of the event", seq=seq)
     return recorded
 
 
 def _is_unicode(value: AuditFact) -> bool:
     """Whether a text can be written as UTF-8: JSON can spell half a surrogate pair, canonical JSON cannot."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or value.isascii():
         return True
     try:
         value.encode()

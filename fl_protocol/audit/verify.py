@@ -2,24 +2,25 @@
 
 In this order:
   1. every checkpoint's signature, its form, and its origin (the same in all, or the one that is asked for);
-  2. every row: its stored leaf hash is that of its bytes; its bytes are an event; its ``seq`` is its place;
-  3. every link: ``prev`` of each row is the leaf hash of the row before;
-  4. the log is at least as long as every checkpoint, and its head at each checkpoint's size is the signed one.
+  2. row by row: its stored leaf hash is that of its bytes; its bytes are an event; its ``seq`` is its place; ``prev``
+     is the leaf hash of the row before;
+  3. as the rows pass: at each checkpoint's size the head is the signed one, and no checkpoint is of a longer log.
 
-Rows that a party rewrites together with their hashes and links keep 2 and 3 and fail 4: then the fault names the first
-row that no earlier checkpoint vouches for. Rows after the last checkpoint are vouched for by nobody yet.
+Rows that a party rewrites together with their hashes and links keep 2 and fail 3: then the fault names the first row
+that no earlier checkpoint vouches for. Rows after the last checkpoint are vouched for by nobody yet. The rows are read
+once, in order, and not kept: a log of any length takes the memory of its checkpoints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from fl_protocol.audit.chain import AuditRow
 from fl_protocol.audit.checkpoint import Checkpoint, CheckpointInvalidError, verify_checkpoint
 from fl_protocol.audit.events import NO_EVENT, AuditEventInvalidError, RecordedEvent, event_from_bytes
-from fl_protocol.codec.merkle import CompactRange, leaf_hash
+from fl_protocol.codec.merkle import GrowingTree, leaf_hash
 from fl_protocol.ids import Sha256Hex
 from fl_protocol.signing.keys import SignatureInvalidError
 from fl_protocol.signing.signed import SignedBody
@@ -69,16 +70,27 @@ class AuditFault:
     reason: AuditFaultReason
 
 
+OnRow = Callable[[RecordedEvent, bytes], None]
+"""Is told each row that passed step 2: its event and its leaf hash."""
+
+
 def verify_log(
-    rows: Sequence[AuditRow], checkpoints: Sequence[SignedBody], spki_der: bytes, *, origin: str | None = None
+    rows: Iterable[AuditRow],
+    checkpoints: Sequence[SignedBody],
+    spki_der: bytes,
+    *,
+    origin: str | None = None,
+    on_row: OnRow | None = None,
 ) -> AuditVerified | AuditFault:
     """Verify a log as stored.
 
     Args:
-        rows: in the order of the store.
+        rows: in the order of the store; read once.
         checkpoints: every signed checkpoint, in any order.
         spki_der: the signing key of the party whose log it is.
         origin: whose log it must be; None: whatever all checkpoints agree on.
+        on_row: is told each row on the way, for who wants more than a verdict; what it heard of a log that then turns
+            out to be faulty is worth nothing.
 
     Raises:
         SigningKeyInvalidError: ``spki_der`` is no P-256 key.
@@ -86,16 +98,84 @@ def verify_log(
     opened = _open_checkpoints(checkpoints, spki_der, origin)
     if isinstance(opened, AuditFault):
         return opened
-    events: list[RecordedEvent] = []
-    for place, row in enumerate(rows):
-        event = _open_row(row)
-        if event is None:
-            return AuditFault(seq=place, reason=AuditFaultReason.ALTERED)
-        events.append(event)
-    fault = _misplaced(events, rows) or _broken_link(events, rows)
-    if fault is not None:
-        return fault
-    return _compare_heads(rows, opened)
+    return _Walk(iter(rows), opened, on_row).verdict()
+
+
+class _Walk:
+    """One pass over the rows."""
+
+    def __init__(self, rows: Iterator[AuditRow], checkpoints: Sequence[Checkpoint], on_row: OnRow | None) -> None:
+        self._rows = rows
+        self._checkpoints = checkpoints
+        self._on_row = on_row
+        self._tree = GrowingTree()
+        self._n_met = 0
+        self._vouched = 0
+
+    def verdict(self) -> AuditVerified | AuditFault:
+        last = NO_EVENT
+        for row in self._rows:
+            place = self._tree.size
+            event = _open_row(row)
+            if event is None:
+                return AuditFault(seq=place, reason=AuditFaultReason.ALTERED)
+            if event.seq != place:
+                return self._misplaced(event)
+            if row.seq != place:
+                return AuditFault(seq=place, reason=AuditFaultReason.REORDERED)
+            if event.prev != last:
+                return self._broken_link(row)
+            # The checkpoint over the rows before: only now, since a row that was altered with its hash breaks the link
+            # behind it, and is better named by that.
+            fault = self._meet_checkpoints()
+            if fault is not None:
+                return fault
+            last = row.leaf_sha256
+            leaf = bytes.fromhex(last)
+            self._tree.append(leaf)
+            if self._on_row is not None:
+                self._on_row(event, leaf)
+        return self._end()
+
+    def _meet_checkpoints(self) -> AuditFault | None:
+        while self._n_met < len(self._checkpoints) and self._checkpoints[self._n_met].size == self._tree.size:
+            if self._tree.root().hex() != self._checkpoints[self._n_met].head:
+                return AuditFault(seq=self._vouched, reason=AuditFaultReason.REWRITTEN)
+            self._vouched = self._tree.size
+            self._n_met += 1
+        return None
+
+    def _end(self) -> AuditVerified | AuditFault:
+        fault = self._meet_checkpoints()
+        if fault is not None:
+            return fault
+        size = self._tree.size
+        if self._n_met < len(self._checkpoints):
+            return AuditFault(seq=size, reason=AuditFaultReason.TRUNCATED)
+        head = Sha256Hex(self._tree.root().hex())
+        return AuditVerified(size=size, head=head, n_unsigned=size - self._vouched)
+
+    def _misplaced(self, event: RecordedEvent) -> AuditFault:
+        """A row that says that it belongs elsewhere. Reads on, to tell whether this place's own row is further down."""
+        place = self._tree.size
+        if event.seq < place:
+            return AuditFault(seq=place, reason=AuditFaultReason.INSERTED)
+        is_further_down = any(later is not None and later.seq == place for later in map(_open_row, self._rows))
+        reason = AuditFaultReason.REORDERED if is_further_down else AuditFaultReason.DROPPED
+        return AuditFault(seq=place, reason=reason)
+
+    def _broken_link(self, row: AuditRow) -> AuditFault:
+        """The link before ``row`` is broken: it was altered, or the row before it was.
+
+        One altered row breaks the link behind it, and the one before it only if its ``prev`` was altered as well; so
+        where both links of a row are broken, it alone explains them.
+        """
+        place = self._tree.size
+        if place == 0:
+            return AuditFault(seq=0, reason=AuditFaultReason.ALTERED)
+        following = next(map(_open_row, self._rows), None)
+        is_next_broken = following is not None and following.prev != row.leaf_sha256
+        return AuditFault(seq=place if is_next_broken else place - 1, reason=AuditFaultReason.ALTERED)
 
 
 def _open_checkpoints(
@@ -121,56 +201,3 @@ def _open_row(row: AuditRow) -> RecordedEvent | None:
         return event_from_bytes(row.body)
     except AuditEventInvalidError:
         return None
-
-
-def _misplaced(events: Sequence[RecordedEvent], rows: Sequence[AuditRow]) -> AuditFault | None:
-    """The first place whose row says that it belongs elsewhere, or whose column disagrees with its bytes."""
-    places = {event.seq for event in events}
-    for place, (event, row) in enumerate(zip(events, rows, strict=True)):
-        if event.seq == place:
-            if row.seq != place:
-                return AuditFault(seq=place, reason=AuditFaultReason.REORDERED)
-            continue
-        if event.seq < place:
-            return AuditFault(seq=place, reason=AuditFaultReason.INSERTED)
-        # A later row stands here: either this place's row stands further down, or it is gone.
-        reason = AuditFaultReason.REORDERED if place in places else AuditFaultReason.DROPPED
-        return AuditFault(seq=place, reason=reason)
-    return None
-
-
-def _broken_link(events: Sequence[RecordedEvent], rows: Sequence[AuditRow]) -> AuditFault | None:
-    """The first row that cannot be what its neighbours say.
-
-    A link (i, i + 1) breaks when row i was altered, or when the ``prev`` in row i + 1 was. One altered row breaks the
-    link behind it, and the one before it only if its ``prev`` was altered as well; so where both links of row i + 1
-    are broken, it alone explains them.
-    """
-    if events and events[0].prev != NO_EVENT:
-        return AuditFault(seq=0, reason=AuditFaultReason.ALTERED)
-    for place in range(len(events) - 1):
-        if _is_linked(events, rows, place):
-            continue
-        is_next_broken = place + 2 < len(events) and not _is_linked(events, rows, place + 1)
-        return AuditFault(seq=place + 1 if is_next_broken else place, reason=AuditFaultReason.ALTERED)
-    return None
-
-
-def _is_linked(events: Sequence[RecordedEvent], rows: Sequence[AuditRow], place: int) -> bool:
-    return events[place + 1].prev == rows[place].leaf_sha256
-
-
-def _compare_heads(rows: Sequence[AuditRow], checkpoints: Sequence[Checkpoint]) -> AuditVerified | AuditFault:
-    tree = CompactRange()
-    vouched = 0
-    for checkpoint in checkpoints:
-        if checkpoint.size > len(rows):
-            return AuditFault(seq=len(rows), reason=AuditFaultReason.TRUNCATED)
-        for row in rows[tree.size : checkpoint.size]:
-            tree = tree.append(bytes.fromhex(row.leaf_sha256))
-        if tree.root().hex() != checkpoint.head:
-            return AuditFault(seq=vouched, reason=AuditFaultReason.REWRITTEN)
-        vouched = checkpoint.size
-    for row in rows[tree.size :]:
-        tree = tree.append(bytes.fromhex(row.leaf_sha256))
-    return AuditVerified(size=tree.size, head=Sha256Hex(tree.root().hex()), n_unsigned=len(rows) - vouched)

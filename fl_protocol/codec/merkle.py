@@ -11,7 +11,7 @@ what a leaf means.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 HASH_BYTES = 32
@@ -70,11 +70,33 @@ class CompactRange:
         return root
 
 
+class GrowingTree:
+    """``CompactRange`` in place, for who reads a million leaves: the same frontier, and nothing is copied."""
+
+    def __init__(self) -> None:
+        """Start without leaves."""
+        self.size = 0
+        self._frontier: list[bytes] = []
+
+    def append(self, leaf: bytes) -> None:
+        """One more leaf, given by its leaf hash of 32 bytes."""
+        frontier, size, node = self._frontier, self.size, leaf
+        while size & 1:
+            node = hashlib.sha256(b"\x01" + frontier.pop() + node).digest()
+            size >>= 1
+        frontier.append(node)
+        self.size += 1
+
+    def root(self) -> bytes:
+        """The head of the tree (MTH)."""
+        return CompactRange(size=self.size, frontier=tuple(self._frontier)).root()
+
+
 def root_from_leaf_hashes(leaves: Iterable[bytes]) -> bytes:
     """The head of the tree whose leaf hashes are ``leaves``."""
-    tree = CompactRange()
+    tree = GrowingTree()
     for leaf in leaves:
-        tree = tree.append(leaf)
+        tree.append(leaf)
     return tree.root()
 
 
@@ -133,26 +155,41 @@ def is_included(leaf: bytes, *, index: int, size: int, path: Sequence[bytes], ro
 
 def consistency_path(leaves: Sequence[bytes], old_size: int) -> tuple[bytes, ...]:
     """PROOF(old_size, D[n]) of RFC 6962, 2.1.2. Raises IndexError unless 0 <= old_size <= n."""
-    if not 0 <= old_size <= len(leaves):
-        raise IndexError(f"a tree of {len(leaves)} leaves never had {old_size}")
-    if old_size in (0, len(leaves)):
+    return consistency_path_of(
+        lambda start, stop: root_from_leaf_hashes(leaves[start:stop]), old_size=old_size, new_size=len(leaves)
+    )
+
+
+def consistency_path_of(
+    subtree_root: Callable[[int, int], bytes], *, old_size: int, new_size: int
+) -> tuple[bytes, ...]:
+    """PROOF(old_size, D[new_size]) where ``subtree_root(start, stop)`` gives MTH(D[start:stop]).
+
+    Every subtree that is asked for is perfect, but for the last of the tree.
+
+    Raises:
+        IndexError: unless 0 <= old_size <= new_size.
+    """
+    if not 0 <= old_size <= new_size:
+        raise IndexError(f"a tree of {new_size} leaves never had {old_size}")
+    if old_size in (0, new_size):
         return ()
     path: list[bytes] = []
-    start, stop = 0, len(leaves)
+    start, stop = 0, new_size
     size = old_size
     is_whole = True
     while size != stop - start:
         middle = _split(stop - start)
         if size <= middle:
-            path.append(root_from_leaf_hashes(leaves[start + middle : stop]))
+            path.append(subtree_root(start + middle, stop))
             stop = start + middle
         else:
-            path.append(root_from_leaf_hashes(leaves[start : start + middle]))
+            path.append(subtree_root(start, start + middle))
             start += middle
             size -= middle
             is_whole = False
     if not is_whole:
-        path.append(root_from_leaf_hashes(leaves[start:stop]))
+        path.append(subtree_root(start, stop))
     path.reverse()
     return tuple(path)
 

@@ -21,10 +21,10 @@ from fl_protocol.ids import Sha256Hex, SiteId
 from fl_protocol.packing import PackedBytesInvalidError
 from fl_protocol.signing.keys import Signer
 from fl_protocol.signing.signed import SignedBody
+from site_agent.db.errors import SiteDatabaseError
 from site_agent.db.models import AuditCheckpointRow, AuditEventRow, AuditTipRow
 from site_agent.db.tables import table_of
 from site_agent.db.tx import SiteDb
-from site_agent.errors import SiteAgentError
 
 _KEPT_EVERY = 64
 _THE_TIP = 1
@@ -40,8 +40,8 @@ _ADD_CHECKPOINT = insert(_CHECKPOINTS)
 _DROP_CHECKPOINT = delete(_CHECKPOINTS).where(_CHECKPOINTS.c.size == bindparam("of_size"))
 
 
-class AuditLogDamagedError(SiteAgentError):
-    """The log cannot be continued: what is stored beside its rows does not fit them."""
+class AuditLogDamagedError(SiteDatabaseError):
+    """The log cannot be continued: what is stored beside its rows does not fit them. No record, no action."""
 
     code = "audit-log-damaged"
 

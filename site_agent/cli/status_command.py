@@ -76,6 +76,7 @@ def status(context: typer.Context) -> None:
         )
     ending = document["ending"]
     lines.extend(f"Ending    {line}" for line in (ending if isinstance(ending, list) else ()))
+    lines += _trouble_lines(agent)
     if document["n_pending"]:
         lines.append(f"Waiting   {document['n_pending']} run(s) for your word: 'wardround-site runs pending'")
     if document["n_unsent_statements"]:
@@ -126,6 +127,33 @@ def site_audit_line(audit: object) -> str:
 
 def _mib(n_bytes: int) -> int:
     return -(-n_bytes >> 20)
+
+
+_CANNOT_RECORD = {
+    "site-disk-full": "the disk is full. It goes on by itself once there is room",
+    "audit-log-damaged": "the audit log cannot be continued. Run 'wardround-site audit verify', and restore a backup",
+}
+_REFUSALS = {
+    "history-forked": "the coordinator's audit log is not the one that this site saw. Ask its operator whether an older"
+    " copy of its database was put back, and keep this site's log: 'wardround-site audit export FILE'",
+    "history-unproven": "the coordinator does not prove that its audit log continues what this site saw. Its operator"
+    " should upgrade it",
+}
+
+
+def _trouble_lines(agent: Mapping[str, object]) -> list[str]:
+    """What keeps a running agent from its work, and what to do about it."""
+    if not agent.get("is_running"):
+        return []
+    lines = []
+    if code := agent.get("cannot_record"):
+        cause = _CANNOT_RECORD.get(
+            str(code), "the site's database cannot be written. See the agent's log for the cause"
+        )
+        lines.append(f"STOPPED   nothing can be recorded, so nothing is done ({code}): {cause}")
+    if reason := agent.get("refused_because"):
+        lines.append(f"Refused   the last round ({reason})" + (f": {s}" if (s := _REFUSALS.get(str(reason))) else ""))
+    return lines
 
 
 def _agent_line(agent: Mapping[str, object]) -> str:

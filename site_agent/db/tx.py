@@ -34,8 +34,30 @@ class SiteDb:
     def __init__(self, engine: Engine) -> None:
         """Take an engine whose tables are there; ``open_site_db`` makes one."""
         self._engine = engine
+        self._tell: Callable[[str | None], None] = _tell_nobody
+
+    def watch_writes(self, tell: Callable[[str | None], None]) -> None:
+        """Tell, after each writing transaction, the code of what stopped it, or None where it was kept.
+
+        No record, no action: what cannot be recorded is not done, and whoever looks at the site must see why.
+        """
+        self._tell = tell
 
     def run_tx(self, name: str, fn: Callable[[Session], ResultT]) -> ResultT:
+        """``_write``, and whoever watches is told how it went.
+
+        Raises:
+            SiteDatabaseError: nothing was written.
+        """
+        try:
+            outcome = self._write(name, fn)
+        except SiteDatabaseError as error:
+            self._tell(error.code)
+            raise
+        self._tell(None)
+        return outcome
+
+    def _write(self, name: str, fn: Callable[[Session], ResultT]) -> ResultT:
         """Run ``fn`` in one writing transaction.
 
         Args:
@@ -79,6 +101,10 @@ class SiteDb:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+
+def _tell_nobody(code: str | None) -> None:
+    """Nobody watches: a command, which shows its own error."""
 
 
 def open_site_db(path: Path) -> SiteDb:

@@ -10,6 +10,7 @@ from typing import cast
 
 import grpc.aio
 
+from fl_protocol.audit.chain import TreeHead
 from fl_protocol.codec.chunks import IDLE_DEADLINE_S
 from fl_protocol.ids import RunId, Sha256Hex, SiteId, run_id_from_text, sha256_hex_from_text, site_id_from_text
 from fl_protocol.secagg.reexecution import MaskedChunk
@@ -17,13 +18,12 @@ from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import ExchangeContext, RoundContext
 from fl_protocol.wire.convert import proto_from_exchange, proto_from_round, proto_from_signed, signed_from_proto
 from fl_protocol.wire.v1 import round_pb2, run_pb2, run_pb2_grpc
-from site_agent.errors import LinkError
+from site_agent.errors import AnswerInvalidError, LinkError
 from site_agent.link.channel import CallChannel
 from site_agent.link.chunk_calls import RoundCalls
 from site_agent.link.instructions import (
     Instruction,
     PublishedResult,
-    TrainRound,
     instruction_from_proto,
     result_from_proto,
 )
@@ -93,6 +93,22 @@ class SumEvidenceAnswer:
     witnesses: tuple[SumWitness, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditConsistency:
+    """Proofs about the coordinator's log, in the order asked, and the head that it holds of this site's own log."""
+
+    proofs: tuple[tuple[str, ...], ...]
+    held: TreeHead | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnLogProof:
+    """That the own log's head in an M1 and the head that the coordinator holds of it are of one log."""
+
+    held_size: int
+    proof: tuple[bytes, ...]
+
+
 class CoordinatorClient:
     """The coordinator, as far as calls go.
 
@@ -112,6 +128,11 @@ class CoordinatorClient:
         self._runs = run_pb2_grpc.RunServiceStub(cast("grpc.aio.Channel", channel))
         self._agent_version = agent_version
 
+    @property
+    def coordinator_log(self) -> CoordinatorLog | None:
+        """What it tells the coordinator with each question, and learns from its answers."""
+        return self._coordinator_log
+
     async def poll_assignment(self, *, holding: Sequence[RoundContext], wait_s: float) -> Instruction:
         """Ask what to do now; the coordinator keeps the question open up to ``wait_s``."""
         request = round_pb2.PollAssignmentRequest(
@@ -130,8 +151,6 @@ class CoordinatorClient:
             restored = signed_from_proto(answer.restored) if answer.HasField("restored") else None
         if known is not None and restored is not None:
             await asyncio.to_thread(known.note_restored, restored)
-        if known is not None and isinstance(instruction, TrainRound):
-            await asyncio.to_thread(known.note_manifest, instruction.manifest)
         return instruction
 
     async def accept_round(self, round_context: RoundContext) -> None:
@@ -162,13 +181,20 @@ class CoordinatorClient:
         with typed_errors("ReportReady"):
             await self.rounds.ReportReady(request, timeout=CALL_TIMEOUT_S)
 
-    async def send_statement(self, step: Step, context: ExchangeContext, *, message: bytes) -> None:
-        """Send M1, M3, M7 or M9. M5 goes with its blob (``uploader``)."""
+    async def send_statement(
+        self, step: Step, context: ExchangeContext, *, message: bytes, own_log: OwnLogProof | None = None
+    ) -> None:
+        """Send M1, M3, M7 or M9; beside M1 what proves its head. M5 goes with its blob (``uploader``)."""
         exchange = proto_from_exchange(context)
         with typed_errors(f"send {step.value}"):
             match step:
                 case Step.ADVERTISE:
-                    advertise = round_pb2.AdvertiseKeysRequest(exchange=exchange, advertisement=message)
+                    advertise = round_pb2.AdvertiseKeysRequest(
+                        exchange=exchange,
+                        advertisement=message,
+                        audit_held_size=0 if own_log is None else own_log.held_size,
+                        audit_proof=() if own_log is None else own_log.proof,
+                    )
                     await self.rounds.AdvertiseKeys(advertise, timeout=CALL_TIMEOUT_S)
                 case Step.SHARE:
                     share = round_pb2.ShareKeysRequest(exchange=exchange, deal=message)
@@ -236,6 +262,20 @@ class CoordinatorClient:
         with typed_errors("GetMaskedChunk"):
             answer = await self.rounds.GetMaskedChunk(request, timeout=IDLE_DEADLINE_S)
         return MaskedChunk(data=answer.data, path=tuple(answer.path))
+
+    async def get_audit_consistency(self, ranges: tuple[tuple[int, int], ...]) -> AuditConsistency:
+        """Proofs that the coordinator's log at the second size of each range continues that at the first."""
+        request = round_pb2.GetAuditConsistencyRequest(
+            ranges=[round_pb2.AuditRange(from_size=old, to_size=new) for old, new in ranges]
+        )
+        with typed_errors("GetAuditConsistency"):
+            answer = await self.rounds.GetAuditConsistency(request, timeout=CALL_TIMEOUT_S)
+        if len(answer.proofs) != len(ranges) or len(answer.held_head) not in (0, 32):
+            raise AnswerInvalidError("the coordinator's answer is malformed", call="GetAuditConsistency")
+        held = TreeHead(size=answer.held_size, root=Sha256Hex(answer.held_head.hex())) if answer.held_head else None
+        return AuditConsistency(
+            proofs=tuple(tuple(node.hex() for node in proof.nodes) for proof in answer.proofs), held=held
+        )
 
     async def list_pending(self) -> tuple[RunSummary, ...]:
         """The runs that wait for this site's word."""

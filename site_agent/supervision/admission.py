@@ -5,13 +5,14 @@
  3. the round is one of the run's, of the kind that its place demands, under the approved suite and audit window;
  4. the payload's layout is the one that this site derives from the RunSpec;
  5. the site's own policy, asked again, permits it, and the dataset and the base model are there;
- 6. the manifest starts from the public state that this site computed (missing results are fetched and folded first),
+ 6. the coordinator's audit log, whose head the manifest names, continues every head of it that this site has seen;
+ 7. the manifest starts from the public state that this site computed (missing results are fetched and folded first),
     and names the result that led to it;
- 7. no reveal is unresolved: after M9, a round from the same state needs the same survivors, and a round from another
+ 8. no reveal is unresolved: after M9, a round from the same state needs the same survivors, and a round from another
     state needs the result of that very exchange (decision 2);
- 8. the evaluation that its payload carries, of this adapter on this dataset, was not revealed among sites that cannot
+ 9. the evaluation that its payload carries, of this adapter on this dataset, was not revealed among sites that cannot
     be its survivors, in whichever round or run; an evaluation alone is never revealed twice (decision 1);
- 9. this attempt was never joined with another manifest, and attempts only rise. Joining is recorded.
+10. this attempt was never joined with another manifest, and attempts only rise. Joining is recorded.
 
 A refusal tells the coordinator the rule's name and nothing else.
 """
@@ -90,9 +91,10 @@ class Admission:
 
         Raises:
             RoundRefusedError: a check said no.
-            LinkError: missing results could not be fetched; nothing is recorded.
+            LinkError: proofs or missing results could not be fetched; nothing is recorded.
         """
         found = await asyncio.to_thread(self._describe, round_context, signed)
+        await self._seams.witness.check(found.manifest, signed)
         state = await self._settler.catch_up(found.run, found.manifest)
         # Only now: a result that was folded just before may have resolved a reveal.
         admitted = await asyncio.to_thread(self._complete, found, state)
@@ -169,7 +171,7 @@ class Admission:
         )
 
     def _complete(self, found: _Described, state: StoredState) -> AdmittedRound:
-        """Check 7, and the name of what the round evaluates. Blocks on the disk."""
+        """Check 8, and the name of what the round evaluates. Blocks on the disk."""
         dataset = found.permission.dataset
         name = evaluation_name(
             adapter_sha256=adapter_digest(self._seams.states.load(state)), dataset_sha256=dataset.sha256
@@ -189,7 +191,7 @@ class Admission:
         )
 
     def _check_evaluation(self, admitted: AdmittedRound) -> None:
-        """Check 8. Before masking it is asked again of the sites that are there; here it saves hours of training."""
+        """Check 9. Before masking it is asked again of the sites that are there; here it saves hours of training."""
         book, manifest = self._seams.book, admitted.manifest
         if admitted.evaluation.is_alone and book.is_spent(admitted.evaluation):
             message = "this evaluation was in a sum that was unmasked; it is never masked again"

@@ -96,6 +96,9 @@ class ExchangeDesk:
         await asyncio.to_thread(self._ensure_flag, step, record)
         if step is Step.MASK:
             await self._upload(context, record.message)
+        elif step is Step.ADVERTISE:
+            own_log = await self._seams.witness.prove_own(record.message)
+            await self._seams.client.send_statement(step, context, message=record.message, own_log=own_log)
         else:
             await self._seams.client.send_statement(step, context, message=record.message)
 

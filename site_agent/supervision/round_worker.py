@@ -300,7 +300,9 @@ class RoundWorker:
             admitted, self._state = await self._admission.admit(round_context, self._signed)
         except RoundRefusedError as error:
             log.warning("round_refused", run_id=self._run_id, reason=error.reason, cause=str(error))
+            self._seams.board.refused(error.reason)
             return on.RoundRefused(reason=error.reason)
+        self._seams.board.refused(None)
         self._take_up(admitted)
         return on.RoundAdmitted()
 

@@ -23,6 +23,7 @@ from site_agent.state.journal import Journal
 from site_agent.state.public_state import PublicStateStore
 from site_agent.state.round_book import RoundBook
 from site_agent.supervision.judgement import Judge
+from site_agent.supervision.log_witness import LogWitness
 from site_agent.supervision.status_board import StatusBoard
 
 Spawn = Callable[[Coroutine[None, None, None]], "asyncio.Task[None]"]
@@ -63,6 +64,7 @@ class SiteSeams:
     book: RoundBook
     states: PublicStateStore
     client: CoordinatorClient
+    witness: LogWitness
     uploader: Uploader
     downloader: Downloader
     runner: JobRunner

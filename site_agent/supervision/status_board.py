@@ -28,6 +28,8 @@ class AgentStatus:
     steps: int | None = None
     loss: float | None = None
     problem: str | None = None
+    cannot_record: str | None = None
+    refused_because: str | None = None
 
 
 class StatusBoard:
@@ -52,6 +54,15 @@ class StatusBoard:
     def connected(self, *, is_connected: bool, problem: str | None = None) -> None:
         """Whether the coordinator answers, and with which code it does not."""
         self._status = replace(self._status, connected=is_connected, problem=problem)
+
+    def recording(self, code: str | None) -> None:
+        """Why the last thing could not be recorded, so that nothing is done; None where it could."""
+        if self._status.cannot_record != code:
+            self._status = replace(self._status, cannot_record=code)
+
+    def refused(self, reason: str | None) -> None:
+        """Why the last round was refused by this site; None where it was joined."""
+        self._status = replace(self._status, refused_because=reason)
 
     def transport(self, name: str) -> None:
         """How the coordinator is reached."""

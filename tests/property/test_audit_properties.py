@@ -1,18 +1,33 @@
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 from datetime import UTC, datetime, timedelta
 
+import pytest
+import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_protocol.audit.chain import AuditRow, LogTip, append_event
+from fl_protocol.audit.chain import (
+    AuditProofInvalidError,
+    AuditRow,
+    LogTip,
+    TreeHead,
+    append_event,
+    verify_consistency,
+)
 from fl_protocol.audit.checkpoint import Checkpoint, sign_checkpoint
-from fl_protocol.audit.events import AuditEvent, AuditKind, event_bytes, event_from_bytes
+from fl_protocol.audit.events import AuditEvent, AuditFact, AuditKind, RecordedEvent, event_bytes, event_from_bytes
+from fl_protocol.audit.subtrees import LogSubtrees
 from fl_protocol.audit.verify import AuditFault, AuditVerified, verify_log
+from fl_protocol.codec.merkle import root_from_leaf_hashes
 from fl_protocol.ids import Sha256Hex
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.testing.entropy import seeded_signer
+from wardround.errors import EvidenceFaultError
+from wardround.evidence.audit_export import verify_export
 
 SIGNER = seeded_signer("property")
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -85,3 +100,92 @@ def test_any_change_of_a_signed_log_is_found(events: list[AuditEvent], data: st.
     assert isinstance(fault, AuditFault)
     if change in ("byte", "hash"):
         assert fault.seq == place
+
+
+def _is_encodable(text: str) -> bool:
+    return not any(0xD800 <= ord(letter) <= 0xDFFF for letter in text)
+
+
+ASCII_TEXT = st.text(st.characters(max_codepoint=127), max_size=24)
+
+
+@given(
+    seq=st.integers(0, 2**53 - 1),
+    actor=ASCII_TEXT.filter(lambda text: text and text.isprintable()),
+    facts=st.dictionaries(
+        st.one_of(ASCII_TEXT, st.text(max_size=6).filter(_is_encodable)),
+        st.one_of(
+            st.none(), st.booleans(), st.integers(-(2**53) + 1, 2**53 - 1), ASCII_TEXT, st.text().filter(_is_encodable)
+        ),
+        max_size=6,
+    ),
+)
+def test_event_has_the_canonical_form_of_rfc_8785(seq: int, actor: str, facts: dict[str, AuditFact]) -> None:
+    event = AuditEvent(kind=AuditKind.POLICY_LOADED, at=START, actor=actor, facts=facts)
+    written = event_bytes(RecordedEvent(seq=seq, prev="0" * 64, event=event))
+    document = {"seq": seq, "prev": "0" * 64, "at": "2026-01-01T00:00:00.000000Z"}
+    # Another implementation of the standard than the one that writes most events.
+    assert written == rfc8785.dumps({**document, "kind": "policy.loaded", "actor": actor, "facts": facts})
+
+
+@settings(deadline=None)
+@given(events=st.lists(EVENTS, min_size=2, max_size=10), data=st.data())
+def test_any_single_change_of_an_exported_line_is_found(events: list[AuditEvent], data: st.DataObject) -> None:
+    rows, checkpoints = log_of(events)
+    lines = [
+        json.dumps({"log": "wardround-audit", "origin": "a", "signing_spki": b64(SIGNER.spki_der)}),
+        *(json.dumps({"body": b64(row.body), "leaf_sha256": row.leaf_sha256, "seq": row.seq}) for row in rows),
+        *(json.dumps({"checkpoint": {"body": b64(c.body), "signature": b64(c.signature)}}) for c in checkpoints),
+    ]
+    assert verify_export(lines).size == len(rows)
+    place = data.draw(st.integers(1, len(rows)))
+    other = data.draw(st.integers(1, len(rows)).filter(lambda other: other != place))
+    change = data.draw(st.sampled_from(["alter", "alter-and-hash", "drop", "swap", "repeat", "cut", "seq"]))
+    document = json.loads(lines[place])
+    body = bytearray(base64.b64decode(document["body"]))
+    body[data.draw(st.integers(0, len(body) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    match change:
+        case "alter":
+            lines[place] = json.dumps({**document, "body": b64(bytes(body))})
+        case "alter-and-hash":
+            leaf = hashlib.sha256(b"\x00" + body).hexdigest()
+            lines[place] = json.dumps({**document, "body": b64(bytes(body)), "leaf_sha256": leaf})
+        case "drop":
+            del lines[place]
+        case "swap":
+            lines[place], lines[other] = lines[other], lines[place]
+        case "repeat":
+            lines.insert(place, lines[place])
+        case "cut":
+            del lines[place : len(rows) + 1]
+        case "seq":
+            lines[place] = json.dumps({**document, "seq": len(rows) + place})
+    with pytest.raises(EvidenceFaultError) as caught:
+        verify_export(lines)
+    assert "row" in caught.value.facts
+
+
+@given(n=st.integers(1, 700), old=st.integers(0, 700), flip=st.integers(0, 10_000), data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_proof_of_a_log_with_one_other_leaf_is_never_accepted(n: int, old: int, flip: int, data: st.DataObject) -> None:
+    old = min(old, n)
+    leaves = [hashlib.sha256(f"{number}".encode()).digest() for number in range(n)]
+    rewritten = list(leaves)
+    where = flip % max(1, old)
+    rewritten[where] = hashlib.sha256(b"another").digest()
+    before = TreeHead(size=old, root=Sha256Hex(root_from_leaf_hashes(leaves[:old]).hex()))
+    after = TreeHead(size=n, root=Sha256Hex(root_from_leaf_hashes(rewritten).hex()))
+    honest = LogSubtrees().prove_consistency(old, n, lambda start, stop: rewritten[start:stop])
+    nodes = [node.hex() for node in honest]
+    # Whatever of the proof is also altered.
+    if nodes and data.draw(st.booleans()):
+        nodes[data.draw(st.integers(0, len(nodes) - 1))] = data.draw(st.sampled_from([*nodes, before.root, after.root]))
+    if old == 0:
+        verify_consistency(before, after, honest and nodes)
+        return
+    with pytest.raises(AuditProofInvalidError):
+        verify_consistency(before, after, nodes)
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

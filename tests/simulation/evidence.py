@@ -52,6 +52,7 @@ class Evidence:
     unmasked: dict[tuple[bytes, int, int], tuple[str, ...]] = field(default_factory=dict)
     logs: list[MutableMapping[str, Any]] = field(default_factory=list)
     was_disk_full: bool = False
+    was_set_back: bool = False
 
     def complain(self, what: str) -> None:
         self.violations.append(what)
@@ -117,7 +118,9 @@ class Evidence:
 
     def _is_expected(self, entry: MutableMapping[str, Any]) -> bool:
         name = entry.get("event")
-        return name in EXPECTED_ERRORS or (self.was_disk_full and name in ERRORS_ON_A_FULL_DISK)
+        return name in EXPECTED_ERRORS or (
+            (self.was_disk_full and name in ERRORS_ON_A_FULL_DISK) or (self.was_set_back and name == "history_forked")
+        )
 
 
 _STATEMENTS: dict[str, tuple[str, Any, str]] = {

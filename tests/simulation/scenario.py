@@ -59,6 +59,8 @@ class Scenario:
     enough: int | None = None
     poll_wait_s: float = 0.0
     is_played_out: bool = True
+    is_witnessed: bool = True
+    """Whether the sites ask for proofs of the coordinator's log. Off, the defences behind that one stand alone."""
 
     @property
     def names(self) -> tuple[SiteId, ...]:

@@ -21,12 +21,15 @@ from sqlalchemy.orm import Session
 
 from fl_protocol.ids import Sha256Hex, SiteId
 from fl_protocol.secagg.entropy import Entropy
+from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import ExchangeContext
+from fl_protocol.spec.round_spec import RoundManifest
 from fl_protocol.spec.secagg_params import SecAggParams
 from fl_protocol.tensors.safetensors_io import bytes_from_tensors
 from fl_protocol.testing.entropy import SeededEntropy, seeded_signer
 from site_agent.approvals.approve_run import decline_run
 from site_agent.approvals.run_records import is_paused, mark_statement_sent, set_paused, unsent_statements
+from site_agent.audit.own_tree import OwnTree
 from site_agent.audit.store import AuditLog
 from site_agent.datasets.registry import RegisteredDataset
 from site_agent.db.errors import SiteDatabaseError
@@ -45,10 +48,11 @@ from site_agent.jobs.job_dir import (
     write_result,
 )
 from site_agent.link.backoff import Backoff
-from site_agent.link.client import CoordinatorClient
+from site_agent.link.client import CoordinatorClient, OwnLogProof
 from site_agent.link.downloader import Downloader
 from site_agent.link.uploader import Uploader
 from site_agent.policy.rules import SumCheckMode
+from site_agent.state.coordinator_log import CoordinatorLog
 from site_agent.state.journal import ExchangeRecord, Journal
 from site_agent.state.private_files import BytesLike
 from site_agent.state.public_state import PublicStateStore
@@ -56,6 +60,7 @@ from site_agent.state.round_book import RoundBook
 from site_agent.supervision.approved_runs import ApprovedRun
 from site_agent.supervision.assignments import AssignmentLoop
 from site_agent.supervision.judgement import Permission
+from site_agent.supervision.log_witness import LogWitness
 from site_agent.supervision.seams import JobOptions, SiteSeams
 from site_agent.supervision.status_board import StatusBoard
 from tests.simulation.clockwork import ClockworkLoop, ManualClock
@@ -240,6 +245,19 @@ class Judge:
         return Permission(params=SecAggParams(), dataset=dataset)
 
 
+class Unwitnessed(LogWitness):
+    """Looks at nothing, as a site of before 0.2."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def check(self, manifest: RoundManifest, signed: SignedBody) -> None:
+        pass
+
+    async def prove_own(self, m1: bytes) -> OwnLogProof | None:
+        return None
+
+
 @dataclass
 class SiteFolder:
     """What of a site outlives its agent."""
@@ -272,7 +290,14 @@ class SiteProcess:
         self.trainer = Trainer(self.scenario, site)
         self.signer = seeded_signer(site)
         self.audit = AuditLog(self.signer, self.clock, f"site:{site}")
-        self.client = CoordinatorClient(self.channel, agent_version="simulated")  # type: ignore[arg-type]
+        known = CoordinatorLog(
+            path / "coordinator_log.json", coordinator_spki=COORDINATOR_SIGNER.spki_der, db=self.db, audit=self.audit
+        )
+        self.client = CoordinatorClient(
+            self.channel,  # type: ignore[arg-type]
+            agent_version="simulated",
+            coordinator_log=known,
+        )
         self.journal = WatchedJournal(path / "journal", entropy=entropy)
         self.book = RoundBook(self.db, self.audit, self.clock)
         self.seams = SiteSeams(
@@ -287,6 +312,7 @@ class SiteProcess:
             book=self.book,
             states=PublicStateStore(path / "states", self.db, self.clock),
             client=self.client,
+            witness=LogWitness(self.client, known, OwnTree(self.db)) if self.scenario.is_witnessed else Unwitnessed(),
             uploader=Uploader(self.client, coordinator_spki=COORDINATOR_SIGNER.spki_der, backoff=_backoff()),
             downloader=Downloader(self.client, backoff=_backoff(), folder=path / "downloads"),
             runner=self.trainer,

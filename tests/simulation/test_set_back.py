@@ -3,7 +3,9 @@
 It then runs the same exchanges again, under the same numbers, with one site fewer; whoever answered it as if nothing
 had been would be in two sums that differ by that site's update. The test fails when a site uses a mask seed for two
 vectors, signs or sends two statements of one kind in one exchange, reveals one payload in two, or two sums of one round
-share a site; and when nothing was revealed before the coordinator was set back, since then it would show nothing.
+share a site. It is asked of sites that demand proofs of the coordinator's log as well as of sites that do not, since
+those proofs refuse most of it before the other defences are asked. And it fails when nothing was revealed before the
+coordinator was set back, since then it would show nothing.
 """
 
 from __future__ import annotations
@@ -28,10 +30,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield tmp_path_factory.mktemp("set-back")
 
 
+@pytest.mark.parametrize("is_witnessed", [False, True], ids=["unwitnessed", "witnessed"])
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("is_settled", [False, True], ids=["revealed", "settled"])
-def test_coordinator_set_back_gets_no_second_sum(phase: str, root: Path, *, is_settled: bool) -> None:
-    world = World(root, Scenario(n_sites=5, rounds=1))
+def test_coordinator_set_back_gets_no_second_sum(
+    phase: str, root: Path, *, is_settled: bool, is_witnessed: bool
+) -> None:
+    world = World(root, Scenario(n_sites=5, rounds=1, is_witnessed=is_witnessed))
     try:
         if phase != "NONE":
             live_until(world, PHASES.index(phase) - 1)

@@ -357,7 +357,7 @@ class World:
         """The copy is put in place, without a word to anybody: what happened since, the coordinator forgets."""
         if not self._copy.exists():
             return
-        self.was_set_back = True
+        self.was_set_back = self.evidence.was_set_back = True
         self.n_judged = 0
         self.eyes.close()
         self._without_coordinator(lambda place, copy: (shutil.rmtree(place), copytree(copy, place)))

@@ -1,5 +1,8 @@
 """An exported audit log, verified: every row's hash and link, every checkpoint's signature and head.
 
+An export is read twice, line by line: once for its checkpoints, which stand at its end, and once for its rows. So a log
+of any length takes little memory.
+
 A log that its own party exports is worth as much as the comparison of its signing key with what the sites pinned when
 they enrolled; so the fingerprint is always told, and may be demanded.
 """
@@ -10,10 +13,11 @@ import base64
 import binascii
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from fl_protocol.audit.chain import AuditRow
-from fl_protocol.audit.events import AuditKind, event_from_bytes
-from fl_protocol.audit.verify import AuditFault, AuditFaultReason, verify_log
+from fl_protocol.audit.events import AuditKind, RecordedEvent
+from fl_protocol.audit.verify import AuditFault, AuditFaultReason, OnRow, verify_log
 from fl_protocol.codec.merkle import leaf_hash
 from fl_protocol.errors import ProtocolError
 from fl_protocol.ids import Sha256Hex
@@ -50,6 +54,7 @@ class VerifiedLog:
     head: str
     n_unsigned: int
     key_sha256: str
+    signing_spki: bytes = b""
     restores: tuple[LogRestore, ...] = ()
 
     def to_document(self) -> dict[str, object]:
@@ -65,29 +70,52 @@ class VerifiedLog:
         }
 
 
-def verify_export(lines: Iterable[str], *, expected_key_sha256: str | None = None) -> VerifiedLog:
+@dataclass(frozen=True, slots=True)
+class ExportFile:
+    """The lines of an export that lies in a file; may be read again and again."""
+
+    path: Path
+
+    def __iter__(self) -> Iterator[str]:
+        with self.path.open(encoding="utf-8", errors="replace") as file:
+            yield from file
+
+
+def verify_export(
+    lines: Iterable[str], *, expected_key_sha256: str | None = None, on_row: OnRow | None = None
+) -> VerifiedLog:
     """Verify an export: a header line, a line an event, a line a checkpoint.
+
+    Args:
+        lines: of the export; read twice, so an iterator is copied first.
+        expected_key_sha256: of the signing key that it must be signed with.
+        on_row: is told each row; see ``verify_log``.
 
     Raises:
         EvidenceFaultError: the log is not what was recorded; fact ``row`` names the first row that is wrong.
         ResponseUnreadableError: this is no export.
     """
-    documents = [document_from_text(line, source="the export") for line in lines if line.strip()]
-    if not documents or documents[0].get("log") != LOG_KIND:
-        raise EvidenceFaultError("this is no export of an audit log", advice="Make one: wardround audit export FILE")
-    header = documents[0]
+    if iter(lines) is lines:
+        lines = list(lines)
+    header, checkpoints = _frame(lines)
     spki = _bytes_of(header, "signing_spki")
     key_sha256 = spki_fingerprint(spki)
     if expected_key_sha256 is not None and key_sha256 != expected_key_sha256.lower().replace(":", ""):
         raise EvidenceFaultError(
             "the log is signed by another key than expected", advice=_ADVICE, key_sha256=key_sha256
         )
-    rows = [_row(document) for document in documents[1:] if "checkpoint" not in document]
-    checkpoints = [_checkpoint(document) for document in documents[1:] if "checkpoint" in document]
     if not checkpoints:
         raise EvidenceFaultError("the log has no signed checkpoint, so nothing vouches for it", advice=_ADVICE)
+    restores: list[LogRestore] = []
+
+    def note(event: RecordedEvent, leaf: bytes) -> None:
+        if event.event.kind is AuditKind.COORDINATOR_RESTORED:
+            restores.append(_restore(event))
+        if on_row is not None:
+            on_row(event, leaf)
+
     try:
-        outcome = verify_log(rows, checkpoints, spki)
+        outcome = verify_log(_rows(lines), checkpoints, spki, on_row=note)
     except ProtocolError as error:
         raise EvidenceFaultError(f"the log names a key that is none: {error}", advice=_ADVICE) from error
     if isinstance(outcome, AuditFault):
@@ -100,21 +128,56 @@ def verify_export(lines: Iterable[str], *, expected_key_sha256: str | None = Non
         head=outcome.head,
         n_unsigned=outcome.n_unsigned,
         key_sha256=key_sha256,
-        restores=tuple(_restores(rows)),
+        signing_spki=spki,
+        restores=tuple(restores),
     )
 
 
-def _restores(rows: Iterable[AuditRow]) -> Iterator[LogRestore]:
-    for row in rows:
-        event = event_from_bytes(row.body).event
-        if event.kind is AuditKind.COORDINATOR_RESTORED:
-            yield LogRestore(
-                row=row.seq,
-                at=event.at.isoformat(),
-                epoch=int(event.facts.get("epoch") or 0),
-                restored_size=int(event.facts.get("restored_size") or 0),
-                restored_head=str(event.facts.get("restored_head")),
-            )
+def _frame(lines: Iterable[str]) -> tuple[Document, list[SignedBody]]:
+    """The first pass: the header and the checkpoints."""
+    header: Document | None = None
+    checkpoints: list[SignedBody] = []
+    for line in lines:
+        # What begins like this is a row, in every export that these programs write.
+        if not line.strip() or (header is not None and line.startswith('{"body":')):
+            continue
+        document = document_from_text(line, source="the export")
+        if header is None:
+            if document.get("log") != LOG_KIND:
+                break
+            header = document
+        elif "checkpoint" in document:
+            checkpoints.append(_checkpoint(document))
+    if header is None:
+        raise EvidenceFaultError("this is no export of an audit log", advice="Make one: wardround audit export FILE")
+    return header, checkpoints
+
+
+def _rows(lines: Iterable[str]) -> Iterator[AuditRow]:
+    """The second pass."""
+    is_header = True
+    for line in lines:
+        if not line.strip():
+            continue
+        if is_header:
+            is_header = False
+            continue
+        document = document_from_text(line, source="the export")
+        if "body" in document:
+            yield _row(document)
+        elif "checkpoint" not in document:
+            raise EvidenceFaultError("a line of the export is neither a row nor a checkpoint", advice=_ADVICE)
+
+
+def _restore(recorded: RecordedEvent) -> LogRestore:
+    event = recorded.event
+    return LogRestore(
+        row=recorded.seq,
+        at=event.at.isoformat(),
+        epoch=int(event.facts.get("epoch") or 0),
+        restored_size=int(event.facts.get("restored_size") or 0),
+        restored_head=str(event.facts.get("restored_head")),
+    )
 
 
 def _row(document: Document) -> AuditRow:

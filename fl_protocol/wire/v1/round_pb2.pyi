@@ -566,19 +566,30 @@ class AdvertiseKeysRequest(_message.Message):
 
     EXCHANGE_FIELD_NUMBER: _builtins.int
     ADVERTISEMENT_FIELD_NUMBER: _builtins.int
+    AUDIT_HELD_SIZE_FIELD_NUMBER: _builtins.int
+    AUDIT_PROOF_FIELD_NUMBER: _builtins.int
     advertisement: _builtins.bytes
     """M1."""
+    audit_held_size: _builtins.int
+    """The proof (RFC 6962, 2.1.2) that the head of the site's own log in M1 and the head that the coordinator holds of it
+    are of one log. audit_held_size is the size of the latter, as GetAuditConsistency told it; zero from a site that
+    does not know it, or of before 0.2.
+    """
     @_builtins.property
     def exchange(self) -> _secagg_pb2.ExchangeRef: ...
+    @_builtins.property
+    def audit_proof(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
         *,
         exchange: _secagg_pb2.ExchangeRef | None = ...,
         advertisement: _builtins.bytes = ...,
+        audit_held_size: _builtins.int = ...,
+        audit_proof: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advertisement", b"advertisement", "exchange", b"exchange"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advertisement", b"advertisement", "audit_held_size", b"audit_held_size", "audit_proof", b"audit_proof", "exchange", b"exchange"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1171,3 +1182,98 @@ class GetMaskedChunkResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetMaskedChunkResponse: _TypeAlias = GetMaskedChunkResponse  # noqa: Y015
+
+@_typing.final
+class AuditRange(_message.Message):
+    """From one size of the coordinator's audit log to a larger one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_SIZE_FIELD_NUMBER: _builtins.int
+    TO_SIZE_FIELD_NUMBER: _builtins.int
+    from_size: _builtins.int
+    to_size: _builtins.int
+    def __init__(
+        self,
+        *,
+        from_size: _builtins.int = ...,
+        to_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_size", b"from_size", "to_size", b"to_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditRange: _TypeAlias = AuditRange  # noqa: Y015
+
+@_typing.final
+class GetAuditConsistencyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditRange]: ...
+    def __init__(
+        self,
+        *,
+        ranges: _abc.Iterable[Global___AuditRange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ranges", b"ranges"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAuditConsistencyRequest: _TypeAlias = GetAuditConsistencyRequest  # noqa: Y015
+
+@_typing.final
+class AuditProof(_message.Message):
+    """PROOF(from_size, D[to_size]) of RFC 6962, 2.1.2: hashes of 32 bytes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditProof: _TypeAlias = AuditProof  # noqa: Y015
+
+@_typing.final
+class GetAuditConsistencyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROOFS_FIELD_NUMBER: _builtins.int
+    HELD_SIZE_FIELD_NUMBER: _builtins.int
+    HELD_HEAD_FIELD_NUMBER: _builtins.int
+    held_size: _builtins.int
+    """What the coordinator holds of this site's own log: size and head out of the last M1 that it took as proven."""
+    held_head: _builtins.bytes
+    @_builtins.property
+    def proofs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditProof]:
+        """One a range, in their order."""
+
+    def __init__(
+        self,
+        *,
+        proofs: _abc.Iterable[Global___AuditProof] | None = ...,
+        held_size: _builtins.int = ...,
+        held_head: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_head", b"held_head", "held_size", b"held_size", "proofs", b"proofs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAuditConsistencyResponse: _TypeAlias = GetAuditConsistencyResponse  # noqa: Y015

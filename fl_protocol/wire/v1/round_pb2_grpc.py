@@ -119,6 +119,11 @@ class RoundServiceStub:
                 request_serializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedChunkRequest.SerializeToString,
                 response_deserializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedChunkResponse.FromString,
                 _registered_method=True)
+        self.GetAuditConsistency = channel.unary_unary(
+                '/fl_protocol.wire.v1.RoundService/GetAuditConsistency',
+                request_serializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetAuditConsistencyRequest.SerializeToString,
+                response_deserializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetAuditConsistencyResponse.FromString,
+                _registered_method=True)
 
 
 class RoundServiceServicer:
@@ -229,6 +234,13 @@ class RoundServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAuditConsistency(self, request, context):
+        """Proofs that the coordinator's audit log only grew. A site asks for them before it joins a round.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RoundServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -316,6 +328,11 @@ def add_RoundServiceServicer_to_server(servicer, server):
                     servicer.GetMaskedChunk,
                     request_deserializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedChunkRequest.FromString,
                     response_serializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedChunkResponse.SerializeToString,
+            ),
+            'GetAuditConsistency': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAuditConsistency,
+                    request_deserializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetAuditConsistencyRequest.FromString,
+                    response_serializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetAuditConsistencyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -777,6 +794,33 @@ class RoundService:
             '/fl_protocol.wire.v1.RoundService/GetMaskedChunk',
             fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedChunkRequest.SerializeToString,
             fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedChunkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAuditConsistency(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fl_protocol.wire.v1.RoundService/GetAuditConsistency',
+            fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetAuditConsistencyRequest.SerializeToString,
+            fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetAuditConsistencyResponse.FromString,
             options,
             channel_credentials,
             insecure,

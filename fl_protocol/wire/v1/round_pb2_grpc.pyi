@@ -52,6 +52,8 @@ class RoundServiceStub:
     GetSumEvidence: _grpc.UnaryUnaryMultiCallable[_round_pb2.GetSumEvidenceRequest, _round_pb2.GetSumEvidenceResponse]
     """Since 0.2: what a site needs to do the unmasking of a published sum again (docs/protocol/secagg.md, section 10)."""
     GetMaskedChunk: _grpc.UnaryUnaryMultiCallable[_round_pb2.GetMaskedChunkRequest, _round_pb2.GetMaskedChunkResponse]
+    GetAuditConsistency: _grpc.UnaryUnaryMultiCallable[_round_pb2.GetAuditConsistencyRequest, _round_pb2.GetAuditConsistencyResponse]
+    """Proofs that the coordinator's audit log only grew. A site asks for them before it joins a round."""
 
 @_typing.type_check_only
 class RoundServiceAsyncStub(RoundServiceStub):
@@ -77,6 +79,8 @@ class RoundServiceAsyncStub(RoundServiceStub):
     GetSumEvidence: _aio.UnaryUnaryMultiCallable[_round_pb2.GetSumEvidenceRequest, _round_pb2.GetSumEvidenceResponse]  # type: ignore[assignment]
     """Since 0.2: what a site needs to do the unmasking of a published sum again (docs/protocol/secagg.md, section 10)."""
     GetMaskedChunk: _aio.UnaryUnaryMultiCallable[_round_pb2.GetMaskedChunkRequest, _round_pb2.GetMaskedChunkResponse]  # type: ignore[assignment]
+    GetAuditConsistency: _aio.UnaryUnaryMultiCallable[_round_pb2.GetAuditConsistencyRequest, _round_pb2.GetAuditConsistencyResponse]  # type: ignore[assignment]
+    """Proofs that the coordinator's audit log only grew. A site asks for them before it joins a round."""
 
 class RoundServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -201,5 +205,13 @@ class RoundServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _round_pb2.GetMaskedChunkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_round_pb2.GetMaskedChunkResponse, _abc.Awaitable[_round_pb2.GetMaskedChunkResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetAuditConsistency(
+        self,
+        request: _round_pb2.GetAuditConsistencyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_round_pb2.GetAuditConsistencyResponse, _abc.Awaitable[_round_pb2.GetAuditConsistencyResponse]]:
+        """Proofs that the coordinator's audit log only grew. A site asks for them before it joins a round."""
 
 def add_RoundServiceServicer_to_server(servicer: RoundServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

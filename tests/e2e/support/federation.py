@@ -235,19 +235,23 @@ class Federation:
 
     def waits_for(self, run_id: str) -> str:
         """What ``wardround runs show`` says that the run waits for."""
-        answer = self.command("runs", "show", run_id)
-        answer.check_returncode()
-        return str(json.loads(answer.stdout)["waits_for"])
+        return str(json.loads(self.call_admin("--json", "runs", "show", run_id))["waits_for"])
+
+    def call_admin(self, *words: str) -> str:
+        """One command of ``wardround``, as the admin types it; what it answers."""
+        answer = self.command(*words)
+        assert answer.returncode == 0, (words, answer.stdout, answer.stderr)
+        return answer.stdout
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """One ``wardround`` command with the admin's token, ``--json``; whatever its exit code."""
+        """The same, whatever its exit code."""
         environment = {
             **ENVIRONMENT,
             "WARDROUND_URL": self.client.url,
             "WARDROUND_TOKEN_FILE": str(self._token_file),
             "WARDROUND_ROOT_FILE": str(self._root_file),
         }
-        arguments = [sys.executable, "-m", "wardround", *words, "--json"]
+        arguments = [sys.executable, "-m", "wardround", *words]
         return subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
     def rounds(self, run_id: str) -> list[Document]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -133,7 +133,11 @@ class Template:
         return read_initial_adapter(out)
 
 
-def make_template(root: Path, *, database_url: str | None = None) -> Template:
+WriteData = Callable[[str, Path], Path]
+"""Writes a site's records below the folder and tells the file."""
+
+
+def make_template(root: Path, *, database_url: str | None = None, write_data: WriteData | None = None) -> Template:
     """Set up one coordinator and five sites, by their own programs, in an empty folder (and an empty database)."""
     base_model = root / "models" / MODEL_NAME
     make_tiny_model(base_model)
@@ -144,7 +148,17 @@ def make_template(root: Path, *, database_url: str | None = None) -> Template:
         digest = supervisor.run_json("digest", (*programs.trainer, "digest-model", str(base_model), "--json"))
         template = Template(root=root, base_model=base_model, base_model_sha256=text_of(digest, "base_model_sha256"))
         spec = BIG.run_spec(template.base_model_sha256)
-        sites = [_site(name, workspace, supervisor, programs) for name in SITES]
+        files = {name: (write_data or _write_data)(name, workspace.data) for name in SITES}
+        sites = [
+            SiteHost(
+                name=name,
+                folder=workspace.site_dir(name),
+                data_file=file,
+                supervisor=supervisor,
+                programs=programs,
+            )
+            for name, file in files.items()
+        ]
         host = start_coordinator(workspace, supervisor, programs)
         with contextlib.closing(host), ThreadPoolExecutor(max_workers=3) as pool:
             pins = dict(zip(SITES, pool.map(lambda site: site.enrol(host.client), sites), strict=True))
@@ -152,12 +166,10 @@ def make_template(root: Path, *, database_url: str | None = None) -> Template:
     return template
 
 
-def _site(name: str, workspace: Workspace, supervisor: Supervisor, programs: Programs) -> SiteHost:
-    data_file = workspace.data / f"{name}.jsonl"
-    data_file.write_text("".join(json.dumps(record) + "\n" for record in _records(name)))
-    return SiteHost(
-        name=name, folder=workspace.site_dir(name), data_file=data_file, supervisor=supervisor, programs=programs
-    )
+def _write_data(name: str, folder: Path) -> Path:
+    file = folder / f"{name}.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records_of(name)))
+    return file
 
 
 def _prepare(site: SiteHost, spec: Mapping[str, object], pins: Mapping[str, str], base_model: Path) -> None:
@@ -165,7 +177,7 @@ def _prepare(site: SiteHost, spec: Mapping[str, object], pins: Mapping[str, str]
     site.register_dataset(spec)
 
 
-def _records(site: str) -> list[dict[str, str]]:
+def records_of(site: str) -> list[dict[str, str]]:
     number = SITES.index(site) + 1
     return [
         {

@@ -24,7 +24,10 @@ def assert_problem(answer, *, status: int, code: str) -> dict[str, object]:
 def test_health_needs_no_token(coordinator) -> None:
     with coordinator.client(None) as client:
         assert client.get("/healthz").json() == {"status": "ok"}
-        assert client.get("/readyz").json() == {"status": "ready", "checks": {"database": True, "driver": True}}
+        assert client.get("/readyz").json() == {
+            "status": "ready",
+            "checks": {"database": True, "audit": True, "driver": True},
+        }
         assert client.get("/api/v1/ca/root").content == (coordinator.directory / "root.pem").read_bytes()
         paths = client.get("/openapi.json").json()["paths"]
     for path in ("/api/v1/sites/{site_id}:revoke", "/api/v1/runs/{run_id}:start", "/api/v1/audit/export"):

@@ -36,6 +36,7 @@ from fl_protocol.spec.run_spec import RunSpec, bind_adapter, parse_run_spec, res
 from fl_protocol.spec.secagg_params import SecAggParams
 from fl_protocol.testing.entropy import seeded_signer
 from fl_protocol.testing.run_specs import run_spec_document
+from site_agent.audit.own_tree import OwnTree
 from site_agent.audit.store import AuditLog
 from site_agent.db.models import RunLedgerRow
 from site_agent.db.tx import SiteDb, open_site_db
@@ -44,17 +45,20 @@ from site_agent.jobs.job_dir import (
 )
 from site_agent.link import instructions as asked
 from site_agent.link.backoff import Backoff, BackoffPlan
-from site_agent.link.client import SumEvidenceAnswer
+from site_agent.link.client import AuditConsistency, OwnLogProof, SumEvidenceAnswer
 from site_agent.link.instructions import Instruction
 from site_agent.link.uploader import Upload
 from site_agent.session.events import DeclineKind, Step
+from site_agent.state.coordinator_log import CoordinatorLog
 from site_agent.state.journal import Journal
 from site_agent.state.public_state import PublicStateStore
 from site_agent.state.round_book import RoundBook
 from site_agent.supervision.assignments import AssignmentLoop
+from site_agent.supervision.log_witness import LogWitness
 from site_agent.supervision.seams import JobOptions, SiteSeams, SystemEntropy
 from site_agent.supervision.status_board import StatusBoard
 from tests.support.agent_fakes import LAYOUT, FakeJudge, FakeRunner
+from tests.support.leaf_log import LeafLog
 
 RUN_ID = RunId("run-" + "b" * 26)
 
@@ -103,6 +107,7 @@ class FakeCoordinator:
     masked: dict[int, dict[SiteId, RingVector]] = field(default_factory=dict)
     falsifies: Callable[[RingVector], None] = field(default=lambda _: None)
     chunks_asked: list[tuple[SiteId, int, SiteId, int]] = field(default_factory=list)
+    log: LeafLog = field(default_factory=LeafLog)
 
     def __post_init__(self) -> None:
         self.blobs[self.state.digest()] = self.state.to_bytes()
@@ -142,13 +147,14 @@ class FakeCoordinator:
             "min_cohort": 3,
             "audit_window_s": 86_400,
             "opened_at": "2026-01-02T03:04:05+00:00",
-            "audit_size": 0,
-            "audit_head": NO_DIGEST,
+            "audit_size": len(self.log.leaves),
+            "audit_head": self.log.head(),
         }
         body = RoundManifest(**{**fields, **changes})  # type: ignore[arg-type]
         return sign_body(self.signer, StatementKind.M0.value, body.encode())  # type: ignore[arg-type]
 
     def open_round(self) -> None:
+        self.log.grow()
         self.manifest = self.make_manifest()
         self.accepted, self.ready, self.exchange_attempt = set(), set(), 0
         self.open_exchange(0)
@@ -316,7 +322,12 @@ class FakeClient:
 
         self._call("ready", arrive)
 
-    async def send_statement(self, step: Step, context: ExchangeContext, *, message: bytes) -> None:
+    async def get_audit_consistency(self, ranges: tuple[tuple[int, int], ...]) -> AuditConsistency:
+        return self.coordinator.log.prove(ranges)
+
+    async def send_statement(
+        self, step: Step, context: ExchangeContext, *, message: bytes, own_log: OwnLogProof | None = None
+    ) -> None:
         self._call(step.value, lambda: self.coordinator.hear(step, context, self.site, message))
 
     async def complain(self, context: ExchangeContext, *, complaint: bytes) -> None:
@@ -391,6 +402,16 @@ class Site:
         db.run_tx("approve", lambda session: session.add(row))
         db.close()
 
+    def _known(self, db: SiteDb, audit: AuditLog) -> CoordinatorLog:
+        spki = seeded_signer("coordinator").spki_der
+        return CoordinatorLog(self.folder / "coordinator_log.json", coordinator_spki=spki, db=db, audit=audit)
+
+    def note_restored(self, statement: SignedBody) -> None:
+        db = open_site_db(self.folder / "site.db")
+        audit = AuditLog(seeded_signer(self.site_id), SystemClock(), f"site:{self.site_id}")
+        self._known(db, audit).note_restored(statement)
+        db.close()
+
     def seams(self) -> SiteSeams:
         clock, entropy = SystemClock(), SystemEntropy()
         signer = seeded_signer(self.site_id)
@@ -409,6 +430,11 @@ class Site:
             book=RoundBook(self.db, audit, clock),
             states=PublicStateStore(self.folder / "states", self.db, clock),
             client=self.client,  # type: ignore[arg-type]
+            witness=LogWitness(
+                self.client,
+                self._known(self.db, audit),
+                OwnTree(self.db),
+            ),
             uploader=self.client,  # type: ignore[arg-type]
             downloader=self.client,  # type: ignore[arg-type]
             runner=self.runner,

@@ -41,7 +41,7 @@ def test_sums_are_made_again_by_the_sites_and_by_an_auditor(make_federation: Mak
         # Three sites at a MiB each: one chunk is within the four MiB that a site fetches.
         assert train["chunks_checked"] == 1
 
-    answer = federation.command("rounds", "check-sum", run_id, "0")
+    answer = federation.command("--json", "rounds", "check-sum", run_id, "0")
     assert answer.returncode == 0, answer.stderr
     said = json.loads(answer.stdout)
     assert said["sites"] == sorted(BIG.sites)
@@ -49,12 +49,12 @@ def test_sums_are_made_again_by_the_sites_and_by_an_auditor(make_federation: Mak
     assert said["n_bytes"] >= BIG_UPLOAD_BYTES
 
     altered = alter_an_upload(federation)
-    answer = federation.command("rounds", "check-sum", run_id, "0")
+    answer = federation.command("--json", "rounds", "check-sum", run_id, "0")
     assert answer.returncode == 1
     assert "not the one that it signed" in answer.stdout + answer.stderr
     assert altered in answer.stdout + answer.stderr
     # The other round's sum is untouched.
-    assert federation.command("rounds", "check-sum", run_id, "1").returncode == 0
+    assert federation.command("--json", "rounds", "check-sum", run_id, "1").returncode == 0
 
 
 def sum_checks(federation: Federation, site: str) -> list[dict[str, object]]:

@@ -52,6 +52,7 @@ from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.ids import RunId, SiteId
 from fl_protocol.packing import pack, u32
+from fl_protocol.secagg.messages import AuditHeads
 from fl_protocol.secagg.reading import PeerVerifier
 from fl_protocol.secagg.reasons import SecAggRefusedError
 from fl_protocol.secagg.site_role import SiteRole
@@ -140,6 +141,7 @@ class LabSite:
     roles: dict[ExchangeContext, SiteRole] = field(default_factory=dict)
     uploads: dict[ExchangeContext, bytes] = field(default_factory=dict)
     last: Instruction | None = None
+    heads: AuditHeads = field(default_factory=AuditHeads)
     is_lost: bool = False
     """Whether its network is down: it says nothing and hears nothing."""
     told: list[AbandonRound] = field(default_factory=list)
@@ -309,6 +311,7 @@ class LabSite:
                 signer=seeded_signer(self.site_id),
                 entropy=SeededEntropy(f"{self.site_id}/{context}"),
                 sealer=SeededSealer(),
+                heads=self.heads,
             )
         return self.roles[context]
 
