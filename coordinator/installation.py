@@ -276,6 +276,8 @@ class Installation:
             clock=clock,
             addresses=addresses,
             code_lifetime_s=self.settings.enrolment.code_lifetime_s,
+            site_lifetime_s=self.settings.identity.site_certificate_s,
+            check_in_s=self.settings.identity.check_in_s,
             max_blob_bytes=self.settings.blobs.max_bytes,
             token_rules=TokenRules(
                 default_lifetime_s=self.settings.tokens.default_lifetime_s,

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from coordinator.ca.authority import ServerIdentity
 from coordinator.gateway.admission import Admission
-from coordinator.gateway.enrolment_servicer import EnrolmentServicer
+from coordinator.gateway.enrolment_servicer import EnrolmentServicer, IdentityServicer
 from coordinator.gateway.http1_app import PEER_CERTIFICATE, Http1Gateway, enrolment_handlers, gateway_handlers
 from coordinator.gateway.round_servicer import RoundServicer
 from coordinator.gateway.run_servicer import RunServicer
@@ -82,7 +82,7 @@ def open_http1_gateway(
         admission=Admission(
             identify=identify_by(resources, engine.wakeups.identities), changes=engine.wakeups.identities
         ),
-        handlers=gateway_handlers(RoundServicer(engine), RunServicer(resources)),
+        handlers=gateway_handlers(RoundServicer(engine), RunServicer(resources), IdentityServicer(resources)),
     )
     bound = _bound("gateway http/1.1", host, port)
     return http1_listener(app, bound, root_pem=resources.authority.root_pem, identity=identity, grace_s=stop_grace_s)

@@ -15,7 +15,7 @@ import grpc
 
 from coordinator.ca.authority import ServerIdentity
 from coordinator.gateway.admission import IdentifySite
-from coordinator.gateway.enrolment_servicer import EnrolmentServicer
+from coordinator.gateway.enrolment_servicer import EnrolmentServicer, IdentityServicer
 from coordinator.gateway.interceptors import GatewayInterceptor
 from coordinator.gateway.round_servicer import RoundServicer
 from coordinator.gateway.run_servicer import RunServicer
@@ -111,6 +111,7 @@ def open_gateway(
     )
     round_pb2_grpc.add_RoundServiceServicer_to_server(RoundServicer(engine), server)
     run_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(resources), server)
+    enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server(IdentityServicer(resources), server)
     credentials = grpc.ssl_server_credentials(
         [(identity.key_pem, identity.certificate_pem)],
         root_certificates=resources.authority.root_pem,
