@@ -138,6 +138,7 @@ class IdentityServicer(enrolment_pb2_grpc.EnrolmentServiceServicer):
             calling_site(),
             signed_from_proto(request.statement),
             agent_version=request.agent_version,
+            trusted_roots_version=request.trusted_roots_version,
         )
         return enrolment_pb2.CheckInResponse(
             trusted_roots=proto_from_signed(news.trusted_roots),
@@ -152,6 +153,7 @@ def _renewal_request(request: enrolment_pb2.RenewRequest) -> RenewalRequest:
         tls_csr_der=request.tls_csr_der,
         statement=signed_from_proto(request.statement),
         agent_version=request.agent_version,
+        trusted_roots_version=request.trusted_roots_version,
     )
 
 

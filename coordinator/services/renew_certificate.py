@@ -62,6 +62,7 @@ class RenewalRequest:
     tls_csr_der: bytes
     statement: SignedBody
     agent_version: str
+    trusted_roots_version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +171,7 @@ def renew_certificate(
         floor = site.statement_floor or 0
         if standing is Standing.FORKED:
             return _Outcome(standing=standing, floor=floor)
+        site.trusted_roots_version = _known_version(request.trusted_roots_version)
         held = _held_certificate(session, site_id, key_sha256, issued, now=now)
         if held is None:
             record_certificate(session, site_id, issued)
@@ -191,7 +193,9 @@ def renew_certificate(
     return Renewed(site_id=site_id, certificate_pem=outcome.pem, news=news_for_site(resources, outcome.floor))
 
 
-def check_in(resources: Resources, site_id: SiteId, signed: SignedBody, *, agent_version: str) -> SiteNews:
+def check_in(
+    resources: Resources, site_id: SiteId, signed: SignedBody, *, agent_version: str, trusted_roots_version: int = 0
+) -> SiteNews:
     """Hear that a process of a site is there.
 
     Raises:
@@ -207,6 +211,7 @@ def check_in(resources: Resources, site_id: SiteId, signed: SignedBody, *, agent
         standing = note_statement(session, site, statement, now=now)
         if standing is not Standing.FORKED:
             site.agent_version = agent_version[:64] or site.agent_version
+            site.trusted_roots_version = _known_version(trusted_roots_version)
         return _Outcome(standing=standing, floor=site.statement_floor or 0)
 
     outcome = resources.db.run_tx("check_in", note)
@@ -243,6 +248,11 @@ def record_certificate(session: Session, site_id: str, issued: IssuedCertificate
             superseded_at=None,
         )
     )
+
+
+def _known_version(told: int) -> int:
+    """What a site says that it believes, as the database can hold it."""
+    return min(told, 2**63 - 1)
 
 
 def _statement_of(resources: Resources, site_id: SiteId, signed: SignedBody) -> tuple[SiteStatement, bytes | None]:

@@ -33,6 +33,7 @@ class SiteIdentity:
         certificate_pem: this site's certificate, and behind it those between it and its root.
         root_pem: the roots that are believed; one, but while a root is replaced.
         root_sha256: SHA-256 of the root (DER) above this site's certificate, as it was told last.
+        trusted_roots_version: of the coordinator's word on its roots; 0 for what enrolment told.
         enrolment_address: ``host:port`` where this site enrolled, and recovers; None where that is not known.
     """
 
@@ -47,6 +48,7 @@ class SiteIdentity:
     enrolled_at: datetime
     fallback_address: str | None = None
     enrolment_address: str | None = None
+    trusted_roots_version: int = 0
 
 
 def save_identity(folder: SiteFolder, identity: SiteIdentity) -> None:
@@ -115,6 +117,7 @@ def load_identity(folder: SiteFolder) -> SiteIdentity:
             enrolled_at=instant_from_text(texts["enrolled_at"]),
             fallback_address=texts.get("fallback_address"),
             enrolment_address=texts.get("enrolment_address"),
+            trusted_roots_version=0 if learnt is None else learnt.version,
         )
     except (KeyError, ValueError, binascii.Error, ProtocolError) as error:
         raise _damaged() from error

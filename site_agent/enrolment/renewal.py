@@ -140,10 +140,19 @@ class IdentityKeeper:
             EnrolmentAnswerError: the answer is not the coordinator's word.
         """
         statement = await asyncio.to_thread(self._book.next_statement, kind)
-        news = await self._seams.calls.check_in(statement, agent_version=self._seams.agent_version)
+        news = await self._tell(statement)
         if await asyncio.to_thread(self._confirm, news):
             self._use(load_identity(self._seams.folder))
+            # The coordinator waits for this word before it issues anything under a root that is new.
+            await self._tell(await asyncio.to_thread(self._book.next_statement, SiteStatementKind.PRESENT))
         return news.check_in_after_s
+
+    async def _tell(self, statement: SignedBody) -> SiteNews:
+        return await self._seams.calls.check_in(
+            statement,
+            agent_version=self._seams.agent_version,
+            trusted_roots_version=self._identity.trusted_roots_version,
+        )
 
     async def renew(self) -> SiteIdentity:
         """Get a new certificate for a new key, put it into use, and hear that it was admitted.
@@ -174,7 +183,10 @@ class IdentityKeeper:
 
     async def _ask(self, pending: PendingRenewal) -> tuple[RenewalAnswer, ProvedBy]:
         request = RenewalRequest(
-            csr_der=pending.csr_der, statement=pending.statement, agent_version=self._seams.agent_version
+            csr_der=pending.csr_der,
+            statement=pending.statement,
+            agent_version=self._seams.agent_version,
+            trusted_roots_version=self._identity.trusted_roots_version,
         )
         certificate, now = self.certificate, self._seams.clock.now()
         life = certificate.not_valid_after_utc - certificate.not_valid_before_utc

@@ -26,6 +26,7 @@ class RenewalRequest:
     csr_der: bytes
     statement: SignedBody
     agent_version: str
+    trusted_roots_version: int = 0
     challenge: SignedBody | None = None
     challenge_signature: bytes = b""
 
@@ -63,9 +64,13 @@ class IdentityCalls:
                 await self._stub.Renew(proto_from_renewal(request), timeout=_CALL_TIMEOUT_S)
             )
 
-    async def check_in(self, statement: SignedBody, *, agent_version: str) -> SiteNews:
+    async def check_in(self, statement: SignedBody, *, agent_version: str, trusted_roots_version: int) -> SiteNews:
         """Say that this process is there."""
-        request = enrolment_pb2.CheckInRequest(statement=proto_from_signed(statement), agent_version=agent_version)
+        request = enrolment_pb2.CheckInRequest(
+            statement=proto_from_signed(statement),
+            agent_version=agent_version,
+            trusted_roots_version=trusted_roots_version,
+        )
         with typed_errors("CheckIn"):
             return _news_from_proto(await self._stub.CheckIn(request, timeout=_CALL_TIMEOUT_S))
 
@@ -77,6 +82,7 @@ def proto_from_renewal(request: RenewalRequest) -> enrolment_pb2.RenewRequest:
         statement=proto_from_signed(request.statement),
         challenge_signature=request.challenge_signature,
         agent_version=request.agent_version,
+        trusted_roots_version=request.trusted_roots_version,
     )
     if request.challenge is not None:
         message.challenge.CopyFrom(proto_from_signed(request.challenge))

@@ -153,10 +153,13 @@ class RenewRequest(_message.Message):
     CHALLENGE_FIELD_NUMBER: _builtins.int
     CHALLENGE_SIGNATURE_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    TRUSTED_ROOTS_VERSION_FIELD_NUMBER: _builtins.int
     tls_csr_der: _builtins.bytes
     """PKCS#10 request for a fresh TLS key, DER. Its subject is not believed."""
     challenge_signature: _builtins.bytes
     agent_version: _builtins.str
+    trusted_roots_version: _builtins.int
+    """The version of the roots that the site believes; 0 for those of enrolment."""
     @_builtins.property
     def statement(self) -> _signed_pb2.SignedBody:
         """fl_protocol/signing/site_statement.py, of kind "renew", over this request."""
@@ -173,10 +176,11 @@ class RenewRequest(_message.Message):
         challenge: _signed_pb2.SignedBody | None = ...,
         challenge_signature: _builtins.bytes = ...,
         agent_version: _builtins.str = ...,
+        trusted_roots_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "challenge", b"challenge", "challenge_signature", b"challenge_signature", "statement", b"statement", "tls_csr_der", b"tls_csr_der"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "challenge", b"challenge", "challenge_signature", b"challenge_signature", "statement", b"statement", "tls_csr_der", b"tls_csr_der", "trusted_roots_version", b"trusted_roots_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -229,7 +233,9 @@ class CheckInRequest(_message.Message):
 
     STATEMENT_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    TRUSTED_ROOTS_VERSION_FIELD_NUMBER: _builtins.int
     agent_version: _builtins.str
+    trusted_roots_version: _builtins.int
     @_builtins.property
     def statement(self) -> _signed_pb2.SignedBody:
         """fl_protocol/signing/site_statement.py, of kind "started" or "present"."""
@@ -239,10 +245,11 @@ class CheckInRequest(_message.Message):
         *,
         statement: _signed_pb2.SignedBody | None = ...,
         agent_version: _builtins.str = ...,
+        trusted_roots_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "statement", b"statement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "statement", b"statement", "trusted_roots_version", b"trusted_roots_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
