@@ -259,7 +259,8 @@ class IdentityKeeper:
             },
         )
         keep_renewed(folder, pending.key, answer.certificate_pem)
-        known_at = answer.news.enrolment_address or identity.enrolment_address
+        # What was typed at enrolment has worked; what the coordinator says may be an address of its own machine.
+        known_at = identity.enrolment_address or answer.news.enrolment_address or None
         renewed = replace(
             identity,
             certificate_pem=answer.certificate_pem,
