@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session
 from coordinator.ca.authority import GATEWAY_SERVER_NAME, CertificateAuthority, ServerIdentity
 from coordinator.db.models import Approval, Certificate, Run, Site
 from coordinator.driver.round_driver import DriverSettings, RoundDriver
+from coordinator.gateway.served_identity import ServedIdentity
 from coordinator.gateway.server import MAX_MESSAGE_BYTES, open_gateway
 from coordinator.installation import CONFIG_FILE, Installation, Ports, install, open_installation
 from coordinator.rounds.instructions import RoundRef
@@ -311,7 +312,8 @@ async def serve(folder: Path, *, port: int, max_uploads: int) -> None:
     """Serve until SIGTERM."""
     _, resources, engine = open_rig(folder, max_uploads=max_uploads)
     identity = resources.authority.issue_server_certificate(names=(GATEWAY_SERVER_NAME,), now=resources.now())
-    listener = open_gateway(resources, engine, identity=identity, host="127.0.0.1", port=port)
+    served = ServedIdentity(resources.authority, names=(GATEWAY_SERVER_NAME,), now=resources.now)
+    listener = open_gateway(resources, engine, served=served, host="127.0.0.1", port=port)
     await listener.server.start()
     bare, bare_port = await _bare_server(resources.authority, identity)
     said = {**json.loads((folder / READY_FILE).read_text()), "gateway": listener.port, "bare": bare_port}

@@ -36,7 +36,7 @@ R = TypeVar("R", bound=StrEnum)
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 5
-_UNAVAILABLE_CODES = frozenset({"listener-failed", "database-busy", "database-unavailable"})
+_UNAVAILABLE_CODES = frozenset({"listener-failed", "database-busy", "database-unavailable", "rotation-waits"})
 
 cli = typer.Typer(
     name="wardround-coordinator",
@@ -315,29 +315,99 @@ def doctor(config: Config = _DEFAULT_CONFIG) -> None:
 @ca_cli.command(name="show")
 @_reported
 def show_ca(config: Config = _DEFAULT_CONFIG) -> None:
-    """Show the root's and the signing keys' fingerprints.
+    """Show the roots and where their rotation stands, and the signing keys' fingerprints.
 
     Example: wardround-coordinator ca show
     """
-    from coordinator.installation import open_installation
-    from fl_protocol.signing.keys import spki_fingerprint
+    from coordinator.ca_commands import show_answer
 
-    keys = open_installation(config).load_keys()
-    root = keys.authority.root
-    facts = {
-        "root_sha256": keys.authority.root_sha256,
-        "subject": root.subject.rfc4514_string(),
-        "not_after": root.not_valid_after_utc.isoformat(),
-        "signing_key_sha256": spki_fingerprint(keys.signer.spki_der),
-        "release_key_sha256": spki_fingerprint(keys.release_signer.spki_der),
-    }
-    _answer(facts, [f"{name:20} {value}" for name, value in facts.items()])
+    _answer(*show_answer(config, clock=SystemClock()))
+
+
+@ca_cli.command(name="rotate")
+@_reported
+def rotate_ca(
+    config: Config = _DEFAULT_CONFIG,
+    *,
+    is_hurried: Annotated[
+        bool, typer.Option("--without-waiting", help="Cut off sites that are not ready; they recover by themselves.")
+    ] = False,
+) -> None:
+    """Take the next step to another root: prepare it, issue under it, retire the last one. Give it three times.
+
+    Example: wardround-coordinator ca rotate
+    """
+    from coordinator.ca_commands import rotate_answer
+
+    _answer(*rotate_answer(config, is_hurried=is_hurried, clock=SystemClock()))
+
+
+@ca_cli.command(name="csr")
+@_reported
+def make_ca_csr(
+    file: Annotated[Path, typer.Argument(help="Where to write the request; must not exist.")],
+    config: Config = _DEFAULT_CONFIG,
+) -> None:
+    """Make an issuing key and the request that an offline root is to sign.
+
+    Example: wardround-coordinator ca csr issuer.csr
+    """
+    from coordinator.ca_commands import csr_answer
+
+    _answer(*csr_answer(config, file))
+
+
+@ca_cli.command(name="install")
+@_reported
+def install_issuer(
+    file: Annotated[Path, typer.Argument(help="What `ca sign` wrote: the issuer's certificate and its root.")],
+    config: Config = _DEFAULT_CONFIG,
+) -> None:
+    """Make what an offline root signed the next issuer; `ca rotate` goes on from there.
+
+    Example: wardround-coordinator ca install issuer.pem
+    """
+    from coordinator.ca_commands import install_answer
+
+    _answer(*install_answer(config, file, clock=SystemClock()))
+
+
+@ca_cli.command(name="offline-root")
+@_reported
+def make_offline_root(
+    folder: Annotated[Path, typer.Argument(help="Where to write key and certificate, on a machine without network.")],
+    consortium: Annotated[str, typer.Option(help="The name in the root certificate.")] = "Wardround consortium",
+) -> None:
+    """Make a root whose key never sees the coordinator.
+
+    Example: wardround-coordinator ca offline-root ./root --consortium "Rare disease network"
+    """
+    from coordinator.ca_commands import offline_root_answer
+
+    _answer(*offline_root_answer(folder, consortium=consortium, clock=SystemClock()))
+
+
+@ca_cli.command(name="sign")
+@_reported
+def sign_issuer(
+    folder: Annotated[Path, typer.Argument(help="The folder of the offline root.")],
+    csr: Annotated[Path, typer.Argument(help="The request that `ca csr` wrote.")],
+    file: Annotated[Path, typer.Argument(help="Where to write the certificates; must not exist.")],
+    days: Annotated[int, typer.Option(min=1, max=3650, help="How long it may issue.")] = 730,
+) -> None:
+    """Sign an issuer's request with an offline root.
+
+    Example: wardround-coordinator ca sign ./root issuer.csr issuer.pem
+    """
+    from coordinator.ca_commands import sign_answer
+
+    _answer(*sign_answer(folder, csr, file, days=days, clock=SystemClock()))
 
 
 @ca_cli.command(name="export-root")
 @_reported
 def export_root(config: Config = _DEFAULT_CONFIG) -> None:
-    """Print the root certificate, PEM.
+    """Print the root certificate, PEM; while it is replaced, both, the issuing one first.
 
     Example: wardround-coordinator ca export-root > root.pem
     """
@@ -345,7 +415,7 @@ def export_root(config: Config = _DEFAULT_CONFIG) -> None:
 
     installation = open_installation(config)
     authority = installation.load_keys().authority
-    pem = authority.root_pem.decode()
+    pem = authority.trusted_pem.decode()
     path = installation.directory / ROOT_CERTIFICATE
     _answer({"root_pem": pem, "root_sha256": authority.root_sha256, "path": str(path)}, [pem.rstrip()])
 

@@ -15,7 +15,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +25,7 @@ import uvicorn
 
 from coordinator.api.main import create_app
 from coordinator.api.rate_limits import RateRule, RateRules
+from coordinator.authority_watch import AuthorityWatch
 from coordinator.ca.authority import GATEWAY_SERVER_NAME
 from coordinator.ca.key_files import replace_file
 from coordinator.db.notices import NoticeBoard
@@ -33,6 +34,7 @@ from coordinator.driver.janitor import Janitor, JanitorSettings
 from coordinator.driver.round_driver import DriverSettings, RoundDriver
 from coordinator.errors import DatabaseBusyError, DatabaseUnavailableError
 from coordinator.gateway.http1_server import open_http1_enrolment, open_http1_gateway
+from coordinator.gateway.served_identity import ServedIdentity
 from coordinator.gateway.server import Listener, ListenerError, open_enrolment, open_gateway
 from coordinator.http_server import QuietServer, address_of, bound_socket
 from coordinator.installation import CONFIG_FILE, Installation, Keys
@@ -234,6 +236,7 @@ class _Listening:
     address: str
     start: Callable[[asyncio.TaskGroup], Coroutine[object, object, asyncio.Task[None]]]
     end: Callable[[], None] | None = None
+    refresh: Callable[[], object] | None = None
 
 
 async def _run(parts: _Parts, *, roles: frozenset[ServiceRole], stop: asyncio.Event) -> None:
@@ -247,6 +250,9 @@ async def _run(parts: _Parts, *, roles: frozenset[ServiceRole], stop: asyncio.Ev
             task = await listener.start(group)
             if listener.end is None:
                 cancelled.append(task)
+        refresh = [listener.refresh for listener in listening if listener.refresh is not None]
+        watch = AuthorityWatch(parts.resources.authority, parts.installation.slot_files, refresh=refresh)
+        cancelled.append(group.create_task(watch.run(), name="authority"))
         for name, work in _background(parts, roles):
             cancelled.append(group.create_task(work, name=name))
         _say_ready(parts.serve_file, {listener.name: listener.address for listener in listening})
@@ -275,11 +281,12 @@ def _open_listeners(parts: _Parts) -> tuple[_Listening, ...]:
     """Those for sites. HTTP/1.1 comes after gRPC: while it answers, a site may conclude that the other should."""
     settings = parts.installation.settings
     resources = parts.resources
-    identity = resources.authority.issue_server_certificate(
-        names=(GATEWAY_SERVER_NAME, *settings.gateway.names), now=resources.now()
-    )
     gateway = open_gateway(
-        resources, parts.engine, identity=identity, host=settings.gateway.host, port=settings.gateway.port
+        resources,
+        parts.engine,
+        served=_gateway_identity(parts),
+        host=settings.gateway.host,
+        port=settings.gateway.port,
     )
     enrolment = open_enrolment(
         resources, identity=parts.keys.enrolment, host=settings.enrolment.host, port=settings.enrolment.port
@@ -288,26 +295,35 @@ def _open_listeners(parts: _Parts) -> tuple[_Listening, ...]:
     resources.addresses.enrolment = settings.enrolment.advertise or enrolment.address
     opened = [_grpc_listening("gateway", gateway), _grpc_listening("enrolment", enrolment)]
     if settings.enrolment.http1_port is not None:
-        second = open_http1_enrolment(
+        enrolment_http1 = open_http1_enrolment(
             resources,
             identity=parts.keys.enrolment,
             host=settings.enrolment.host,
             port=settings.enrolment.http1_port,
             stop_grace_s=_STOP_GRACE_S,
         )
-        opened.append(_http_listening("enrolment_http1", second.server, second.socket, end=second.stop))
+        opened.append(
+            _http_listening("enrolment_http1", enrolment_http1.server, enrolment_http1.socket, end=enrolment_http1.stop)
+        )
     if settings.gateway.http1_port is None:
         return tuple(opened)
     http1 = open_http1_gateway(
         resources,
         parts.engine,
-        identity=identity,
+        # One of its own: each listener is told once of a change.
+        served=_gateway_identity(parts),
         host=settings.gateway.host,
         port=settings.gateway.http1_port,
         stop_grace_s=_STOP_GRACE_S,
     )
     resources.addresses.fallback = settings.gateway.http1_advertise or http1.address
-    return (*opened, _http_listening("gateway_http1", http1.server, http1.socket, end=http1.stop))
+    second = _http_listening("gateway_http1", http1.server, http1.socket, end=http1.stop)
+    return (*opened, replace(second, refresh=http1.refresh))
+
+
+def _gateway_identity(parts: _Parts) -> ServedIdentity:
+    names = (GATEWAY_SERVER_NAME, *parts.installation.settings.gateway.names)
+    return ServedIdentity(parts.resources.authority, names=names, now=parts.resources.now)
 
 
 def _grpc_listening(name: str, listener: Listener) -> _Listening:
@@ -329,7 +345,8 @@ def _http_listening(name: str, server: QuietServer, bound: socket.socket, *, end
 
 def _open_rest(parts: _Parts) -> _Listening:
     settings = parts.installation.settings.rest
-    identity = parts.resources.authority.issue_server_certificate(names=settings.names, now=parts.resources.now())
+    served = ServedIdentity(parts.resources.authority, names=settings.names, now=parts.resources.now)
+    identity, _, _ = served.current()
     # uvicorn reads its certificate from files: a private folder of this process's, gone as soon as they are read.
     with tempfile.TemporaryDirectory(prefix="wardround-rest-") as folder:
         certificate, key = Path(folder) / "rest.pem", Path(folder) / "rest.key.pem"
@@ -337,12 +354,15 @@ def _open_rest(parts: _Parts) -> _Listening:
         replace_file(key, identity.key_pem, mode=0o600)
         config = _rest_config(parts, certificate=certificate, key=key)
         config.load()
+    context = config.ssl
+    assert context is not None, "the configuration names a certificate"
     server = QuietServer(config)
 
     def end() -> None:
         server.should_exit = True
 
-    return _http_listening("rest", server, _bound_socket(settings.host, settings.port), end=end)
+    listening = _http_listening("rest", server, _bound_socket(settings.host, settings.port), end=end)
+    return replace(listening, refresh=lambda: served.refresh(context, believes_roots=False))
 
 
 def _rest_config(parts: _Parts, *, certificate: Path, key: Path) -> uvicorn.Config:

@@ -52,6 +52,10 @@ enrolment:                        # for sites with an enrolment code: gRPC, its 
   http1_port: {enrolment_http1_port}                # the same call over HTTP/1.1, same certificate; null turns it off
   code_lifetime_s: 604800
 
+identity:                         # sites' agents renew their certificates by themselves, at half of their life
+  site_certificate_s: 259200      # 72 hours
+  check_in_s: 3600                # how often an agent says that it is there; two copies of one contradict each other
+
 driver:
   poll_s: 0.5                     # how often it looks for work when nobody wakes it
   lease_s: 15

@@ -67,16 +67,18 @@ def _findings(installation: Installation, *, clock: Clock) -> Iterator[Finding]:
 
 def _check_keys(installation: Installation, *, clock: Clock) -> Finding:
     try:
-        root = installation.load_keys().authority.root
+        issuing = installation.load_keys().authority.slots.issuing
     except WardroundError as error:
         return Finding(name="keys", is_well=False, detail=str(error), advice="restore the keys from a backup")
-    left = root.not_valid_after_utc - clock.now()
+    ends = min(issuing.root.not_valid_after_utc, issuing.certificate.not_valid_after_utc)
+    left = ends - clock.now()
     if left < _ROOT_WARNING:
+        what = "root" if issuing.certificate == issuing.root else "issuing"
         return Finding(
             name="keys",
             is_well=False,
-            detail=f"the root certificate ends in {left.days} days",
-            advice="rotate the root",
+            detail=f"the {what} certificate ends in {left.days} days",
+            advice="rotate it: `ca rotate`, or `ca csr` where the root is offline",
         )
     return Finding(name="keys", is_well=True, detail=f"four keys; the root certificate has {left.days} days left")
 

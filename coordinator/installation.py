@@ -28,7 +28,8 @@ from coordinator.ca.authority import (
     create_enrolment_identity,
     create_root,
 )
-from coordinator.ca.key_files import load_certificate, load_key, read_file, read_private_file, write_new_file
+from coordinator.ca.key_files import load_key, read_file, read_private_file, write_new_file
+from coordinator.ca.slot_files import ROOT_KEY, SlotFiles
 from coordinator.db.engines import engine_from_url
 from coordinator.db.migrate import migrate
 from coordinator.db.models import User
@@ -60,7 +61,6 @@ CONFIG_FILE = "coordinator.yaml"
 ROOT_CERTIFICATE = "root.pem"
 ADMIN_TOKEN = "admin.token"  # noqa: S105 # a file's name
 SERVE_FILE = "serve.json"
-_ROOT_KEY = "root.key.pem"
 SIGNING_KEY = "signing.key.pem"
 _RELEASE_KEY = "release.key.pem"
 _ENROLMENT_KEY = "enrolment.key.pem"
@@ -121,6 +121,11 @@ class Installation:
     def keys_directory(self) -> Path:
         """Where the private keys are."""
         return self.directory / self.settings.keys.directory
+
+    @property
+    def slot_files(self) -> SlotFiles:
+        """Who issues certificates, and which roots are believed."""
+        return SlotFiles(self.keys_directory, published_root=self.directory / ROOT_CERTIFICATE)
 
     @property
     def blobs_directory(self) -> Path:
@@ -242,9 +247,7 @@ class Installation:
         """
         folder = self.keys_directory
         return Keys(
-            authority=CertificateAuthority(
-                certificate=load_certificate(self.directory / ROOT_CERTIFICATE), key=load_key(folder / _ROOT_KEY)
-            ),
+            authority=CertificateAuthority.of_slots(self.slot_files.load()),
             signer=EcdsaSigner(load_key(folder / SIGNING_KEY)),
             release_signer=EcdsaSigner(load_key(folder / _RELEASE_KEY)),
             enrolment=ServerIdentity(
@@ -276,6 +279,8 @@ class Installation:
             clock=clock,
             addresses=addresses,
             code_lifetime_s=self.settings.enrolment.code_lifetime_s,
+            site_lifetime_s=self.settings.identity.site_certificate_s,
+            check_in_s=self.settings.identity.check_in_s,
             max_blob_bytes=self.settings.blobs.max_bytes,
             token_rules=TokenRules(
                 default_lifetime_s=self.settings.tokens.default_lifetime_s,
@@ -394,7 +399,7 @@ def _write_keys(installation: Installation, *, consortium: str, clock: Clock) ->
     now = clock.now()
     root, root_key = create_root(consortium=consortium, now=now)
     enrolment = create_enrolment_identity(now=now)
-    write_new_file(folder / _ROOT_KEY, pem_from_private_key(root_key), mode=0o600)
+    write_new_file(folder / ROOT_KEY, pem_from_private_key(root_key), mode=0o600)
     write_new_file(folder / SIGNING_KEY, pem_from_private_key(generate_private_key()), mode=0o600)
     write_new_file(folder / _RELEASE_KEY, pem_from_private_key(generate_private_key()), mode=0o600)
     write_new_file(folder / _ENROLMENT_KEY, enrolment.key_pem, mode=0o600)

@@ -173,6 +173,13 @@ class EnrolmentSettings(_Section):
         return _with_second_port(keys, default_enrolment_http1_port)
 
 
+class IdentitySettings(_Section):
+    """How long sites' certificates live, and how often sites say that they are there."""
+
+    site_certificate_s: Annotated[float, Field(ge=5, le=90 * 86400.0)] = 72 * 3600.0
+    check_in_s: Annotated[float, Field(ge=1, le=86400.0)] = 3600.0
+
+
 class DriverSettings(_Section):
     """The loop that steps runs and rounds."""
 
@@ -264,6 +271,7 @@ class CoordinatorSettings(BaseSettings):
     rest: RestSettings = RestSettings()
     gateway: GatewaySettings = GatewaySettings()
     enrolment: EnrolmentSettings = EnrolmentSettings()
+    identity: IdentitySettings = IdentitySettings()
     driver: DriverSettings = DriverSettings()
     retention: RetentionSettings = RetentionSettings()
     audit: AuditSettings = AuditSettings()

@@ -24,6 +24,7 @@ from site_agent.audit.store import AuditLog, origin_of_site
 from site_agent.db.tx import SiteDb, open_site_db
 from site_agent.enrolment.identity_file import SiteIdentity, load_identity
 from site_agent.enrolment.keystore import KeyStore
+from site_agent.identity_keeping import identity_keeper, recorder
 from site_agent.jobs.job_dir import DeviceChoice
 from site_agent.jobs.process import ProcessRunner, ProcessRunnerOptions, end_orphans
 from site_agent.link.backoff import Backoff
@@ -39,6 +40,7 @@ from site_agent.state.public_state import PublicStateStore
 from site_agent.state.round_book import RoundBook
 from site_agent.supervision.approval_loop import ApprovalLoop
 from site_agent.supervision.assignments import AssignmentLoop
+from site_agent.supervision.identity_loop import IdentityLoop
 from site_agent.supervision.judgement import PolicyJudge
 from site_agent.supervision.log_witness import LogWitness
 from site_agent.supervision.policy_desk import PolicyDesk
@@ -99,14 +101,39 @@ async def _serve(settings: SiteSettings, identity: SiteIdentity, db: SiteDb) -> 
             seams = _compose(
                 settings, identity, db, client, policies=policies, board=board, spawn=_guarded_spawn(group)
             )
-            keeper = group.create_task(_keep_running("transport", channel.keep))
+            kept = _identity_loop(seams, settings, identity, channel)
+            beside = [
+                group.create_task(_keep_running("transport", channel.keep)),
+                group.create_task(_keep_running("identity", kept.run)),
+            ]
             try:
                 approvals = ApprovalLoop(seams, policies=policies, identity=identity, peers=settings.peers)
                 await _run_until(stopping, seams, settings, approvals, group)
             finally:
-                keeper.cancel()
+                for task in beside:
+                    task.cancel()
+                await asyncio.gather(*beside, return_exceptions=True)
     finally:
         await channel.close()
+
+
+def _identity_loop(
+    seams: SiteSeams, settings: SiteSettings, identity: SiteIdentity, channel: LinkChannel
+) -> IdentityLoop:
+    record = recorder(seams.db, seams.audit, actor="agent")
+    keeper = identity_keeper(
+        settings, identity, channel=channel, clock=seams.clock, record=record, agent_version=agent_version()
+    )
+    return IdentityLoop(
+        keeper,
+        folder=settings.folder,
+        clock=seams.clock,
+        # It spreads load and protects nothing, so the ordinary generator does.
+        draw=random.random,
+        backoff=_backoff(),
+        board=seams.board,
+        record=record,
+    )
 
 
 async def _run_until(

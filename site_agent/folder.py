@@ -41,6 +41,36 @@ class SiteFolder:
         return self.keys_dir / "tls.pem"
 
     @property
+    def tls_identity(self) -> Path:
+        """The TLS key and its certificate in one file, mode 0600, once they were renewed: one rename replaces both."""
+        return self.keys_dir / "tls.identity.pem"
+
+    @property
+    def previous_tls_identity(self) -> Path:
+        """Those before, until the coordinator has admitted the new ones."""
+        return self.keys_dir / "tls.previous.pem"
+
+    @property
+    def next_tls_key(self) -> Path:
+        """The key for which a certificate is being asked, mode 0600."""
+        return self.keys_dir / "tls.next.pem"
+
+    @property
+    def renewal(self) -> Path:
+        """What is asked for that key, word for word, so that it can be asked again."""
+        return self.keys_dir / "renewal.json"
+
+    @property
+    def statements(self) -> Path:
+        """The number and digest of the last statement under the signing key."""
+        return self.keys_dir / "statements.json"
+
+    @property
+    def renewal_wish(self) -> Path:
+        """A steward's wish, left for the running agent, that it renews at once."""
+        return self.root / "renew.wish"
+
+    @property
     def certs_dir(self) -> Path:
         """What the coordinator answered at enrolment; nothing secret."""
         return self.root / "certs"
@@ -54,6 +84,11 @@ class SiteFolder:
     def root_certificate(self) -> Path:
         """The coordinator's root certificates."""
         return self.certs_dir / "root.pem"
+
+    @property
+    def trusted_roots(self) -> Path:
+        """The coordinator's signed word which roots to believe, once there was one."""
+        return self.certs_dir / "roots.json"
 
     @property
     def identity(self) -> Path:

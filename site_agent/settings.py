@@ -71,6 +71,7 @@ class CoordinatorSettings(_Section):
     address: str | None = None
     server_name: str | None = None
     fallback_address: str | None = None
+    enrolment_address: str | None = None
     proxy: Annotated[str | None, AfterValidator(_proxy)] = None
     proxy_credentials_file: Path | None = None
 

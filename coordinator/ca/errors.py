@@ -6,6 +6,8 @@ WardroundError
     ├── KeyFileExposedError           key_files: others may read or write it
     ├── KeyFileExistsError            key_files: it would be overwritten
     ├── KeyFileInvalidError           key_files, authority: it does not hold what its name says
+    ├── RotationStepError             slot_files: this step does not follow
+    ├── RotationWaitsError            the next step has to wait for sites
     └── EnrolmentCodeInvalidError     enrolment: the text is no enrolment code
 """
 
@@ -42,6 +44,18 @@ class KeyFileInvalidError(CaError):
     """A file does not hold the key or certificate that it should."""
 
     code = "key-file-invalid"
+
+
+class RotationStepError(CaError):
+    """The step of a rotation that was asked for does not follow from where it stands."""
+
+    code = "rotation-step"
+
+
+class RotationWaitsError(CaError):
+    """The next step of a rotation would cut sites off: it waits for them. Trying again later is right."""
+
+    code = "rotation-waits"
 
 
 class EnrolmentCodeInvalidError(CaError):

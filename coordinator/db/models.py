@@ -9,44 +9,20 @@ from __future__ import annotations
 from datetime import datetime
 
 from sqlalchemy import (
-    JSON,
     BigInteger,
     CheckConstraint,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
     Integer,
-    LargeBinary,
-    MetaData,
     String,
     Text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
-from coordinator.db.types import SerialKey, UtcDateTime
-
-_NAMING = {
-    "ix": "ix_%(column_0_N_label)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-    "pk": "pk_%(table_name)s",
-}
-
-
-class Base(DeclarativeBase):
-    """What every table shares: how constraints are named and how Python types are stored."""
-
-    metadata = MetaData(naming_convention=_NAMING)
-    type_annotation_map = {  # noqa: RUF012 # SQLAlchemy reads it from the class as a plain dictionary
-        datetime: UtcDateTime,
-        bytes: LargeBinary,
-        str: String,
-        int: BigInteger,
-        dict[str, object]: JSON(none_as_null=True),
-        list[str]: JSON(none_as_null=True),
-        list[object]: JSON(none_as_null=True),
-    }
+from coordinator.db.base import Base
+from coordinator.db.identity_models import SiteStatementRow
+from coordinator.db.types import SerialKey
 
 
 class Site(Base):
@@ -63,6 +39,8 @@ class Site(Base):
     created_at: Mapped[datetime]
     enrolled_at: Mapped[datetime | None]
     last_seen_at: Mapped[datetime | None]
+    statement_floor: Mapped[int | None]
+    trusted_roots_version: Mapped[int | None]
 
     __table_args__ = (CheckConstraint("state IN ('INVITED','ENROLLED','SUSPENDED','REVOKED')", name="state"),)
 
@@ -82,7 +60,11 @@ class EnrolmentCode(Base):
 
 
 class Certificate(Base):
-    """A TLS certificate that the built-in authority issued."""
+    """A TLS certificate that was issued here.
+
+    It ends for new calls when it expires, when it is revoked, or shortly after another one of its site was first used
+    (``superseded_at``). ``key_sha256`` finds the answer to a renewal that is asked for again.
+    """
 
     __tablename__ = "certificates"
 
@@ -92,6 +74,11 @@ class Certificate(Base):
     not_before: Mapped[datetime]
     not_after: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
+    pem: Mapped[bytes | None]
+    key_sha256: Mapped[str | None] = mapped_column(String(64))
+    root_sha256: Mapped[str | None] = mapped_column(String(64))
+    first_used_at: Mapped[datetime | None]
+    superseded_at: Mapped[datetime | None]
 
 
 class User(Base):
@@ -574,6 +561,7 @@ __all__ = [
     "SchemaFloor",
     "Site",
     "SiteLogHead",
+    "SiteStatementRow",
     "Token",
     "Upload",
     "User",

@@ -41,6 +41,9 @@ _SMALL = 16 << 10
 _MEDIUM = 256 << 10
 MESSAGE_BOUNDS: Mapping[str, int] = {
     "Enrol": _SMALL,
+    "ChallengeRenewal": _SMALL,
+    "Renew": _SMALL,
+    "CheckIn": _SMALL,
     "PollAssignment": _MEDIUM,
     "AcceptRound": _SMALL,
     "DeclineRound": _SMALL,

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from coordinator.errors import SiteNotActiveError
-from coordinator.services.refusals import CertificateUnknownError
+from coordinator.services.refusals import CertificateEndedError, CertificateUnknownError
 from coordinator.services.wakeups import Bell
 from fl_protocol.errors import WardroundError
 
@@ -57,6 +57,9 @@ class CallWatch:
             self._seen = self._changes.count
             try:
                 await self._identify()
+            except CertificateEndedError:
+                # It was good when the call began, and its site may act: the next call is made by the one after it.
+                continue
             except (SiteNotActiveError, CertificateUnknownError) as refusal:
                 self.refusal = refusal
                 end()

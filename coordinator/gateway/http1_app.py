@@ -86,19 +86,23 @@ class _Handlers:
 
 
 def gateway_handlers(
-    rounds: round_pb2_grpc.RoundServiceServicer, runs: run_pb2_grpc.RunServiceServicer
+    rounds: round_pb2_grpc.RoundServiceServicer,
+    runs: run_pb2_grpc.RunServiceServicer,
+    identity: enrolment_pb2_grpc.EnrolmentServiceServicer | None = None,
 ) -> Mapping[str, grpc.RpcMethodHandler[Message, Message]]:
     """The calls of enrolled sites."""
     handlers = _Handlers()
     round_pb2_grpc.add_RoundServiceServicer_to_server(rounds, cast("grpc.aio.Server", handlers))
     run_pb2_grpc.add_RunServiceServicer_to_server(runs, cast("grpc.aio.Server", handlers))
+    if identity is not None:
+        enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server(identity, cast("grpc.aio.Server", handlers))
     return handlers.by_path
 
 
 def enrolment_handlers(
     enrolment: enrolment_pb2_grpc.EnrolmentServiceServicer,
 ) -> Mapping[str, grpc.RpcMethodHandler[Message, Message]]:
-    """The one call of a site that has no certificate yet."""
+    """The calls of a site that has no certificate, or none that lives."""
     handlers = _Handlers()
     enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server(enrolment, cast("grpc.aio.Server", handlers))
     return handlers.by_path

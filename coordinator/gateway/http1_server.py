@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from coordinator.ca.authority import ServerIdentity
 from coordinator.gateway.admission import Admission
-from coordinator.gateway.enrolment_servicer import EnrolmentServicer
+from coordinator.gateway.enrolment_servicer import EnrolmentServicer, IdentityServicer
 from coordinator.gateway.http1_app import PEER_CERTIFICATE, Http1Gateway, enrolment_handlers, gateway_handlers
 from coordinator.gateway.round_servicer import RoundServicer
 from coordinator.gateway.run_servicer import RunServicer
+from coordinator.gateway.served_identity import ServedIdentity
 from coordinator.gateway.server import ListenerError, identify_by
 from coordinator.http_server import QuietServer, address_of, bound_socket
 from coordinator.services.context import EngineContext
@@ -52,6 +54,9 @@ class Http1Listener:
     server: QuietServer
     app: Http1Gateway
     socket: socket.socket
+    context: ssl.SSLContext
+    refresh: Callable[[], bool] = lambda: False
+    """Shows and believes what the authority is now, from the next handshake on."""
 
     @property
     def address(self) -> str:
@@ -68,7 +73,7 @@ def open_http1_gateway(
     resources: Resources,
     engine: EngineContext,
     *,
-    identity: ServerIdentity,
+    served: ServedIdentity,
     host: str,
     port: int,
     stop_grace_s: float,
@@ -82,10 +87,12 @@ def open_http1_gateway(
         admission=Admission(
             identify=identify_by(resources, engine.wakeups.identities), changes=engine.wakeups.identities
         ),
-        handlers=gateway_handlers(RoundServicer(engine), RunServicer(resources)),
+        handlers=gateway_handlers(RoundServicer(engine), RunServicer(resources), IdentityServicer(resources)),
     )
     bound = _bound("gateway http/1.1", host, port)
-    return http1_listener(app, bound, root_pem=resources.authority.root_pem, identity=identity, grace_s=stop_grace_s)
+    identity, roots, _ = served.current()
+    listener = http1_listener(app, bound, root_pem=roots, identity=identity, grace_s=stop_grace_s)
+    return replace(listener, refresh=lambda: served.refresh(listener.context, believes_roots=True))
 
 
 def open_http1_enrolment(
@@ -150,4 +157,4 @@ def _listener(
         limit_concurrency=max_connections,
         timeout_graceful_shutdown=int(grace_s),
     )
-    return Http1Listener(server=QuietServer(config), app=app, socket=bound)
+    return Http1Listener(server=QuietServer(config), app=app, socket=bound, context=context)

@@ -15,10 +15,11 @@ import grpc
 
 from coordinator.ca.authority import ServerIdentity
 from coordinator.gateway.admission import IdentifySite
-from coordinator.gateway.enrolment_servicer import EnrolmentServicer
+from coordinator.gateway.enrolment_servicer import EnrolmentServicer, IdentityServicer
 from coordinator.gateway.interceptors import GatewayInterceptor
 from coordinator.gateway.round_servicer import RoundServicer
 from coordinator.gateway.run_servicer import RunServicer
+from coordinator.gateway.served_identity import ServedIdentity
 from coordinator.services.context import EngineContext
 from coordinator.services.identify_site import CallingSite, identify_site
 from coordinator.services.resources import Resources
@@ -94,9 +95,9 @@ def identify_by(resources: Resources, changes: Bell) -> IdentifySite:
 
 
 def open_gateway(
-    resources: Resources, engine: EngineContext, *, identity: ServerIdentity, host: str, port: int
+    resources: Resources, engine: EngineContext, *, served: ServedIdentity, host: str, port: int
 ) -> Listener:
-    """The listener for enrolled sites: only certificates of the root's get through the handshake.
+    """The listener for enrolled sites: only certificates of a trusted root's get through the handshake.
 
     Raises:
         ListenerError: the port cannot be bound.
@@ -111,12 +112,8 @@ def open_gateway(
     )
     round_pb2_grpc.add_RoundServiceServicer_to_server(RoundServicer(engine), server)
     run_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(resources), server)
-    credentials = grpc.ssl_server_credentials(
-        [(identity.key_pem, identity.certificate_pem)],
-        root_certificates=resources.authority.root_pem,
-        require_client_auth=True,
-    )
-    return _bind(server, credentials, host=host, port=port, name="gateway")
+    enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server(IdentityServicer(resources), server)
+    return _bind(server, served.grpc_credentials(), host=host, port=port, name="gateway")
 
 
 def open_enrolment(resources: Resources, *, identity: ServerIdentity, host: str, port: int) -> Listener:

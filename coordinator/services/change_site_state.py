@@ -15,6 +15,7 @@ from coordinator.services.invite_site import end_codes
 from coordinator.services.refusals import RequestInvalidError, StateConflictError
 from coordinator.services.resources import Resources
 from coordinator.services.show_sites import SiteView, find_site, site_view
+from coordinator.services.site_statements import forget_statements
 from fl_protocol.audit.events import AuditKind
 
 
@@ -68,6 +69,9 @@ def change_site_state(
             )
         site.state = _TARGETS[change].value
         site.reason = said or None
+        if change is SiteChange.RESUME:
+            # Whoever speaks first now is believed, whatever its number: an admin has looked.
+            forget_statements(session, site_id)
         if change is SiteChange.REVOKE:
             end_codes(session, site_id, now=now)
             for certificate in session.scalars(select(Certificate).where(Certificate.site_id == site_id)):

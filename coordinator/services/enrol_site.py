@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from coordinator.ca.authority import GATEWAY_SERVER_NAME, IssuedCertificate
+from coordinator.ca.authority import GATEWAY_SERVER_NAME, UNRENEWED_SITE_LIFETIME
 from coordinator.ca.enrolment import is_same_digest, secret_digest, verify_possession
 from coordinator.db import models
 from coordinator.db.audit import append_audit
@@ -21,7 +21,9 @@ from coordinator.services.refusals import (
     PossessionUnprovenError,
     SigningKeyInUseError,
 )
+from coordinator.services.renew_certificate import record_certificate
 from coordinator.services.resources import Resources
+from coordinator.services.site_statements import forget_statements
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.ids import SiteId
 from fl_protocol.pki.csr import read_csr
@@ -39,6 +41,7 @@ class EnrolmentRequest:
     signing_spki_der: bytes
     possession_signature: bytes
     agent_version: str
+    renews: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +78,15 @@ def enrol_site(resources: Resources, request: EnrolmentRequest) -> Enrolled:
 
     site_id = resources.db.read("check_enrolment_code", check)
     _check_keys(request)
-    certificate = resources.authority.issue_site_certificate(site_id=site_id, csr_der=request.tls_csr_der, now=now)
+    lifetime = timedelta(seconds=resources.site_lifetime_s) if request.renews else UNRENEWED_SITE_LIFETIME
+    certificate = resources.authority.issue_site_certificate(
+        site_id=site_id, csr_der=request.tls_csr_der, now=now, lifetime=lifetime
+    )
 
     def enrol(session: Session) -> None:
         code = _open_code(session, code_sha256, key_sha256=key_sha256, now=now)
         _record_site(session, code.site_id, request=request, key_sha256=key_sha256, now=now)
-        _record_certificate(session, code.site_id, certificate)
+        record_certificate(session, code.site_id, certificate)
         code.used_at = code.used_at or now
         code.used_by_key_sha256 = key_sha256
         session.flush()
@@ -88,6 +94,7 @@ def enrol_site(resources: Resources, request: EnrolmentRequest) -> Enrolled:
             "site_id": code.site_id,
             "signing_key_sha256": key_sha256,
             "certificate_sha256": certificate.sha256,
+            "not_after": certificate.not_after.isoformat(),
             "agent_version": request.agent_version[:64],
         }
         append_audit(session, AuditKind.SITE_ENROLLED, actor=f"site:{code.site_id}", facts=facts, now=now)
@@ -140,21 +147,12 @@ def _record_site(session: Session, site_id: str, *, request: EnrolmentRequest, k
     site = session.get(models.Site, site_id)
     if site is None or site.state not in (SiteState.INVITED.value, SiteState.ENROLLED.value):
         raise SiteNotActiveError("the site was suspended or revoked", site_id=site_id)
+    if site.signing_key_sha256 != key_sha256:
+        # Another key is another chain of statements, from its first one.
+        forget_statements(session, site_id)
+        site.statement_floor = None
     site.state = SiteState.ENROLLED.value
     site.signing_spki = request.signing_spki_der
     site.signing_key_sha256 = key_sha256
     site.agent_version = request.agent_version[:64]
     site.enrolled_at = site.enrolled_at or now
-
-
-def _record_certificate(session: Session, site_id: str, certificate: IssuedCertificate) -> None:
-    session.add(
-        models.Certificate(
-            fingerprint_sha256=certificate.sha256,
-            site_id=site_id,
-            serial=certificate.serial,
-            not_before=certificate.not_before,
-            not_after=certificate.not_after,
-            revoked_at=None,
-        )
-    )

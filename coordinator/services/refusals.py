@@ -4,11 +4,15 @@ CoordinatorError
 ├── AccessRefusedError                who asks is not known: 401, UNAUTHENTICATED
 │   ├── TokenMissingError, TokenUnknownError, TokenExpiredError, ExternalTokenRefusedError
 │   ├── CertificateUnknownError
+│   │   └── CertificateEndedError
+│   ├── RenewalChallengeError
 │   └── EnrolmentCodeUnknownError, EnrolmentCodeSpentError, EnrolmentCodeExpiredError
 ├── RoleInsufficientError             who asks is known and may not: 403
 ├── ScopeInsufficientError            who asks may, and this token may not: 403
 ├── RateLimitedError                  too often: 429
 ├── FourEyesError                     who asks may, but not alone: 403
+├── SiteNotActiveError
+│   └── SiteClonedError               two copies of one site: suspended, until an admin has looked
 ├── ConflictError
 │   ├── SiteExistsError, UserExistsError, SigningKeyInUseError
 │   ├── StateConflictError            the object's state does not permit the step
@@ -23,7 +27,7 @@ CoordinatorError
 
 from __future__ import annotations
 
-from coordinator.errors import ConflictError, CoordinatorError, InvalidMessageError
+from coordinator.errors import ConflictError, CoordinatorError, InvalidMessageError, SiteNotActiveError
 
 
 class AccessRefusedError(CoordinatorError):
@@ -60,6 +64,24 @@ class CertificateUnknownError(AccessRefusedError):
     """The certificate of the peer is not one that was issued here, or has ended."""
 
     code = "certificate-unknown"
+
+
+class CertificateEndedError(CertificateUnknownError):
+    """The certificate was issued here, and has expired or was replaced. Its site renews by its signing key."""
+
+    code = "certificate-ended"
+
+
+class RenewalChallengeError(AccessRefusedError):
+    """The challenge that a site answered is not this coordinator's, or too old. Asking for another one is right."""
+
+    code = "renewal-challenge-refused"
+
+
+class SiteClonedError(SiteNotActiveError):
+    """A site said something that contradicts what it said before: two copies of its state folder are in use."""
+
+    code = "site-cloned"
 
 
 class EnrolmentCodeUnknownError(AccessRefusedError):

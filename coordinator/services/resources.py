@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from coordinator.blobs.store import BlobStore
-from coordinator.ca.authority import CertificateAuthority
+from coordinator.ca.authority import SITE_LIFETIME, CertificateAuthority
 from coordinator.db.tx import Database
 from coordinator.oidc.provider import IdentityProvider
 from fl_protocol.clock import Clock
@@ -51,6 +51,8 @@ class Resources:
     addresses: Addresses
     code_lifetime_s: float
     max_blob_bytes: int
+    site_lifetime_s: float = SITE_LIFETIME.total_seconds()
+    check_in_s: float = 3600.0
     token_rules: TokenRules = TokenRules()
     is_start_by_another: bool = True
     """Whether a run needs another person to start it than the one who created it."""
@@ -67,8 +69,8 @@ class Resources:
 
     @property
     def origin(self) -> str:
-        """The name of this coordinator's audit log: its root's fingerprint stands in it."""
-        return origin_of(self.authority.root_sha256)
+        """The name of this coordinator's audit log: its first root's fingerprint stands in it."""
+        return origin_of(self.authority.founding_sha256)
 
     def now(self) -> datetime:
         """The present instant."""
@@ -76,5 +78,5 @@ class Resources:
 
 
 def origin_of(root_sha256: Sha256Hex) -> str:
-    """The name of the audit log of the coordinator with this root."""
+    """The name of the audit log of the coordinator that was founded with this root."""
     return f"wardround://coordinator/{root_sha256[:16]}"

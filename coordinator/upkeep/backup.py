@@ -222,7 +222,7 @@ def _document(
         "made_at": made_at.isoformat(),
         "version": _version(),
         "schema_revision": revision,
-        "origin": origin_of(keys.authority.root_sha256),
+        "origin": origin_of(keys.authority.founding_sha256),
         "signing_spki": keys.signer.spki_der.hex(),
         "epoch": snapshot.epoch,
         "audit": {"size": snapshot.audit_size, "head": snapshot.audit_head},

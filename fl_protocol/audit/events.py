@@ -46,11 +46,17 @@ class AuditKind(StrEnum):
     SITE_SUSPENDED = "site.suspended"
     SITE_RESUMED = "site.resumed"
     SITE_REVOKED = "site.revoked"
+    SITE_CLONED = "site.cloned"
 
     ENROLMENT_REFUSED = "enrolment.refused"
     ENROLMENT_COMPLETED = "enrolment.completed"
     CERTIFICATE_ISSUED = "certificate.issued"
     CERTIFICATE_RENEWED = "certificate.renewed"
+    RENEWAL_REFUSED = "renewal.refused"
+    ROOT_PREPARED = "root.prepared"
+    ROOT_ISSUING = "root.issuing"
+    ROOT_RETIRED = "root.retired"
+    ROOTS_CHANGED = "roots.changed"
 
     RUN_CREATED = "run.created"
     RUN_STARTED = "run.started"

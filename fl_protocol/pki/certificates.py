@@ -71,18 +71,51 @@ def new_serial() -> int:
 
 
 def make_ca_certificate(
-    ca_key: ec.EllipticCurvePrivateKey, *, common_name: str, validity: Validity, serial: int
+    ca_key: ec.EllipticCurvePrivateKey, *, common_name: str, validity: Validity, serial: int, path_length: int = 0
 ) -> x509.Certificate:
-    """A self-signed certificate of an authority that signs leaves only (path length 0)."""
+    """A self-signed certificate of an authority: it signs leaves only, or (path length 1) issuers that do."""
     name = _name(common_name)
     identifier = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
     return (
         _builder(name, issuer=name, public_key=ca_key.public_key(), validity=validity, serial=serial)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(_key_usage(is_ca=True), critical=True)
         .add_extension(identifier, critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
         .sign(ca_key, hashes.SHA256())
+    )
+
+
+def issue_issuer(
+    root_key: ec.EllipticCurvePrivateKey,
+    root_cert: x509.Certificate,
+    *,
+    public_key: ec.EllipticCurvePublicKey,
+    common_name: str,
+    validity: Validity,
+    serial: int,
+) -> x509.Certificate:
+    """A certificate of an authority that signs leaves under this root.
+
+    Raises:
+        CertificateInvalidError: the key is not the root's, the root may sign leaves only, or would end before it.
+    """
+    if root_key.public_key() != root_cert.public_key():
+        raise CertificateInvalidError("the key is not that of the root's certificate")
+    constraints = root_cert.extensions.get_extension_for_class(x509.BasicConstraints).value
+    if not constraints.ca or constraints.path_length == 0:
+        raise CertificateInvalidError("this root may sign leaves only; make one that is to be kept offline")
+    if validity.not_before < root_cert.not_valid_before_utc or validity.not_after > root_cert.not_valid_after_utc:
+        raise CertificateInvalidError("a certificate is not valid longer than its authority's")
+    above = root_cert.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    subject = _name(common_name)
+    return (
+        _builder(subject, issuer=root_cert.subject, public_key=public_key, validity=validity, serial=serial)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(is_ca=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(above), critical=False)
+        .sign(root_key, hashes.SHA256())
     )
 
 

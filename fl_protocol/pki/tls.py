@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from fl_protocol.ids import Sha256Hex, SiteId
 from fl_protocol.pki.errors import CertificateInvalidError
@@ -77,6 +79,24 @@ def verify_issued_by(certificate: x509.Certificate, ca_certificate: x509.Certifi
         certificate.verify_directly_issued_by(ca_certificate)
     except (ValueError, TypeError, InvalidSignature) as error:
         raise CertificateInvalidError("the certificate is not this authority's") from error
+
+
+def verify_site_chain(chain_pem: bytes, roots: Sequence[x509.Certificate]) -> tuple[x509.Certificate, x509.Certificate]:
+    """A site's certificate and the root above it, all that stands between them checked by the library's rules.
+
+    Judged at the instant at which the certificate begins: whether it lives now is the caller's question, and hospitals'
+    clocks differ.
+
+    Raises:
+        CertificateInvalidError: the bytes are no chain of certificates, or it does not lead to one of the roots.
+    """
+    try:
+        leaf, *between = x509.load_pem_x509_certificates(chain_pem)
+        verifier = PolicyBuilder().store(Store(list(roots))).time(leaf.not_valid_before_utc).build_client_verifier()
+        verified = verifier.verify(leaf, between)
+    except (ValueError, VerificationError) as error:
+        raise CertificateInvalidError("the certificate does not lead to a trusted root") from error
+    return leaf, verified.chain[-1]
 
 
 def site_id_from_peer_pem(pem: bytes, *, ca_certificate: x509.Certificate, now: datetime) -> SiteId:

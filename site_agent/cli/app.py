@@ -10,7 +10,14 @@ from typing import Annotated
 import typer
 
 from fl_protocol.errors import WardroundError
-from site_agent.cli import audit_commands, datasets_commands, peers_commands, policy_commands, runs_commands
+from site_agent.cli import (
+    audit_commands,
+    datasets_commands,
+    identity_commands,
+    peers_commands,
+    policy_commands,
+    runs_commands,
+)
 from site_agent.cli.console import FAILED, WRONG_USAGE, UsageError, console_for, report_error
 from site_agent.cli.doctor_command import doctor
 from site_agent.cli.enrol_command import agent_version, enrol
@@ -33,7 +40,7 @@ app.add_typer(peers_commands.app, name="peers")
 app.add_typer(policy_commands.app, name="policy")
 app.add_typer(audit_commands.privacy_app, name="privacy")
 app.add_typer(audit_commands.audit_app, name="audit")
-app.add_typer(audit_commands.identity_app, name="identity")
+app.add_typer(identity_commands.identity_app, name="identity")
 
 _STATE_DIR = "--state-dir"
 _JSON = "--json"

@@ -1,4 +1,4 @@
-"""``wardround-site audit`` and ``identity`` and ``privacy``: what this site can show of itself."""
+"""``wardround-site audit`` and ``privacy``: what this site can show of itself."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from typing import Annotated
 import typer
 
 from fl_protocol.audit.verify import AuditFault, AuditFaultReason
-from fl_protocol.pki.tls import certificate_from_pem
 from site_agent.audit.export import export_log
 from site_agent.audit.siem_feed import FeedOptions, write_feed
 from site_agent.audit.store import read_log, verify_stored_log
 from site_agent.cli.console import FAILED, NotInThisVersionError, SiteConsole, UsageError, console_of
 from site_agent.cli.open_site import open_site
-from site_agent.db.instants import instant_text
 
 audit_app = typer.Typer(no_args_is_help=True, help="The site's tamper-evident record.")
-identity_app = typer.Typer(no_args_is_help=True, help="Who this site is.")
 privacy_app = typer.Typer(no_args_is_help=True, help="What was spent of each dataset's privacy.")
 
 _FOLLOW_EVERY_S = 2.0
@@ -117,41 +114,6 @@ def _export_cef(console: SiteConsole, file: Path, *, since_seq: int, cursor: Pat
         with file.open("a", encoding="utf-8", newline="\n") as out:
             n_lines = write_feed(site.db, out, options)
     console.answer({"file": str(file), "lines": n_lines}, f"Wrote {n_lines} lines to {file}.")
-
-
-@identity_app.command()
-def show(context: typer.Context) -> None:
-    """Show this site's name, key fingerprint and certificate dates; read the fingerprint to other sites by telephone.
-
-    Example: wardround-site identity show
-    """
-    console = console_of(context)
-    with open_site(console) as site:
-        identity = site.identity
-    certificate = certificate_from_pem(identity.certificate_pem)
-    document = {
-        "site_id": identity.site_id,
-        "signing_key_sha256": identity.signing_key_sha256,
-        "root_sha256": identity.root_sha256,
-        "gateway_address": identity.gateway_address,
-        "enrolled_at": instant_text(identity.enrolled_at),
-        "certificate_not_before": instant_text(certificate.not_valid_before_utc),
-        "certificate_not_after": instant_text(certificate.not_valid_after_utc),
-    }
-    console.answer(
-        document,
-        f"Site         {identity.site_id}",
-        f"Signing key  {identity.signing_key_sha256}",
-        f"Coordinator  {identity.gateway_address}",
-        f"Its root     {identity.root_sha256}",
-        f"Certificate  valid until {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC",
-    )
-
-
-@identity_app.command()
-def renew(context: typer.Context) -> None:
-    """Renew the TLS certificate: not in this version."""
-    raise _not_in_this_version("identity renew", context)
 
 
 @privacy_app.command()

@@ -17,11 +17,12 @@ from site_agent.datasets.registry import list_datasets
 from site_agent.db.tx import open_site_db
 from site_agent.enrolment.identity_file import load_identity
 from site_agent.enrolment.keystore import KeyStore
+from site_agent.enrolment.renewal import renewal_instant
 from site_agent.folder import SiteFolder
 from site_agent.policy_file import load_policy
 from site_agent.settings import SiteSettings, load_settings
 
-_WARN_BEFORE = timedelta(days=14)
+_OVERDUE = 0.3
 _LITTLE_DISK_BYTES = 5 * 10**9
 _NO_DISK_BYTES = 5 * 10**8
 
@@ -92,11 +93,17 @@ def _certificate(folder: SiteFolder, now: datetime) -> tuple[Health, str, str]:
     if now + timedelta(minutes=5) < identity.enrolled_at:
         return Health.FAILED, "this machine's clock is behind the day of enrolment", "Set the clock (NTP)."
     certificate = certificate_from_pem(identity.certificate_pem)
+    until = f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+    if now > certificate.not_valid_after_utc:
+        advice = "Start the agent, or run 'wardround-site identity renew': it recovers by this site's signing key."
+        return Health.WARNING, f"ended {until}", advice
     left = remaining_validity(certificate, now)
-    message = f"valid until {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
-    if left < _WARN_BEFORE:
-        return Health.WARNING, message, "Ask the coordinator's admin how to renew it before that day."
-    return _ok(message)
+    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    # The first try is due by six tenths of its life at the latest.
+    if left < life * _OVERDUE:
+        advice = "The agent should have renewed it: is it running? 'wardround-site status' says so, its log why not."
+        return Health.WARNING, f"valid until {until}, and not renewed yet", advice
+    return _ok(f"valid until {until}; the agent renews it around {renewal_instant(certificate, 0.5):%Y-%m-%d %H:%M}")
 
 
 def _policy(folder: SiteFolder) -> tuple[Health, str, str]:

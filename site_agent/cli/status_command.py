@@ -8,14 +8,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import typer
+from cryptography import x509
 from sqlalchemy.orm import Session
 
+from fl_protocol.pki.tls import certificate_from_pem
 from site_agent.approvals.run_records import PENDING, STANDING, RunRecord, is_paused, list_runs, unsent_statements
 from site_agent.audit.store import audit_head
 from site_agent.cli.console import console_of
 from site_agent.cli.open_site import open_site
 from site_agent.datasets.registry import RegisteredDataset, list_datasets
-from site_agent.db.instants import instant_from_text
+from site_agent.db.instants import instant_from_text, instant_text
+from site_agent.enrolment.renewal import renewal_instant
 from site_agent.policy.reading import PolicyFaultsError
 from site_agent.policy_file import load_policy_version
 from site_agent.state.disk_space import free_bytes, used_bytes
@@ -47,10 +50,17 @@ def status(context: typer.Context) -> None:
         }
 
     with open_site(console) as site:
+        certificate = certificate_from_pem(site.identity.certificate_pem)
         document = {"site_id": site.identity.site_id, **site.db.run_read("read_status", read)}
         document["policy"] = policy = _policy_standing(site.settings.policy_path)
     agent = read_agent_status(console.folder.status_json, now=now)
     document["agent"] = agent
+    planned = agent.get("certificate_renews_at") if agent.get("is_running") else None
+    document["certificate"] = {
+        "not_after": instant_text(certificate.not_valid_after_utc),
+        "renews_at": planned or instant_text(renewal_instant(certificate, 0.5)),
+        "has_ended": certificate.not_valid_after_utc <= console.clock.now(),
+    }
     folder = console.folder
     disk = {
         "free_bytes": free_bytes(folder.root),
@@ -66,6 +76,7 @@ def status(context: typer.Context) -> None:
     lines = [
         f"Site      {document['site_id']}" + (" (paused)" if document["is_paused"] else ""),
         f"Agent     {_agent_line(agent)}",
+        f"Identity  {_certificate_line(certificate, now=console.clock.now())}",
         f"Datasets  {listed}",
         f"Audit     {site_audit_line(document['audit'])}",
         f"Disk      {_mib(n_used)} MiB used by this site, {_mib(disk['free_bytes'])} MiB free",
@@ -123,6 +134,13 @@ def site_audit_line(audit: object) -> str:
     """Size and head in one line."""
     known = audit if isinstance(audit, Mapping) else {}
     return f"{known.get('size', 0)} rows, head {str(known.get('head', ''))[:16]}"
+
+
+def _certificate_line(certificate: x509.Certificate, *, now: datetime) -> str:
+    until = f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+    if certificate.not_valid_after_utc <= now:
+        return f"certificate ended {until}; the agent recovers it by the signing key when it runs"
+    return f"certificate until {until}, renewed around {renewal_instant(certificate, 0.5):%Y-%m-%d %H:%M}"
 
 
 def _mib(n_bytes: int) -> int:

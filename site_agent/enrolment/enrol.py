@@ -25,7 +25,7 @@ from fl_protocol.packing import pack
 from fl_protocol.pki.csr import make_csr
 from fl_protocol.pki.errors import CertificateInvalidError
 from fl_protocol.pki.identity import site_id_from_certificate
-from fl_protocol.pki.tls import certificate_fingerprint, certificate_from_pem, pem_from_certificate, verify_issued_by
+from fl_protocol.pki.tls import certificate_fingerprint, certificate_from_pem, pem_from_certificate, verify_site_chain
 from fl_protocol.signing.keys import Signer, public_key_from_spki, spki_fingerprint
 from fl_protocol.signing.signed import sign_body
 from site_agent.durable_files import write_whole
@@ -165,13 +165,16 @@ def _identity_from_answer(
 ) -> SiteIdentity:
     try:
         site_id = site_id_from_text(answer.site_id)
-        certificate = certificate_from_pem(answer.certificate_pem)
         roots = x509.load_pem_x509_certificates(answer.root_pem)
+        certificate = certificate_from_pem(answer.certificate_pem)
         public_key_from_spki(answer.coordinator_signing_spki_der)
         named = site_id_from_certificate(certificate)
     except (ProtocolError, ValueError) as error:
         raise _answer_error("the coordinator's answer cannot be read") from error
-    root = _issuer_of(certificate, roots)
+    try:
+        _, root = verify_site_chain(answer.certificate_pem, roots)
+    except CertificateInvalidError as error:
+        raise _answer_error("the certificate is not issued by the root that came with it") from error
     root_sha256 = certificate_fingerprint(root)
     if order.root_fingerprint not in {None, root_sha256}:
         message = "the coordinator's root certificate is not the one you were told; nothing was kept"
@@ -196,17 +199,8 @@ def _identity_from_answer(
         root_sha256=root_sha256,
         enrolled_at=now,
         fallback_address=answer.fallback_address or None,
+        enrolment_address=order.coordinator_address,
     )
-
-
-def _issuer_of(certificate: x509.Certificate, roots: list[x509.Certificate]) -> x509.Certificate:
-    for root in roots:
-        try:
-            verify_issued_by(certificate, root)
-        except CertificateInvalidError:
-            continue
-        return root
-    raise _answer_error("the certificate is not issued by the root that came with it")
 
 
 def _answer_error(message: str) -> EnrolmentAnswerError:

@@ -12,6 +12,8 @@ SiteAgentError
     ├── RootFingerprintError             another root than the operator was told
     ├── EnrolmentRefusedError            any other refusal
     ├── EnrolmentAnswerError             an answer that does not fit the request
+    ├── RecoveryAddressMissingError     it is not known where to recover
+    ├── StatementsDamagedError          the number of the last statement cannot be read
     ├── AlreadyEnrolledError
     ├── NotEnrolledError
     ├── KeyMissingError
@@ -98,6 +100,18 @@ class EnrolmentAnswerError(EnrolmentError):
     """The coordinator's answer does not fit what was asked. Nothing was kept."""
 
     code = "enrolment-answer-invalid"
+
+
+class RecoveryAddressMissingError(EnrolmentError):
+    """The certificate has ended, and where to recover was never told."""
+
+    code = "recovery-address-missing"
+
+
+class StatementsDamagedError(EnrolmentError):
+    """The number of this site's last signed statement cannot be read."""
+
+    code = "statements-damaged"
 
 
 class AlreadyEnrolledError(EnrolmentError):

@@ -19,6 +19,8 @@ from site_agent.durable_files import write_whole
 from site_agent.enrolment.errors import KeyDamagedError, KeyMissingError, KeyPermissionsError
 from site_agent.folder import SiteFolder
 
+CERTIFICATE_BEGINS = b"-----BEGIN CERTIFICATE-----"
+
 _FOR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -39,6 +41,9 @@ class KeyStore:
         keys_dir = self._folder.keys_dir
         keys_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_private(keys_dir, advice=f"Run: chmod 700 {keys_dir}")
+        for left in (self._folder.tls_identity, self._folder.previous_tls_identity, self._folder.renewal):
+            # Of an enrolment before: a new one is asked for with the key in its own file.
+            left.unlink(missing_ok=True)
         for path in (self._folder.signing_key, self._folder.tls_key):
             if path.exists():
                 _load_private_key(path)
@@ -62,8 +67,9 @@ class KeyStore:
         self.load_tls_key()
 
     def load_tls_key(self) -> ec.EllipticCurvePrivateKey:
-        """The TLS key. Raises like ``load_signer``."""
-        return _load_private_key(self._folder.tls_key)
+        """The TLS key: that of the last renewal, or of enrolment. Raises like ``load_signer``."""
+        renewed = self._folder.tls_identity
+        return _load_private_key(renewed if renewed.exists() else self._folder.tls_key)
 
     def load_tls_key_pem(self) -> bytes:
         """The TLS key as PEM, for gRPC's credentials. Raises like ``load_signer``."""
@@ -77,7 +83,8 @@ class KeyStore:
 def _load_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         _check_private(path, advice=f"Run: chmod 600 {path}")
-        pem = path.read_bytes()
+        # Behind a renewed key stands its certificate.
+        pem = path.read_bytes().partition(CERTIFICATE_BEGINS)[0]
     except FileNotFoundError as error:
         advice = "Run 'wardround-site enrol', or restore the keys folder from this site's own backup."
         raise KeyMissingError("a private key is missing", advice=advice, file=path.name) from error

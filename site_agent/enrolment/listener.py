@@ -14,9 +14,11 @@ from enum import StrEnum
 from typing import Protocol, TypeVar, cast
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
-from fl_protocol.wire.v1 import enrolment_pb2, enrolment_pb2_grpc, errors_pb2
+from fl_protocol.signing.signed import SignedBody
+from fl_protocol.wire.convert import signed_from_proto
+from fl_protocol.wire.v1 import enrolment_pb2, errors_pb2
 from site_agent.enrolment.errors import (
     EnrolmentCodeExpiredError,
     EnrolmentCodeSpentError,
@@ -30,15 +32,22 @@ from site_agent.enrolment.http1_call import CallEndedError, call_over_http1
 from site_agent.link.channel import grpc_proxy_options
 from site_agent.link.connecting import WayEndsError, connect_through, secure
 from site_agent.link.faults import ADVICE, PathFault
+from site_agent.link.identity_calls import (
+    RenewalAnswer,
+    RenewalRequest,
+    proto_from_renewal,
+    renewal_answer_from_proto,
+)
 from site_agent.link.proxy import ProxyRoute, address_text
 
 T = TypeVar("T")
+TMessage = TypeVar("TMessage", bound=Message)
 
 SERVER_NAME = "enrolment.wardround.internal"
 REFUSAL_METADATA_KEY = "wardround-refusal-bin"
 DEFAULT_PORT = 8445
 DEFAULT_HTTP1_PORT = 8447
-_ENROL_PATH = "/fl_protocol.wire.v1.EnrolmentService/Enrol"
+_SERVICE = "/fl_protocol.wire.v1.EnrolmentService"
 
 _CALL_TIMEOUT_S = 30.0
 _MAX_ANSWER_BYTES = 1 << 20
@@ -140,16 +149,9 @@ class NetworkEnrolmentListener:
             signing_spki_der=request.signing_spki_der,
             possession_signature=request.possession_signature,
             agent_version=request.agent_version,
+            renews=True,
         )
-
-        def call(way: _Way) -> enrolment_pb2.EnrolResponse:
-            # Again with the same keys is once: an attempt whose answer was lost on one way spends nothing on the next.
-            by = self._call_grpc if way.transport is EnrolmentTransport.GRPC else self._call_http1
-            answer = by(way, certificate_der, message)
-            self.transport = way.transport
-            return answer
-
-        answer = self._first(address, call)
+        answer = self._call(address, certificate_der, "Enrol", message, enrolment_pb2.EnrolResponse)
         return EnrolmentAnswer(
             site_id=answer.site_id,
             certificate_pem=answer.certificate_pem,
@@ -159,6 +161,42 @@ class NetworkEnrolmentListener:
             coordinator_signing_spki_der=answer.coordinator_signing_spki_der,
             fallback_address=answer.fallback_address,
         )
+
+    def challenge_renewal(
+        self, address: str, certificate_der: bytes, *, client_nonce: bytes, signing_key_sha256: bytes
+    ) -> SignedBody:
+        """Call ``ChallengeRenewal``. Raises EnrolmentError."""
+        message = enrolment_pb2.ChallengeRenewalRequest(
+            client_nonce=client_nonce, signing_key_sha256=signing_key_sha256
+        )
+        answer = self._call(
+            address, certificate_der, "ChallengeRenewal", message, enrolment_pb2.ChallengeRenewalResponse
+        )
+        return signed_from_proto(answer.challenge)
+
+    def renew(self, address: str, certificate_der: bytes, request: RenewalRequest) -> RenewalAnswer:
+        """Call ``Renew`` with an answered challenge. Raises EnrolmentError."""
+        message = proto_from_renewal(request)
+        return renewal_answer_from_proto(
+            self._call(address, certificate_der, "Renew", message, enrolment_pb2.RenewResponse)
+        )
+
+    def _call(
+        self, address: str, certificate_der: bytes, method: str, message: Message, answer_type: type[TMessage]
+    ) -> TMessage:
+        def call(way: _Way) -> TMessage:
+            # Again with the same keys is once: an attempt whose answer was lost on one way spends nothing on the next.
+            by = self._call_grpc if way.transport is EnrolmentTransport.GRPC else self._call_http1
+            payload = by(way, certificate_der, method, message)
+            self.transport = way.transport
+            try:
+                return answer_type.FromString(payload)
+            except DecodeError as error:
+                raise _error_from_status(
+                    grpc.StatusCode.INTERNAL, "the answer is no message of this call", refusal=b"", address=way.address
+                ) from error
+
+        return self._first(address, call)
 
     def _first(self, address: str, attempt: Callable[[_Way], T]) -> T:
         """What the first way that leads there gives. Raises the first way's error where none does."""
@@ -204,9 +242,7 @@ class NetworkEnrolmentListener:
             raise EnrolmentUnreachableError(message, advice=_UNREACHABLE_ADVICE, address=address)
         return certificate
 
-    def _call_grpc(
-        self, way: _Way, certificate_der: bytes, message: enrolment_pb2.EnrolRequest
-    ) -> enrolment_pb2.EnrolResponse:
+    def _call_grpc(self, way: _Way, certificate_der: bytes, method: str, message: Message) -> bytes:
         credentials = grpc.ssl_channel_credentials(
             root_certificates=ssl.DER_cert_to_PEM_cert(certificate_der).encode("ascii")
         )
@@ -217,7 +253,10 @@ class NetworkEnrolmentListener:
         )
         with grpc.secure_channel(way.address, credentials, options=options) as channel:
             try:
-                return enrolment_pb2_grpc.EnrolmentServiceStub(channel).Enrol(message, timeout=_CALL_TIMEOUT_S)
+                # Bytes in and out: which messages they are is the caller's.
+                return channel.unary_unary(
+                    f"{_SERVICE}/{method}", request_serializer=bytes, response_deserializer=bytes
+                )(message.SerializeToString(), timeout=_CALL_TIMEOUT_S)
             except grpc.RpcError as error:
                 # What a synchronous stub raises is the call itself; the type stubs do not say so.
                 call = cast("grpc.Call", error)
@@ -226,13 +265,11 @@ class NetworkEnrolmentListener:
                     call.code(), str(call.details())[:200], refusal=refusal, address=way.address
                 ) from error
 
-    def _call_http1(
-        self, way: _Way, certificate_der: bytes, message: enrolment_pb2.EnrolRequest
-    ) -> enrolment_pb2.EnrolResponse:
+    def _call_http1(self, way: _Way, certificate_der: bytes, method: str, message: Message) -> bytes:
         try:
-            payload = call_over_http1(
+            return call_over_http1(
                 (way.host, way.port),
-                _ENROL_PATH,
+                f"{_SERVICE}/{method}",
                 message.SerializeToString(),
                 certificate_der=certificate_der,
                 server_name=SERVER_NAME,
@@ -240,15 +277,10 @@ class NetworkEnrolmentListener:
                 timeout_s=_CALL_TIMEOUT_S,
                 max_bytes=_MAX_ANSWER_BYTES,
             )
-            return enrolment_pb2.EnrolResponse.FromString(payload)
         except CallEndedError as end:
             raise _error_from_status(
                 end.status, str(end), refusal=end.refusal, address=way.address, advice=end.advice
             ) from end
-        except DecodeError as error:
-            raise _error_from_status(
-                grpc.StatusCode.INTERNAL, "the answer is no message of this call", refusal=b"", address=way.address
-            ) from error
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -299,7 +331,7 @@ def error_from_refusal(*, is_unauthenticated: bool, refusal_code: str, sentence:
     if refusal_code == EnrolmentCodeExpiredError.code:
         advice = "Ask the coordinator's admin for a new code; it replaces the old one."
         return EnrolmentCodeExpiredError("the enrolment code has expired", advice=advice)
-    if is_unauthenticated:
+    if is_unauthenticated and refusal_code in {"", EnrolmentCodeUnknownError.code}:
         advice = "Check the code for a missing or mistyped character, or ask the coordinator's admin for a new one."
         return EnrolmentCodeUnknownError("the coordinator does not know this enrolment code", advice=advice)
     advice = "Show this to the coordinator's admin."

@@ -20,6 +20,9 @@ coordinator:
   proxy_credentials_file: {proxy_credentials_file}
   # The gateway over HTTP/1.1, used by itself where a middlebox breaks HTTP/2. null: as enrolment said; none: never.
   fallback_address: null
+  # Where this site enrolled, HOST:PORT. Used again only where the certificate has ended, after weeks offline. null: as
+  # enrolment said.
+  enrolment_address: null
 
 # The rules that no coordinator can weaken. Relative paths are relative to this folder.
 policy: policy.yaml

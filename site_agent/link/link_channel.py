@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Generic, TypeVar, cast
 
 import grpc.aio
 import structlog
@@ -22,6 +22,8 @@ from site_agent.link.http1_channel import Http1Channel
 from site_agent.link.probe import Way, probe_way
 from site_agent.link.refusals import CallFailedError, is_of_the_line
 from site_agent.link.transport_choice import Look, Transport, TransportChoice
+
+TCall = TypeVar("TCall")
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +42,64 @@ class LinkOptions:
     turn_s: float = _TURN_S
 
 
+class _Connections:
+    """The connections under one identity, and how many calls are on them."""
+
+    def __init__(self, grpc_channel: grpc.aio.Channel, http1: Http1Channel | None) -> None:
+        self.http1 = http1
+        self._grpc = grpc_channel
+        self._n_calls = 0
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+
+    @classmethod
+    def open(cls, options: LinkOptions) -> _Connections:
+        other = options.fallback
+        http1 = None if other is None else Http1Channel(other.address, other.identity, proxy=other.proxy)
+        return cls(_grpc_channel(options), http1)
+
+    def channel(self, transport: Transport) -> CallChannel:
+        return cast("CallChannel", self._grpc if transport is Transport.GRPC else self.http1)
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        self._n_calls += 1
+        self._is_idle.clear()
+        try:
+            yield
+        finally:
+            self._n_calls -= 1
+            if not self._n_calls:
+                self._is_idle.set()
+
+    async def close_when_idle(self) -> None:
+        try:
+            await self._is_idle.wait()
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        await self._grpc.close()
+        if self.http1 is not None:
+            await self.http1.close()
+
+
+class _Bound(Generic[TCall]):
+    """One method of the generated stubs, made for the connections that it is called over."""
+
+    def __init__(self, bind: Callable[[CallChannel], TCall]) -> None:
+        self._bind = bind
+        self._connections: _Connections | None = None
+        self._calls: dict[Transport, TCall] = {}
+
+    def over(self, connections: _Connections, transport: Transport) -> TCall:
+        if connections is not self._connections:
+            self._connections, self._calls = connections, {}
+        if transport not in self._calls:
+            self._calls[transport] = self._bind(connections.channel(transport))
+        return self._calls[transport]
+
+
 class LinkChannel:
     """Stands where a gRPC channel stands. Someone must ``keep`` it, else it stays with gRPC."""
 
@@ -56,12 +116,8 @@ class LinkChannel:
         self._clock_s = clock_s
         self._announce = announce
         self._choice = choice or TransportChoice(has_other=options.fallback is not None)
-        self._grpc = _grpc_channel(options)
-        self._http1 = (
-            None
-            if options.fallback is None
-            else Http1Channel(options.fallback.address, options.fallback.identity, proxy=options.fallback.proxy)
-        )
+        self._connections = _Connections.open(options)
+        self._closing: set[asyncio.Task[None]] = set()
         self._failed = asyncio.Event()
         self._told: PathFault | None = None
 
@@ -70,24 +126,36 @@ class LinkChannel:
         """How the next call is made."""
         return self._choice.current
 
+    def renew(self, options: LinkOptions) -> None:
+        """Make every call from now on under another identity. Those under way end over the connections they are on."""
+        before, self._connections = self._connections, _Connections.open(options)
+        self._options = options
+        closing = asyncio.get_running_loop().create_task(before.close_when_idle())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
     def unary_unary(self, method: str, /, **how: object) -> Callable[..., Awaitable[object]]:
         """One request, one answer, over the transport of the moment."""
-        return self._answering({way: channel.unary_unary(method, **how) for way, channel in self._channels()})
+        return self._answering(lambda channel: channel.unary_unary(method, **how))
 
     def stream_unary(self, method: str, /, **how: object) -> Callable[..., Awaitable[object]]:
         """Many requests, one answer."""
-        return self._answering({way: channel.stream_unary(method, **how) for way, channel in self._channels()})
+        return self._answering(lambda channel: channel.stream_unary(method, **how))
 
     def unary_stream(self, method: str, /, **how: object) -> Callable[..., AsyncIterator[object]]:
         """One request, many answers."""
-        calls = {way: channel.unary_stream(method, **how) for way, channel in self._channels()}
+        bound: _Bound[Callable[..., AsyncIterator[object]]] = _Bound(
+            lambda channel: channel.unary_stream(method, **how)
+        )
 
         async def call(request: object, *, timeout: float | None = None) -> AsyncIterator[object]:  # noqa: ASYNC109 # a stub's word
             transport = self.transport
+            connections = self._connections
             try:
-                async for answer in calls[transport](request, timeout=timeout):
-                    self._choice.succeeded(transport, self._clock_s())
-                    yield answer
+                with connections.in_use():
+                    async for answer in bound.over(connections, transport)(request, timeout=timeout):
+                        self._choice.succeeded(transport, self._clock_s())
+                        yield answer
             except _CALL_ERRORS as error:
                 self._note(transport, error)
                 raise
@@ -105,22 +173,23 @@ class LinkChannel:
             await self._look()
 
     async def close(self) -> None:
-        """End both."""
-        await self._grpc.close()
-        if self._http1 is not None:
-            await self._http1.close()
+        """End all."""
+        for closing in tuple(self._closing):
+            closing.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+        await self._connections.close()
 
-    def _channels(self) -> list[tuple[Transport, CallChannel]]:
-        channels = [(Transport.GRPC, cast("CallChannel", self._grpc))]
-        if self._http1 is not None:
-            channels.append((Transport.HTTP1, cast("CallChannel", self._http1)))
-        return channels
+    def _answering(
+        self, bind: Callable[[CallChannel], Callable[..., Awaitable[object]]]
+    ) -> Callable[..., Awaitable[object]]:
+        bound = _Bound(bind)
 
-    def _answering(self, calls: dict[Transport, Callable[..., Awaitable[object]]]) -> Callable[..., Awaitable[object]]:
         async def call(request: object, *, timeout: float | None = None) -> object:  # noqa: ASYNC109 # a stub's word
             transport = self.transport
+            connections = self._connections
             try:
-                answer = await calls[transport](request, timeout=timeout)
+                with connections.in_use():
+                    answer = await bound.over(connections, transport)(request, timeout=timeout)
             except _CALL_ERRORS as error:
                 self._note(transport, error)
                 raise
@@ -182,10 +251,11 @@ class LinkChannel:
         return ends[0].fault
 
     async def _http1_answers(self) -> bool:
-        if self._http1 is None:
+        http1 = self._connections.http1
+        if http1 is None:
             return False
         try:
-            await self._http1.probe(timeout_s=_PROBE_S)
+            await http1.probe(timeout_s=_PROBE_S)
         except CallFailedError as error:
             # A refusal is an answer: the way is open, and the coordinator says no by either.
             return not is_of_the_line(error)

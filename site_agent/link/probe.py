@@ -15,7 +15,7 @@ from cryptography import x509
 
 from fl_protocol.pki.contexts import client_context
 from fl_protocol.pki.errors import CertificateInvalidError
-from fl_protocol.pki.tls import certificate_from_der, certificate_from_pem, verify_issued_by
+from fl_protocol.pki.tls import certificate_from_der, verify_issued_by
 from site_agent.link.channel import TlsIdentity
 from site_agent.link.connecting import WayEndsError, connect_through, secure
 from site_agent.link.faults import ADVICE, PathFault
@@ -154,11 +154,11 @@ def _shown_certificate(way: Way) -> x509.Certificate | None:
 
 
 def _is_of_root(certificate: x509.Certificate, root_pem: bytes) -> bool:
-    try:
-        verify_issued_by(certificate, certificate_from_pem(root_pem))
-    except CertificateInvalidError:
-        return False
-    return True
+    for root in x509.load_pem_x509_certificates(root_pem):
+        with contextlib.suppress(CertificateInvalidError):
+            verify_issued_by(certificate, root)
+            return True
+    return False
 
 
 def _speak_http2(way: Way, secured: ssl.SSLSocket) -> Step:

@@ -32,7 +32,16 @@ from site_agent.link.transfer import IDLE_DEADLINE_S, Patience, Pulse, moving_ca
 log = structlog.get_logger(__name__)
 
 _RESUMABLE = frozenset(
-    {"chunk-altered", "blob-offset", "upload-truncated", "upload-taken-over", "blob-store-full", "upload-altered"}
+    {
+        "chunk-altered",
+        "blob-offset",
+        "upload-truncated",
+        "upload-taken-over",
+        "blob-store-full",
+        "upload-altered",
+        # The certificate was renewed meanwhile: what is left goes under the new one.
+        "certificate-ended",
+    }
 )
 """Refusals after which the same bytes are sent from where the coordinator stands."""
 _READ_AT_ONCE = 4

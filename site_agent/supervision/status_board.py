@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from fl_protocol.clock import Clock
@@ -30,6 +31,8 @@ class AgentStatus:
     problem: str | None = None
     cannot_record: str | None = None
     refused_because: str | None = None
+    certificate_until: str | None = None
+    certificate_renews_at: str | None = None
 
 
 class StatusBoard:
@@ -67,6 +70,12 @@ class StatusBoard:
     def transport(self, name: str) -> None:
         """How the coordinator is reached."""
         self._status = replace(self._status, transport=name)
+
+    def certificate(self, *, until: datetime, renews_at: datetime) -> None:
+        """When the certificate ends, and when the agent renews it."""
+        self._status = replace(
+            self._status, certificate_until=instant_text(until), certificate_renews_at=instant_text(renews_at)
+        )
 
     def change_state(self, state: str) -> None:
         """What the agent is at."""

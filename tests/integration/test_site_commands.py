@@ -267,7 +267,7 @@ def test_status_tells_what_waits_and_what_the_agent_says(program: Program) -> No
     assert "runs pending" in program.text("status")[1]
 
 
-@pytest.mark.parametrize("arguments", [("privacy", "ledger"), ("identity", "renew"), ("nonsense",), ("runs", "show")])
+@pytest.mark.parametrize("arguments", [("privacy", "ledger"), ("nonsense",), ("runs", "show")])
 def test_command_that_is_not_there_exits_with_two_and_one_document(
     arguments: tuple[str, ...], program: Program
 ) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from unittest import mock
 
 from coordinator.blobs.filesystem import FilesystemBlobStore
-from coordinator.ca.authority import CertificateAuthority, create_root
+from coordinator.ca.authority import UNRENEWED_SITE_LIFETIME, CertificateAuthority, create_root
 from coordinator.db.models import Approval, Certificate, Run, Site
 from coordinator.db.tx import Database
 from coordinator.driver import effects_performer
@@ -71,7 +71,9 @@ def _authority() -> _Authority:
         made = {}
         for name in ("alpha", "beta", "gamma", "delta", "epsilon", "zeta"):
             csr = make_csr(generate_private_key())
-            made[name] = authority.issue_site_certificate(site_id=SiteId(name), csr_der=csr, now=START)
+            made[name] = authority.issue_site_certificate(
+                site_id=SiteId(name), csr_der=csr, now=START, lifetime=UNRENEWED_SITE_LIFETIME
+            )
         _authorities.append(_Authority(authority, made))
     return _authorities[0]
 

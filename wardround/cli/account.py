@@ -10,6 +10,7 @@ import httpx
 import typer
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from wardround.cli.shell import shell_of
 from wardround.client.connection import Connection, ProfileFolder, read_token
@@ -86,7 +87,9 @@ def fetch_root(url: str, *, expected_sha256: str, transport: httpx.BaseTransport
     try:
         with httpx.Client(verify=unverified, transport=transport, trust_env=False, timeout=TIMEOUT_S) as http:
             pem = http.get(f"{url}/api/v1/ca/root").raise_for_status().content
-        found = x509.load_pem_x509_certificate(pem).fingerprint(SHA256()).hex()
+        # Only this one is kept: whoever stands between could put a root of his own behind it.
+        root = x509.load_pem_x509_certificate(pem)
+        found = root.fingerprint(SHA256()).hex()
     except httpx.HTTPError as error:
         raise UnavailableError(
             f"{url} does not give its root certificate ({error})", advice="Check the address."
@@ -96,4 +99,4 @@ def fetch_root(url: str, *, expected_sha256: str, transport: httpx.BaseTransport
     if found != expected_sha256.lower().replace(":", ""):
         advice = "Ask the coordinator's operator for the fingerprint again; somebody may stand between you."
         raise EvidenceFaultError("the root certificate has another fingerprint", advice=advice, root_sha256=found)
-    return pem
+    return root.public_bytes(Encoding.PEM)

@@ -22,19 +22,32 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from fl_protocol.wire.v1 import signed_pb2 as fl__protocol_dot_wire_dot_v1_dot_signed__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#fl_protocol/wire/v1/enrolment.proto\x12\x13\x66l_protocol.wire.v1\"\x87\x01\n\x0c\x45nrolRequest\x12\x13\n\x0b\x63ode_secret\x18\x01 \x01(\x0c\x12\x13\n\x0btls_csr_der\x18\x02 \x01(\x0c\x12\x18\n\x10signing_spki_der\x18\x03 \x01(\x0c\x12\x1c\n\x14possession_signature\x18\x04 \x01(\x0c\x12\x15\n\ragent_version\x18\x05 \x01(\t\"\xc1\x01\n\rEnrolResponse\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\x0c\x12\x10\n\x08root_pem\x18\x03 \x01(\x0c\x12\x17\n\x0fgateway_address\x18\x04 \x01(\t\x12\x1b\n\x13gateway_server_name\x18\x05 \x01(\t\x12$\n\x1c\x63oordinator_signing_spki_der\x18\x06 \x01(\x0c\x12\x18\n\x10\x66\x61llback_address\x18\x07 \x01(\t2b\n\x10\x45nrolmentService\x12N\n\x05\x45nrol\x12!.fl_protocol.wire.v1.EnrolRequest\x1a\".fl_protocol.wire.v1.EnrolResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#fl_protocol/wire/v1/enrolment.proto\x12\x13\x66l_protocol.wire.v1\x1a fl_protocol/wire/v1/signed.proto\"\x97\x01\n\x0c\x45nrolRequest\x12\x13\n\x0b\x63ode_secret\x18\x01 \x01(\x0c\x12\x13\n\x0btls_csr_der\x18\x02 \x01(\x0c\x12\x18\n\x10signing_spki_der\x18\x03 \x01(\x0c\x12\x1c\n\x14possession_signature\x18\x04 \x01(\x0c\x12\x15\n\ragent_version\x18\x05 \x01(\t\x12\x0e\n\x06renews\x18\x06 \x01(\x08\"\xc1\x01\n\rEnrolResponse\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\x0c\x12\x10\n\x08root_pem\x18\x03 \x01(\x0c\x12\x17\n\x0fgateway_address\x18\x04 \x01(\t\x12\x1b\n\x13gateway_server_name\x18\x05 \x01(\t\x12$\n\x1c\x63oordinator_signing_spki_der\x18\x06 \x01(\x0c\x12\x18\n\x10\x66\x61llback_address\x18\x07 \x01(\t\"K\n\x17\x43hallengeRenewalRequest\x12\x14\n\x0c\x63lient_nonce\x18\x01 \x01(\x0c\x12\x1a\n\x12signing_key_sha256\x18\x02 \x01(\x0c\"N\n\x18\x43hallengeRenewalResponse\x12\x32\n\tchallenge\x18\x01 \x01(\x0b\x32\x1f.fl_protocol.wire.v1.SignedBody\"\xde\x01\n\x0cRenewRequest\x12\x13\n\x0btls_csr_der\x18\x01 \x01(\x0c\x12\x32\n\tstatement\x18\x02 \x01(\x0b\x32\x1f.fl_protocol.wire.v1.SignedBody\x12\x32\n\tchallenge\x18\x03 \x01(\x0b\x32\x1f.fl_protocol.wire.v1.SignedBody\x12\x1b\n\x13\x63hallenge_signature\x18\x04 \x01(\x0c\x12\x15\n\ragent_version\x18\x05 \x01(\t\x12\x1d\n\x15trusted_roots_version\x18\x06 \x01(\x04\"\xbd\x01\n\rRenewResponse\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\x0c\x12\x36\n\rtrusted_roots\x18\x03 \x01(\x0b\x32\x1f.fl_protocol.wire.v1.SignedBody\x12\x19\n\x11\x65nrolment_address\x18\x04 \x01(\t\x12\x15\n\rcounter_floor\x18\x05 \x01(\x04\x12\x18\n\x10\x63heck_in_after_s\x18\x06 \x01(\x01\"z\n\x0e\x43heckInRequest\x12\x32\n\tstatement\x18\x01 \x01(\x0b\x32\x1f.fl_protocol.wire.v1.SignedBody\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x1d\n\x15trusted_roots_version\x18\x03 \x01(\x04\"\x95\x01\n\x0f\x43heckInResponse\x12\x36\n\rtrusted_roots\x18\x01 \x01(\x0b\x32\x1f.fl_protocol.wire.v1.SignedBody\x12\x19\n\x11\x65nrolment_address\x18\x02 \x01(\t\x12\x15\n\rcounter_floor\x18\x03 \x01(\x04\x12\x18\n\x10\x63heck_in_after_s\x18\x04 \x01(\x01\x32\xf9\x02\n\x10\x45nrolmentService\x12N\n\x05\x45nrol\x12!.fl_protocol.wire.v1.EnrolRequest\x1a\".fl_protocol.wire.v1.EnrolResponse\x12o\n\x10\x43hallengeRenewal\x12,.fl_protocol.wire.v1.ChallengeRenewalRequest\x1a-.fl_protocol.wire.v1.ChallengeRenewalResponse\x12N\n\x05Renew\x12!.fl_protocol.wire.v1.RenewRequest\x1a\".fl_protocol.wire.v1.RenewResponse\x12T\n\x07\x43heckIn\x12#.fl_protocol.wire.v1.CheckInRequest\x1a$.fl_protocol.wire.v1.CheckInResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fl_protocol.wire.v1.enrolment_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENROLREQUEST']._serialized_start=61
-  _globals['_ENROLREQUEST']._serialized_end=196
-  _globals['_ENROLRESPONSE']._serialized_start=199
-  _globals['_ENROLRESPONSE']._serialized_end=392
-  _globals['_ENROLMENTSERVICE']._serialized_start=394
-  _globals['_ENROLMENTSERVICE']._serialized_end=492
+  _globals['_ENROLREQUEST']._serialized_start=95
+  _globals['_ENROLREQUEST']._serialized_end=246
+  _globals['_ENROLRESPONSE']._serialized_start=249
+  _globals['_ENROLRESPONSE']._serialized_end=442
+  _globals['_CHALLENGERENEWALREQUEST']._serialized_start=444
+  _globals['_CHALLENGERENEWALREQUEST']._serialized_end=519
+  _globals['_CHALLENGERENEWALRESPONSE']._serialized_start=521
+  _globals['_CHALLENGERENEWALRESPONSE']._serialized_end=599
+  _globals['_RENEWREQUEST']._serialized_start=602
+  _globals['_RENEWREQUEST']._serialized_end=824
+  _globals['_RENEWRESPONSE']._serialized_start=827
+  _globals['_RENEWRESPONSE']._serialized_end=1016
+  _globals['_CHECKINREQUEST']._serialized_start=1018
+  _globals['_CHECKINREQUEST']._serialized_end=1140
+  _globals['_CHECKINRESPONSE']._serialized_start=1143
+  _globals['_CHECKINRESPONSE']._serialized_end=1292
+  _globals['_ENROLMENTSERVICE']._serialized_start=1295
+  _globals['_ENROLMENTSERVICE']._serialized_end=1672
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 isort:skip_file
 How a site gets its identity. Keys are made at the site; the coordinator decides the name in the certificate."""
 
+from fl_protocol.wire.v1 import signed_pb2 as _signed_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 import builtins as _builtins
@@ -25,6 +26,7 @@ class EnrolRequest(_message.Message):
     SIGNING_SPKI_DER_FIELD_NUMBER: _builtins.int
     POSSESSION_SIGNATURE_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    RENEWS_FIELD_NUMBER: _builtins.int
     code_secret: _builtins.bytes
     """The one-time secret of the invitation."""
     tls_csr_der: _builtins.bytes
@@ -34,6 +36,8 @@ class EnrolRequest(_message.Message):
     possession_signature: _builtins.bytes
     """A signature by the signing key over (code secret's digest, CSR): proof that the site holds both keys."""
     agent_version: _builtins.str
+    renews: _builtins.bool
+    """Whether this agent renews by itself; one that does not is given a certificate that lasts longer."""
     def __init__(
         self,
         *,
@@ -42,10 +46,11 @@ class EnrolRequest(_message.Message):
         signing_spki_der: _builtins.bytes = ...,
         possession_signature: _builtins.bytes = ...,
         agent_version: _builtins.str = ...,
+        renews: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "code_secret", b"code_secret", "possession_signature", b"possession_signature", "signing_spki_der", b"signing_spki_der", "tls_csr_der", b"tls_csr_der"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "code_secret", b"code_secret", "possession_signature", b"possession_signature", "renews", b"renews", "signing_spki_der", b"signing_spki_der", "tls_csr_der", b"tls_csr_der"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -92,3 +97,189 @@ class EnrolResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EnrolResponse: _TypeAlias = EnrolResponse  # noqa: Y015
+
+@_typing.final
+class ChallengeRenewalRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_NONCE_FIELD_NUMBER: _builtins.int
+    SIGNING_KEY_SHA256_FIELD_NUMBER: _builtins.int
+    client_nonce: _builtins.bytes
+    """32 random bytes of the site: the challenge is signed together with them."""
+    signing_key_sha256: _builtins.bytes
+    """SHA-256 of the site's signing key, 32 bytes."""
+    def __init__(
+        self,
+        *,
+        client_nonce: _builtins.bytes = ...,
+        signing_key_sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_nonce", b"client_nonce", "signing_key_sha256", b"signing_key_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChallengeRenewalRequest: _TypeAlias = ChallengeRenewalRequest  # noqa: Y015
+
+@_typing.final
+class ChallengeRenewalResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def challenge(self) -> _signed_pb2.SignedBody:
+        """fl_protocol/signing/renewal.py: RenewalChallenge, signed by the coordinator's signing key."""
+
+    def __init__(
+        self,
+        *,
+        challenge: _signed_pb2.SignedBody | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChallengeRenewalResponse: _TypeAlias = ChallengeRenewalResponse  # noqa: Y015
+
+@_typing.final
+class RenewRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TLS_CSR_DER_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    CHALLENGE_SIGNATURE_FIELD_NUMBER: _builtins.int
+    AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    TRUSTED_ROOTS_VERSION_FIELD_NUMBER: _builtins.int
+    tls_csr_der: _builtins.bytes
+    """PKCS#10 request for a fresh TLS key, DER. Its subject is not believed."""
+    challenge_signature: _builtins.bytes
+    agent_version: _builtins.str
+    trusted_roots_version: _builtins.int
+    """The version of the roots that the site believes; 0 for those of enrolment."""
+    @_builtins.property
+    def statement(self) -> _signed_pb2.SignedBody:
+        """fl_protocol/signing/site_statement.py, of kind "renew", over this request."""
+
+    @_builtins.property
+    def challenge(self) -> _signed_pb2.SignedBody:
+        """Enrolment listener only: the challenge, and the signing key's signature over it and the statement."""
+
+    def __init__(
+        self,
+        *,
+        tls_csr_der: _builtins.bytes = ...,
+        statement: _signed_pb2.SignedBody | None = ...,
+        challenge: _signed_pb2.SignedBody | None = ...,
+        challenge_signature: _builtins.bytes = ...,
+        agent_version: _builtins.str = ...,
+        trusted_roots_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "statement", b"statement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "challenge", b"challenge", "challenge_signature", b"challenge_signature", "statement", b"statement", "tls_csr_der", b"tls_csr_der", "trusted_roots_version", b"trusted_roots_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewRequest: _TypeAlias = RenewRequest  # noqa: Y015
+
+@_typing.final
+class RenewResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_ID_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_PEM_FIELD_NUMBER: _builtins.int
+    TRUSTED_ROOTS_FIELD_NUMBER: _builtins.int
+    ENROLMENT_ADDRESS_FIELD_NUMBER: _builtins.int
+    COUNTER_FLOOR_FIELD_NUMBER: _builtins.int
+    CHECK_IN_AFTER_S_FIELD_NUMBER: _builtins.int
+    site_id: _builtins.str
+    certificate_pem: _builtins.bytes
+    """The certificate, and behind it those between it and its root, PEM."""
+    enrolment_address: _builtins.str
+    """host:port where sites enrol and recover."""
+    counter_floor: _builtins.int
+    """The highest statement that the coordinator has seen of this site; the next one is above it."""
+    check_in_after_s: _builtins.float
+    """In how many seconds the site should check in."""
+    @_builtins.property
+    def trusted_roots(self) -> _signed_pb2.SignedBody:
+        """fl_protocol/signing/trusted_roots.py, signed by the coordinator's signing key."""
+
+    def __init__(
+        self,
+        *,
+        site_id: _builtins.str = ...,
+        certificate_pem: _builtins.bytes = ...,
+        trusted_roots: _signed_pb2.SignedBody | None = ...,
+        enrolment_address: _builtins.str = ...,
+        counter_floor: _builtins.int = ...,
+        check_in_after_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trusted_roots", b"trusted_roots"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_pem", b"certificate_pem", "check_in_after_s", b"check_in_after_s", "counter_floor", b"counter_floor", "enrolment_address", b"enrolment_address", "site_id", b"site_id", "trusted_roots", b"trusted_roots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewResponse: _TypeAlias = RenewResponse  # noqa: Y015
+
+@_typing.final
+class CheckInRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    TRUSTED_ROOTS_VERSION_FIELD_NUMBER: _builtins.int
+    agent_version: _builtins.str
+    trusted_roots_version: _builtins.int
+    @_builtins.property
+    def statement(self) -> _signed_pb2.SignedBody:
+        """fl_protocol/signing/site_statement.py, of kind "started" or "present"."""
+
+    def __init__(
+        self,
+        *,
+        statement: _signed_pb2.SignedBody | None = ...,
+        agent_version: _builtins.str = ...,
+        trusted_roots_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "statement", b"statement", "trusted_roots_version", b"trusted_roots_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckInRequest: _TypeAlias = CheckInRequest  # noqa: Y015
+
+@_typing.final
+class CheckInResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUSTED_ROOTS_FIELD_NUMBER: _builtins.int
+    ENROLMENT_ADDRESS_FIELD_NUMBER: _builtins.int
+    COUNTER_FLOOR_FIELD_NUMBER: _builtins.int
+    CHECK_IN_AFTER_S_FIELD_NUMBER: _builtins.int
+    enrolment_address: _builtins.str
+    counter_floor: _builtins.int
+    check_in_after_s: _builtins.float
+    @_builtins.property
+    def trusted_roots(self) -> _signed_pb2.SignedBody: ...
+    def __init__(
+        self,
+        *,
+        trusted_roots: _signed_pb2.SignedBody | None = ...,
+        enrolment_address: _builtins.str = ...,
+        counter_floor: _builtins.int = ...,
+        check_in_after_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trusted_roots", b"trusted_roots"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check_in_after_s", b"check_in_after_s", "counter_floor", b"counter_floor", "enrolment_address", b"enrolment_address", "trusted_roots", b"trusted_roots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckInResponse: _TypeAlias = CheckInResponse  # noqa: Y015

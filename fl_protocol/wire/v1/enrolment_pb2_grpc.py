@@ -39,13 +39,50 @@ class EnrolmentServiceStub:
                 request_serializer=fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.EnrolRequest.SerializeToString,
                 response_deserializer=fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.EnrolResponse.FromString,
                 _registered_method=True)
+        self.ChallengeRenewal = channel.unary_unary(
+                '/fl_protocol.wire.v1.EnrolmentService/ChallengeRenewal',
+                request_serializer=fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.ChallengeRenewalRequest.SerializeToString,
+                response_deserializer=fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.ChallengeRenewalResponse.FromString,
+                _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/fl_protocol.wire.v1.EnrolmentService/Renew',
+                request_serializer=fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.RenewRequest.SerializeToString,
+                response_deserializer=fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.RenewResponse.FromString,
+                _registered_method=True)
+        self.CheckIn = channel.unary_unary(
+                '/fl_protocol.wire.v1.EnrolmentService/CheckIn',
+                request_serializer=fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.CheckInRequest.SerializeToString,
+                response_deserializer=fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.CheckInResponse.FromString,
+                _registered_method=True)
 
 
 class EnrolmentServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Enrol(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Enrolment listener only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChallengeRenewal(self, request, context):
+        """Enrolment listener only: the first half of a renewal by a site whose certificate has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Renew(self, request, context):
+        """On the gateway with a living certificate; on the enrolment listener with an answered challenge.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckIn(self, request, context):
+        """Gateway only: a process of the site says that it is there. Two copies of one state folder contradict each other.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -57,6 +94,21 @@ def add_EnrolmentServiceServicer_to_server(servicer, server):
                     servicer.Enrol,
                     request_deserializer=fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.EnrolRequest.FromString,
                     response_serializer=fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.EnrolResponse.SerializeToString,
+            ),
+            'ChallengeRenewal': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChallengeRenewal,
+                    request_deserializer=fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.ChallengeRenewalRequest.FromString,
+                    response_serializer=fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.ChallengeRenewalResponse.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.RenewRequest.FromString,
+                    response_serializer=fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.RenewResponse.SerializeToString,
+            ),
+            'CheckIn': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckIn,
+                    request_deserializer=fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.CheckInRequest.FromString,
+                    response_serializer=fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.CheckInResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +138,87 @@ class EnrolmentService:
             '/fl_protocol.wire.v1.EnrolmentService/Enrol',
             fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.EnrolRequest.SerializeToString,
             fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.EnrolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChallengeRenewal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fl_protocol.wire.v1.EnrolmentService/ChallengeRenewal',
+            fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.ChallengeRenewalRequest.SerializeToString,
+            fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.ChallengeRenewalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fl_protocol.wire.v1.EnrolmentService/Renew',
+            fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.RenewRequest.SerializeToString,
+            fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.RenewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckIn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fl_protocol.wire.v1.EnrolmentService/CheckIn',
+            fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.CheckInRequest.SerializeToString,
+            fl__protocol_dot_wire_dot_v1_dot_enrolment__pb2.CheckInResponse.FromString,
             options,
             channel_credentials,
             insecure,

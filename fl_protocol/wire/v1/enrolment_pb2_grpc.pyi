@@ -32,11 +32,25 @@ class EnrolmentServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EnrolmentServiceAsyncStub: ...
     Enrol: _grpc.UnaryUnaryMultiCallable[_enrolment_pb2.EnrolRequest, _enrolment_pb2.EnrolResponse]
+    """Enrolment listener only."""
+    ChallengeRenewal: _grpc.UnaryUnaryMultiCallable[_enrolment_pb2.ChallengeRenewalRequest, _enrolment_pb2.ChallengeRenewalResponse]
+    """Enrolment listener only: the first half of a renewal by a site whose certificate has ended."""
+    Renew: _grpc.UnaryUnaryMultiCallable[_enrolment_pb2.RenewRequest, _enrolment_pb2.RenewResponse]
+    """On the gateway with a living certificate; on the enrolment listener with an answered challenge."""
+    CheckIn: _grpc.UnaryUnaryMultiCallable[_enrolment_pb2.CheckInRequest, _enrolment_pb2.CheckInResponse]
+    """Gateway only: a process of the site says that it is there. Two copies of one state folder contradict each other."""
 
 @_typing.type_check_only
 class EnrolmentServiceAsyncStub(EnrolmentServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Enrol: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.EnrolRequest, _enrolment_pb2.EnrolResponse]  # type: ignore[assignment]
+    """Enrolment listener only."""
+    ChallengeRenewal: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.ChallengeRenewalRequest, _enrolment_pb2.ChallengeRenewalResponse]  # type: ignore[assignment]
+    """Enrolment listener only: the first half of a renewal by a site whose certificate has ended."""
+    Renew: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.RenewRequest, _enrolment_pb2.RenewResponse]  # type: ignore[assignment]
+    """On the gateway with a living certificate; on the enrolment listener with an answered challenge."""
+    CheckIn: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.CheckInRequest, _enrolment_pb2.CheckInResponse]  # type: ignore[assignment]
+    """Gateway only: a process of the site says that it is there. Two copies of one state folder contradict each other."""
 
 class EnrolmentServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -44,6 +58,31 @@ class EnrolmentServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _enrolment_pb2.EnrolRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_enrolment_pb2.EnrolResponse, _abc.Awaitable[_enrolment_pb2.EnrolResponse]]: ...
+    ) -> _typing.Union[_enrolment_pb2.EnrolResponse, _abc.Awaitable[_enrolment_pb2.EnrolResponse]]:
+        """Enrolment listener only."""
+
+    @_abc_1.abstractmethod
+    def ChallengeRenewal(
+        self,
+        request: _enrolment_pb2.ChallengeRenewalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enrolment_pb2.ChallengeRenewalResponse, _abc.Awaitable[_enrolment_pb2.ChallengeRenewalResponse]]:
+        """Enrolment listener only: the first half of a renewal by a site whose certificate has ended."""
+
+    @_abc_1.abstractmethod
+    def Renew(
+        self,
+        request: _enrolment_pb2.RenewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enrolment_pb2.RenewResponse, _abc.Awaitable[_enrolment_pb2.RenewResponse]]:
+        """On the gateway with a living certificate; on the enrolment listener with an answered challenge."""
+
+    @_abc_1.abstractmethod
+    def CheckIn(
+        self,
+        request: _enrolment_pb2.CheckInRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enrolment_pb2.CheckInResponse, _abc.Awaitable[_enrolment_pb2.CheckInResponse]]:
+        """Gateway only: a process of the site says that it is there. Two copies of one state folder contradict each other."""
 
 def add_EnrolmentServiceServicer_to_server(servicer: EnrolmentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

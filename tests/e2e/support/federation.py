@@ -147,6 +147,10 @@ class Federation:
             return
         self._define(name, "site_agent", words, dies_at, prefix=prefix)
 
+    def site_arguments(self, folder: Path) -> tuple[str, ...]:
+        """How the agent of any state folder is called."""
+        return (sys.executable, "-m", "site_agent", "--state-dir", str(folder), "start")
+
     def _define(
         self,
         name: str,
@@ -218,6 +222,18 @@ class Federation:
         if self._lead is None:
             self._lead = self._signed_in(self._lead_token_file)
         return self._lead
+
+    @property
+    def root_file(self) -> Path:
+        """The roots that people believe."""
+        return self._root_file
+
+    def sign_in_again(self) -> None:
+        """Forget the clients: the next ones read root and token anew."""
+        for client in (self._client, self._lead):
+            if client is not None:
+                client.close()
+        self._client = self._lead = None
 
     def _signed_in(self, token_file: Path) -> RestClient:
         url = f"https://127.0.0.1:{self.rest_port}"

@@ -197,6 +197,12 @@ def new_coordinator(tmp_path: Path) -> Iterator[Coordinator]:
         made.stop()
 
 
+@pytest.fixture(scope="session")
+def make_coordinator() -> Callable[..., Coordinator]:
+    """One of a test's own, with its own settings; the test starts and stops it."""
+    return Coordinator
+
+
 @pytest.fixture
 def admin(coordinator: Coordinator) -> Iterator[httpx.Client]:
     with coordinator.client(coordinator.admin_token()) as client:

@@ -38,7 +38,7 @@ def test_site_certificate_has_the_decided_name_whatever_the_request_asks_for(aut
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert [name.value for name in names] == ["wardround://site/st-mary"]
     assert certificate.subject.rfc4514_string() == "CN=st-mary"
-    assert issued.not_after - NOW == timedelta(days=90)
+    assert issued.not_after - NOW == timedelta(hours=72)
     usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
 

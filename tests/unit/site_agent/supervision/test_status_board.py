@@ -33,6 +33,8 @@ def test_status_holds_every_key_of_its_contract(tmp_path: Path) -> None:
         "steps": 10,
         "loss": 2.5,
         "problem": None,
+        "certificate_until": None,
+        "certificate_renews_at": None,
         "updated_at": "2026-01-02T03:04:05.000000Z",
     }
 

@@ -8,8 +8,8 @@ from alembic import op
 from coordinator.db.types import UtcDateTime
 
 
-revision = '0009'
-down_revision = '0004'
+revision = '0007'
+down_revision = '0006'
 branch_labels = None
 depends_on = None
 
