@@ -7,18 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import rfc8785
 from sqlalchemy.orm import Session
 
+from coordinator.blobs.filesystem import FilesystemBlobStore
+from coordinator.ca.authority import CertificateAuthority, create_enrolment_identity, create_root
 from coordinator.db import models
 from coordinator.db.audit import append_audit
+from coordinator.db.tx import Database
+from coordinator.oidc.provider import IdentityProvider
 from coordinator.rounds.run_machine import RunState
 from coordinator.services.permissions import Principal, Role
 from coordinator.services.reauthenticate import Shown
 from coordinator.services.release_adapter import create_release_candidate, open_candidate_archive, open_release_archive
-from coordinator.services.resources import Resources
+from coordinator.services.resources import Addresses, Resources
 from coordinator.services.show_releases import ReleaseView, show_release
 from coordinator.services.sign_release import SignatureRequest, sign_release
 from coordinator.services.signing_passphrases import set_passphrase
@@ -54,6 +59,32 @@ LAYOUT = AdapterLayout(
 def state_of(version: int, first: float) -> PublicState:
     """The public state whose weights count up from ``first``."""
     return PublicState(version=version, adapter=LAYOUT.unflatten(np.arange(16, dtype=np.float32) + np.float32(first)))
+
+
+class RealClock(Protocol):
+    """Tells the time."""
+
+    def now(self) -> datetime: ...
+
+
+def open_resources(folder: Path, clock: RealClock, *, identity_provider: IdentityProvider | None = None) -> Resources:
+    """What a coordinator's services work with, in an empty folder; whoever opened it disposes of ``db``."""
+    certificate, key = create_root(consortium="Test", now=clock.now())
+    db = Database.from_path(folder / "coordinator.db")
+    models.Base.metadata.create_all(db.engine)
+    return Resources(
+        db=db,
+        blobs=FilesystemBlobStore(folder / "blobs"),
+        authority=CertificateAuthority(certificate=certificate, key=key),
+        enrolment_certificate_pem=create_enrolment_identity(now=clock.now()).certificate_pem,
+        signer=seeded_signer("coordinator"),
+        release_signer=seeded_signer("release"),
+        clock=clock,
+        addresses=Addresses(gateway="gateway.example:443", enrolment="enrol.example:443"),
+        code_lifetime_s=3600.0,
+        max_blob_bytes=1 << 20,
+        identity_provider=identity_provider,
+    )
 
 
 @dataclass(kw_only=True)

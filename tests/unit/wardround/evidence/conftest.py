@@ -10,14 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.blobs.filesystem import FilesystemBlobStore
-from coordinator.ca.authority import CertificateAuthority, create_enrolment_identity, create_root
-from coordinator.db.models import Base
-from coordinator.db.tx import Database
-from coordinator.services.resources import Addresses, Resources
 from fl_protocol.signing.keys import EcdsaSigner
 from fl_protocol.testing.entropy import seeded_signer
-from tests.support.released_run import CompletedRuns
+from tests.support.released_run import CompletedRuns, open_resources
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -31,35 +26,17 @@ class StandingClock:
 
 @dataclass(frozen=True)
 class Made:
-    """A published release's folder, the same before anybody signed it, and both of the coordinator's keys."""
+    """A published release's folder, the same before anybody signed it, and the key that signed both."""
 
     release: Path
     candidate: Path
     release_signer: EcdsaSigner
-    coordinator: EcdsaSigner
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     root = tmp_path_factory.mktemp("made")
-    certificate, key = create_root(consortium="Test", now=START)
-    db = Database.from_path(root / "coordinator.db")
-    Base.metadata.create_all(db.engine)
-    release_signer, signer = seeded_signer("release"), seeded_signer("coordinator")
-    runs = CompletedRuns(
-        resources=Resources(
-            db=db,
-            blobs=FilesystemBlobStore(root / "blobs"),
-            authority=CertificateAuthority(certificate=certificate, key=key),
-            enrolment_certificate_pem=create_enrolment_identity(now=START).certificate_pem,
-            signer=signer,
-            release_signer=release_signer,
-            clock=StandingClock(),
-            addresses=Addresses(gateway="gateway.example:443", enrolment="enrol.example:443"),
-            code_lifetime_s=3600.0,
-            max_blob_bytes=1 << 20,
-        )
-    )
+    runs = CompletedRuns(resources=open_resources(root, StandingClock()))
     runs.complete()
     release_id = runs.candidate().release_id
     for name in ("candidate", "release"):
@@ -69,10 +46,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     yield Made(
         release=runs.unpacked(release_id, root / "release"),
         candidate=candidate,
-        release_signer=release_signer,
-        coordinator=signer,
+        release_signer=seeded_signer("release"),
     )
-    db.dispose()
+    runs.resources.db.dispose()
 
 
 @pytest.fixture
