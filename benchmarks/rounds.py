@@ -189,7 +189,7 @@ def measure(n_sites: int, size: str, n_rounds: int) -> Measured:
             part.say({"run_spec": run_spec, "pins": pins, "n_parameters": n_parameters})
         for part in parts:
             part.hear()
-        run = create_run(host.lead, run_spec, adapter_of(n_parameters))
+        run = create_run(host.lead.client, run_spec, adapter_of(n_parameters))
         idle_bytes = coordinator.memory_info().rss
         host.client.post(f"/api/v1/runs/{run['run_id']}:start")
         return _watch(host, coordinator, parts, str(run["run_id"]), n_sites=n_sites, size=size, idle_bytes=idle_bytes)

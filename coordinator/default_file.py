@@ -73,6 +73,8 @@ tokens:                           # for people and their programs; each has an e
 
 governance:
   four_eyes: true                 # a run is started by another person than the one who created it
+  dual_signature: true            # a release is signed by two: a study lead and a privacy officer
+  signature_max_age_s: 300        # how long ago the identity provider may have authenticated who signs
 
 rate_limits:                      # of REST, in each process; beyond them: 429 with Retry-After
   requests_per_minute: 3000       # of one token

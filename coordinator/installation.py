@@ -287,6 +287,8 @@ class Installation:
                 max_lifetime_s=self.settings.tokens.max_lifetime_s,
             ),
             is_start_by_another=self.settings.governance.four_eyes,
+            is_release_signed_by_two=self.settings.governance.dual_signature,
+            signature_max_age_s=self.settings.governance.signature_max_age_s,
             identity_provider=self.identity_provider(),
             wake_driver=wake_driver,
             wake_sites=wake_sites,

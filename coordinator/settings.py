@@ -214,6 +214,8 @@ class GovernanceSettings(_Section):
     """What no person may do alone."""
 
     four_eyes: bool = True
+    dual_signature: bool = True
+    signature_max_age_s: Annotated[float, Field(ge=30, le=3600)] = 300.0
 
 
 class TokenSettings(_Section):

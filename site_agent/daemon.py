@@ -40,6 +40,7 @@ from site_agent.state.public_state import PublicStateStore
 from site_agent.state.round_book import RoundBook
 from site_agent.supervision.approval_loop import ApprovalLoop
 from site_agent.supervision.assignments import AssignmentLoop
+from site_agent.supervision.dataset_notices import DatasetNotices
 from site_agent.supervision.identity_loop import IdentityLoop
 from site_agent.supervision.judgement import PolicyJudge
 from site_agent.supervision.log_witness import LogWitness
@@ -152,6 +153,7 @@ async def _run_until(
         group.create_task(_keep_running("assignments", assignments.run)),
         group.create_task(_keep_running("withdrawals", assignments.watch)),
         group.create_task(_keep_running("approvals", approvals.run)),
+        group.create_task(_keep_running("dataset-notices", DatasetNotices(seams, clock_s=time.monotonic).run)),
         group.create_task(_keep_running("status", lambda: _write_status(seams.board))),
     ]
     log.info("agent_started", site_id=seams.site_id, version=agent_version())

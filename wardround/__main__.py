@@ -19,6 +19,7 @@ from wardround import __version__
 from wardround.cli.account import login, whoami
 from wardround.cli.audit import audit_app
 from wardround.cli.demo import demo
+from wardround.cli.passphrase import passphrase_app
 from wardround.cli.releases import releases_app
 from wardround.cli.rounds import rounds_app
 from wardround.cli.runs import runs_app
@@ -46,6 +47,7 @@ app.add_typer(releases_app, name="releases")
 app.add_typer(audit_app, name="audit")
 app.add_typer(users_app, name="users")
 app.add_typer(tokens_app, name="tokens")
+app.add_typer(passphrase_app, name="passphrase")
 app.command("demo", epilog="Example: wardround demo --sites 3 --rounds 3")(demo)
 app.command("login", epilog="Example: wardround login https://127.0.0.1:8443 --root root.pem --token-file admin.token")(
     login

@@ -32,6 +32,7 @@ from coordinator.services.refusals import (
     FourEyesError,
     NotReadyError,
     RateLimitedError,
+    ReauthenticationError,
     RoleInsufficientError,
     ScopeInsufficientError,
 )
@@ -47,6 +48,7 @@ _STATUS: tuple[tuple[type[WardroundError], HTTPStatus], ...] = (
     (RoleInsufficientError, HTTPStatus.FORBIDDEN),
     (ScopeInsufficientError, HTTPStatus.FORBIDDEN),
     (FourEyesError, HTTPStatus.FORBIDDEN),
+    (ReauthenticationError, HTTPStatus.FORBIDDEN),
     (NotInCohortError, HTTPStatus.FORBIDDEN),
     (SiteNotActiveError, HTTPStatus.FORBIDDEN),
     (NotFoundError, HTTPStatus.NOT_FOUND),

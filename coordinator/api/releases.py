@@ -1,20 +1,24 @@
-"""/releases: list, show, approve, withdraw, download."""
+"""/releases: list, show, review, sign, withdraw, download."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
+from pydantic import SecretStr
 
 from coordinator.api import schemas
 from coordinator.api.auth import Api, allowed
 from coordinator.api.idempotent import IdempotentRoute
 from coordinator.api.paging import Paging
 from coordinator.services.permissions import Action, Principal
-from coordinator.services.release_adapter import approve_release, open_release_archive, withdraw_release
+from coordinator.services.reauthenticate import Shown
+from coordinator.services.release_adapter import open_candidate_archive, open_release_archive, withdraw_release
 from coordinator.services.show_releases import list_releases, show_release
+from coordinator.services.sign_release import SignatureRequest, sign_release
 from fl_protocol.signing.keys import spki_fingerprint
 
 router = APIRouter(prefix="/releases", tags=["releases"], route_class=IdempotentRoute)
@@ -57,8 +61,10 @@ def post_approval(
     api: Api,
     user: Annotated[Principal, Depends(allowed(Action.APPROVE_RELEASE))],
 ) -> schemas.Release:
-    """Approve and publish; what the approval means is recorded with the user's name."""
-    view = approve_release(api, release_id=release_id, meaning=request.meaning, actor=user.actor)
+    """Sign a candidate, re-authenticated; the second person's signature, in the other role, publishes it."""
+    said = SignatureRequest(meaning=request.meaning, manifest_sha256=request.manifest_sha256, role=request.role)
+    shown = Shown(passphrase=_secret(request.passphrase), fresh_token=_secret(request.fresh_token))
+    view = sign_release(api, release_id=release_id, request=said, signer=user, shown=shown)
     return schemas.Release.model_validate(view)
 
 
@@ -83,6 +89,25 @@ def download_release(
     release_id: str, api: Api, _: Annotated[Principal, Depends(allowed(Action.DOWNLOAD_RELEASE))]
 ) -> StreamingResponse:
     """The folder of a published release, as a zip file."""
-    archive = open_release_archive(api, release_id)
-    headers = {"Content-Disposition": f'attachment; filename="{release_id}.zip"'}
+    return _as_zip(open_release_archive(api, release_id), name=release_id)
+
+
+@router.get(
+    "/{release_id}/candidate",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/zip": {}}, "description": "the candidate's folder"}},
+)
+def download_candidate(
+    release_id: str, api: Api, _: Annotated[Principal, Depends(allowed(Action.REVIEW_RELEASE))]
+) -> StreamingResponse:
+    """The folder of a release that is not published yet, for those who sign it or look over their shoulder."""
+    return _as_zip(open_candidate_archive(api, release_id), name=f"{release_id}-candidate")
+
+
+def _as_zip(archive: Iterator[bytes], *, name: str) -> StreamingResponse:
+    headers = {"Content-Disposition": f'attachment; filename="{name}.zip"'}
     return StreamingResponse(archive, media_type="application/zip", headers=headers)
+
+
+def _secret(value: SecretStr | None) -> str | None:
+    return None if value is None else value.get_secret_value()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
 from coordinator.services.permissions import Role
 
@@ -239,8 +239,26 @@ class ReleaseFile(_Answer):
     n_bytes: int
 
 
+class ReleaseSignature(_Answer):
+    """Who signed a release, in which role, and what that means."""
+
+    user: str
+    role: str
+    meaning: str
+    at: datetime
+
+
+class ReleaseMark(_Answer):
+    """What became of something that a release was made from."""
+
+    kind: str
+    cause: str
+    reason: str
+    at: datetime
+
+
 class Release(_Answer):
-    """An adapter on its way out."""
+    """An adapter on its way out, where it came from, and what became of that."""
 
     release_id: str
     run_id: str
@@ -256,12 +274,39 @@ class Release(_Answer):
     withdrawn_by: str | None
     withdrawn_reason: str | None
     withdrawn_at: datetime | None
+    signatures: list[ReleaseSignature]
+    marks: list[ReleaseMark]
+    parents: list[str]
+    descendants: list[str]
 
 
 class ApproveReleaseRequest(_Request):
-    """What the approval means."""
+    """One person's signature: what it means, over which manifest, in which role; and who they are, shown once more."""
 
     meaning: Reason
+    manifest_sha256: Sha256
+    role: Role | None = None
+    passphrase: SecretStr | None = Field(default=None, max_length=256)
+    fresh_token: SecretStr | None = Field(default=None, max_length=8192)
+
+
+class SetPassphraseRequest(_Request):
+    """A new signing passphrase, and the present one where there is one."""
+
+    passphrase: SecretStr = Field(min_length=12, max_length=256)
+    current_passphrase: SecretStr | None = Field(default=None, max_length=256)
+
+
+class Done(_Answer):
+    """It is done, or was before."""
+
+    done: bool = True
+
+
+class PassphraseAnswer(_Answer):
+    """Since when one's signing passphrase is what it is."""
+
+    set_at: datetime
 
 
 class Keys(_Answer):

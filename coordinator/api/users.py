@@ -12,6 +12,7 @@ from coordinator.api.auth import Api, allowed
 from coordinator.api.idempotent import SECRET_ANSWER, IdempotentRoute
 from coordinator.api.paging import Paging
 from coordinator.services.permissions import Action, Principal, is_permitted, require
+from coordinator.services.signing_passphrases import reset_passphrase, set_passphrase
 from coordinator.services.tokens import TokenRequest, create_token, list_tokens, revoke_token
 from coordinator.services.user_standing import disable_user, enable_user
 from coordinator.services.users import add_user, grant_role, list_users, revoke_role
@@ -40,6 +41,18 @@ def get_me(user: Annotated[Principal, Depends(allowed(Action.READ_ME))]) -> sche
         token_id=user.token_id,
         scopes=None if user.scopes is None else list(user.scopes),
     )
+
+
+@router.post("/me/passphrase")
+def post_passphrase(
+    request: schemas.SetPassphraseRequest,
+    api: Api,
+    user: Annotated[Principal, Depends(allowed(Action.OWN_PASSPHRASE))],
+) -> schemas.PassphraseAnswer:
+    """Set one's own signing passphrase; where there is one, it is sent too."""
+    current = None if request.current_passphrase is None else request.current_passphrase.get_secret_value()
+    standing = set_passphrase(api, principal=user, passphrase=request.passphrase.get_secret_value(), current=current)
+    return schemas.PassphraseAnswer.model_validate(standing)
 
 
 @router.get("/users")
@@ -78,6 +91,13 @@ def post_user_disabled(name_or_id: str, api: Api, user: Admin) -> schemas.User:
 def post_user_enabled(name_or_id: str, api: Api, user: Admin) -> schemas.User:
     """Let a person in again."""
     return schemas.User.model_validate(enable_user(api, user=name_or_id, actor=user.actor))
+
+
+@router.post("/users/{name_or_id}:reset-passphrase")
+def post_passphrase_reset(name_or_id: str, api: Api, user: Admin) -> schemas.Done:
+    """Forget a person's signing passphrase, so that they may set another."""
+    reset_passphrase(api, user=name_or_id, actor=user.actor)
+    return schemas.Done()
 
 
 @router.get("/tokens")

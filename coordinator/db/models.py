@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    ForeignKey,
-    ForeignKeyConstraint,
-    Index,
-    Integer,
-    String,
-    Text,
-)
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from coordinator.db.base import Base
-from coordinator.db.identity_models import SiteStatementRow
+from coordinator.db.declarative import Base
+from coordinator.db.identity_tables import SiteStatementRow
+from coordinator.db.release_tables import (
+    DatasetWithdrawal,
+    Release,
+    ReleaseFile,
+    ReleaseMark,
+    ReleaseParent,
+    ReleaseSignature,
+    SigningPassphrase,
+)
 from coordinator.db.types import SerialKey
 
 
@@ -409,40 +409,6 @@ class CommitMarker(Base):
     __table_args__ = (Index("ix_commit_markers_at", "at"),)
 
 
-class Release(Base):
-    """An adapter on its way out, with its signed manifest."""
-
-    __tablename__ = "releases"
-
-    release_id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    run_id: Mapped[str] = mapped_column(ForeignKey("runs.run_id"), index=True)
-    state: Mapped[str] = mapped_column(String(16))
-    manifest: Mapped[bytes]
-    manifest_sha256: Mapped[str] = mapped_column(String(64))
-    signature: Mapped[bytes]
-    created_at: Mapped[datetime]
-    approved_by: Mapped[str | None]
-    approved_meaning: Mapped[str | None] = mapped_column(Text)
-    approved_at: Mapped[datetime | None]
-    published_at: Mapped[datetime | None]
-    withdrawn_by: Mapped[str | None]
-    withdrawn_reason: Mapped[str | None] = mapped_column(Text)
-    withdrawn_at: Mapped[datetime | None]
-
-    __table_args__ = (CheckConstraint("state IN ('CANDIDATE','APPROVED','PUBLISHED','WITHDRAWN')", name="state"),)
-
-
-class ReleaseFile(Base):
-    """One file of a release's folder."""
-
-    __tablename__ = "release_files"
-
-    release_id: Mapped[str] = mapped_column(ForeignKey("releases.release_id"), primary_key=True)
-    path: Mapped[str] = mapped_column(String(255), primary_key=True)
-    blob_sha256: Mapped[str] = mapped_column(String(64))
-    n_bytes: Mapped[int]
-
-
 class AuditRow(Base):
     """One leaf of the log: exact bytes and their leaf hash. Written once, last in its transaction."""
 
@@ -543,6 +509,7 @@ __all__ = [
     "Certificate",
     "CommitMarker",
     "CoordinatorEpoch",
+    "DatasetWithdrawal",
     "EnrolmentCode",
     "EpochHead",
     "Event",
@@ -555,10 +522,14 @@ __all__ = [
     "Participation",
     "Release",
     "ReleaseFile",
+    "ReleaseMark",
+    "ReleaseParent",
+    "ReleaseSignature",
     "RoleGrant",
     "Round",
     "Run",
     "SchemaFloor",
+    "SigningPassphrase",
     "Site",
     "SiteLogHead",
     "SiteStatementRow",

@@ -67,6 +67,7 @@ MESSAGE_BOUNDS: Mapping[str, int] = {
     "SubmitApproval": _SMALL,
     "Withdraw": _SMALL,
     "GetRoster": _SMALL,
+    "ReportDatasetWithdrawn": _SMALL,
 }
 """The largest request of each method, in bytes. Every method is listed (a test compares with the stubs)."""
 

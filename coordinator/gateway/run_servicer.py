@@ -8,6 +8,7 @@ from coordinator.gateway.admission import calling_site
 from coordinator.gateway.interceptors import Context
 from coordinator.services.approve_run import approve_run, withdraw_approval
 from coordinator.services.list_runs_for_site import SiteRun, get_roster, get_run_for_site, list_pending_runs
+from coordinator.services.report_dataset_withdrawn import report_dataset_withdrawn
 from coordinator.services.resources import Resources
 from fl_protocol.wire.convert import run_id_from_proto, signed_from_proto
 from fl_protocol.wire.v1 import run_pb2, run_pb2_grpc
@@ -90,6 +91,19 @@ class RunServicer(run_pb2_grpc.RunServiceServicer):
                 for member in members
             ]
         )
+
+    async def ReportDatasetWithdrawn(  # noqa: N802 # the method's name in the proto
+        self, request: run_pb2.ReportDatasetWithdrawnRequest, context: Context
+    ) -> run_pb2.ReportDatasetWithdrawnResponse:
+        """Record that a site took a dataset out of use."""
+        del context
+        await asyncio.to_thread(
+            report_dataset_withdrawn,
+            self._resources,
+            site_id=calling_site(),
+            statement=signed_from_proto(request.statement),
+        )
+        return run_pb2.ReportDatasetWithdrawnResponse()
 
 
 def _summary(run: SiteRun) -> run_pb2.RunSummary:

@@ -59,12 +59,17 @@ class OidcRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """Who a token speaks of, after everything was checked: ``roles`` are names of ours."""
+    """Who a token speaks of, after everything was checked: ``roles`` are names of ours.
+
+    ``authenticated_at`` is when the issuer last asked the person who they are (``auth_time``), in seconds since 1970;
+    None where it does not say.
+    """
 
     issuer: str
     host: str
     sub: str
     roles: frozenset[str]
+    authenticated_at: float | None = None
 
     @property
     def name(self) -> str:

@@ -120,7 +120,13 @@ def _subject(claims: Mapping[str, object], rules: OidcRules) -> Subject | None:
     sub = claims.get("sub")
     if not isinstance(sub, str) or not sub or not sub.isprintable():
         return None
-    subject = Subject(issuer=rules.issuer, host=rules.host, sub=sub, roles=_roles(claims, rules))
+    subject = Subject(
+        issuer=rules.issuer,
+        host=rules.host,
+        sub=sub,
+        roles=_roles(claims, rules),
+        authenticated_at=_seconds(claims.get("auth_time")),
+    )
     # Names are kept whole or not at all: two that are cut to one would be one person to the log.
     return subject if len(subject.name) <= MAX_NAME_LENGTH else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -17,6 +18,8 @@ from coordinator.services.refusals import (
 )
 from coordinator.services.resources import Resources
 
+SECRET_MEMBERS = frozenset({"passphrase", "current_passphrase", "fresh_token"})
+"""Members of a request's body that are in no digest."""
 _IN_PROGRESS = 0
 _WITHHELD = b""
 _ABANDONED_AFTER = timedelta(minutes=2)
@@ -45,11 +48,27 @@ class KeptAnswer:
 
 
 def request_digest(*, method: str, path: str, body: bytes) -> str:
-    """What makes two requests the same: method, path with query, and the exact body."""
+    """What makes two requests the same: method, path with query, and the exact body but for its secrets.
+
+    Safety: the digest is kept. One over a passphrase would be a way to guess it without asking.
+    """
     digest = hashlib.sha256()
-    for part in (method.encode(), path.encode(), body):
+    for part in (method.encode(), path.encode(), _without_secrets(body)):
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()
+
+
+def _without_secrets(body: bytes) -> bytes:
+    if not any(name.encode() in body for name in SECRET_MEMBERS) and b"\\u" not in body:
+        return body
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        # It is refused as what it is: no answer is kept for it.
+        return b""
+    if isinstance(document, dict):
+        document = {key: value for key, value in document.items() if key not in SECRET_MEMBERS}
+    return json.dumps(document, sort_keys=True).encode()
 
 
 def reserve_answer(resources: Resources, identity: RequestIdentity) -> KeptAnswer | None:

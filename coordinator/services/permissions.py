@@ -41,6 +41,7 @@ class Action(StrEnum):
     CANCEL_RUN = "runs:cancel"
     READ_SUMS = "sums:read"
     READ_RELEASES = "releases:read"
+    REVIEW_RELEASE = "releases:review"
     APPROVE_RELEASE = "releases:approve"
     WITHDRAW_RELEASE = "releases:withdraw"
     DOWNLOAD_RELEASE = "releases:download"
@@ -48,6 +49,7 @@ class Action(StrEnum):
     EXPORT_AUDIT = "audit:export"
     READ_USERS = "users:read"
     MANAGE_USERS = "users:manage"
+    OWN_PASSPHRASE = "passphrase:own"  # noqa: S105 # the name of an action, no secret
     OWN_TOKENS = "tokens:own"
     MANAGE_TOKENS = "tokens:manage"
 
@@ -61,6 +63,8 @@ _EVERYBODY = frozenset(Role)
 _ADMIN = frozenset({Role.ADMIN})
 _LEAD = frozenset({Role.ADMIN, Role.STUDY_LEAD})
 _LEAD_OR_PRIVACY = _LEAD | {Role.PRIVACY_OFFICER}
+SIGNING_ROLES = frozenset({Role.STUDY_LEAD, Role.PRIVACY_OFFICER})
+"""Those in which a release is signed: one answers for what it is good for, the other for the patients."""
 _WATCHERS = frozenset({Role.ADMIN, Role.PRIVACY_OFFICER, Role.AUDITOR})
 
 ROLES: Mapping[Action, frozenset[Role]] = {
@@ -79,13 +83,16 @@ ROLES: Mapping[Action, frozenset[Role]] = {
     Action.CANCEL_RUN: _LEAD,
     Action.READ_SUMS: _WATCHERS,
     Action.READ_RELEASES: _EVERYBODY,
-    Action.APPROVE_RELEASE: _LEAD,
+    Action.REVIEW_RELEASE: SIGNING_ROLES | {Role.AUDITOR},
+    # Not the admin, who makes the others' accounts: what a release is fit for is not a question of running the service.
+    Action.APPROVE_RELEASE: SIGNING_ROLES,
     Action.WITHDRAW_RELEASE: _LEAD_OR_PRIVACY,
     Action.DOWNLOAD_RELEASE: _EVERYBODY,
     Action.READ_AUDIT: _WATCHERS,
     Action.EXPORT_AUDIT: _WATCHERS,
     Action.READ_USERS: _ADMIN,
     Action.MANAGE_USERS: _ADMIN,
+    Action.OWN_PASSPHRASE: _EVERYBODY,
     Action.OWN_TOKENS: _EVERYBODY,
     Action.MANAGE_TOKENS: _ADMIN,
 }

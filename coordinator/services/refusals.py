@@ -13,9 +13,11 @@ CoordinatorError
 ├── FourEyesError                     who asks may, but not alone: 403
 ├── SiteNotActiveError
 │   └── SiteClonedError               two copies of one site: suspended, until an admin has looked
+├── ReauthenticationError             who asks did not show once more that it is they: 403
 ├── ConflictError
 │   ├── SiteExistsError, UserExistsError, SigningKeyInUseError
 │   ├── StateConflictError            the object's state does not permit the step
+│   ├── SignatureRoleTakenError, ManifestMismatchError
 │   └── SecretShownOnceError, RequestInProgressError
 ├── InvalidMessageError
 │   ├── PossessionUnprovenError
@@ -121,9 +123,15 @@ class RateLimitedError(CoordinatorError):
 
 
 class FourEyesError(CoordinatorError):
-    """A run is started by another person than the one who created it."""
+    """A run is started by another person than the one who created it; a release is signed by two persons."""
 
     code = "four-eyes"
+
+
+class ReauthenticationError(CoordinatorError):
+    """To sign one shows once more who one is, and this was not shown; ``reason`` says what is missing."""
+
+    code = "reauthentication-failed"
 
 
 class SiteExistsError(ConflictError):
@@ -148,6 +156,18 @@ class StateConflictError(ConflictError):
     """The object is not in a state from which this step leads on."""
 
     code = "state-conflict"
+
+
+class SignatureRoleTakenError(ConflictError):
+    """Somebody has signed in this role already; the second signature is one in another."""
+
+    code = "signature-role-taken"
+
+
+class ManifestMismatchError(ConflictError):
+    """The signature is over another manifest than the release's."""
+
+    code = "manifest-mismatch"
 
 
 class SecretShownOnceError(ConflictError):

@@ -1,4 +1,7 @@
-"""Release the adapter of a completed run: build the folder, have it approved, publish it, take it back."""
+"""Release the adapter of a completed run: build the candidate's folder, give it out, take it back.
+
+What makes a candidate a release stands in ``sign_release``.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,19 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from coordinator.db.audit import append_audit, write_checkpoint
-from coordinator.db.models import Release, ReleaseFile
+from coordinator.db.models import Release, ReleaseFile, ReleaseParent
 from coordinator.db.states import ReleaseState
 from coordinator.services.checkpoint_audit import checkpoint_audit
 from coordinator.services.refusals import RequestInvalidError, StateConflictError
-from coordinator.services.release_folder import ReleaseKeys, build_release
+from coordinator.services.release_folder import RELEASE_APPROVALS, ReleaseKeys, approvals_file, build_release
 from coordinator.services.release_lineage import read_lineage
+from coordinator.services.release_marks import mark_descendants, mark_new_release
 from coordinator.services.resources import Resources
 from coordinator.services.show_releases import ReleaseView, find_release, release_view
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.ids import RunId
+from fl_protocol.signing.signed import SignedBody
 
 _SPOOL_BYTES = 64 << 20
 _ZIP_CHUNK_BYTES = 1 << 20
@@ -77,51 +82,27 @@ def create_release_candidate(resources: Resources, run_id: RunId) -> ReleaseView
             manifest_sha256=folder.manifest_sha256,
             signature=folder.signature,
             created_at=now,
+            continuation_sha256=folder.continuation_sha256,
         )
         session.add(row)
         session.flush()
+        parents = [parent.release_id for parent in lineage.parents]
+        session.add_all(ReleaseParent(release_id=release_id, parent_release_id=parent) for parent in parents)
         session.add_all(
             ReleaseFile(release_id=release_id, path=path, blob_sha256=blob.sha256, n_bytes=blob.n_bytes)
             for path, blob in stored.items()
         )
         session.flush()
         append_audit(session, AuditKind.RELEASE_CREATED, actor="coordinator", facts=_facts(row), now=now)
+        mark_new_release(session, row, parents, now=now)
         write_checkpoint(session, signer=resources.signer, origin=resources.origin, now=now)
         return release_view(session, row)
 
     return resources.db.run_tx("create_release", write)
 
 
-def approve_release(resources: Resources, *, release_id: str, meaning: str, actor: str) -> ReleaseView:
-    """Approve a candidate and publish it: one user's word, recorded with what it means and the manifest's digest.
-
-    Raises:
-        NotFoundError: there is no such release.
-        RequestInvalidError: no meaning was said.
-        StateConflictError: it is not a CANDIDATE.
-    """
-    if not meaning.strip():
-        raise RequestInvalidError("say what the approval means")
-    now = resources.now()
-
-    def approve(session: Session) -> ReleaseView:
-        row = find_release(session, release_id)
-        _require_state(row, ReleaseState.CANDIDATE)
-        row.approved_by, row.approved_meaning, row.approved_at = actor, meaning.strip(), now
-        row.published_at = now
-        row.state = ReleaseState.PUBLISHED.value
-        session.flush()
-        facts = {**_facts(row), "meaning": meaning.strip()[:500]}
-        append_audit(session, AuditKind.RELEASE_APPROVED, actor=actor, facts=facts, now=now)
-        append_audit(session, AuditKind.RELEASE_PUBLISHED, actor=actor, facts=_facts(row), now=now)
-        write_checkpoint(session, signer=resources.signer, origin=resources.origin, now=now)
-        return release_view(session, row)
-
-    return resources.db.run_tx("approve_release", approve)
-
-
 def withdraw_release(resources: Resources, *, release_id: str, reason: str, actor: str) -> ReleaseView:
-    """Take a published release back: it is no longer given out, and the record stays.
+    """Take a published release back: it is given out no more, its record stays, and what was made from it is marked.
 
     Raises:
         NotFoundError: there is no such release.
@@ -140,6 +121,7 @@ def withdraw_release(resources: Resources, *, release_id: str, reason: str, acto
         session.flush()
         facts = {**_facts(row), "reason": reason.strip()[:500]}
         append_audit(session, AuditKind.RELEASE_WITHDRAWN, actor=actor, facts=facts, now=now)
+        mark_descendants(session, row, reason=reason.strip(), now=now)
         write_checkpoint(session, signer=resources.signer, origin=resources.origin, now=now)
         return release_view(session, row)
 
@@ -154,29 +136,53 @@ def open_release_archive(resources: Resources, release_id: str) -> Iterator[byte
         StateConflictError: it is not PUBLISHED.
         BlobNotFoundError: a file of it is missing from the store.
     """
+    return _archive(resources, release_id, states=frozenset({ReleaseState.PUBLISHED}))
 
-    def read(session: Session) -> list[tuple[str, str]]:
+
+def open_candidate_archive(resources: Resources, release_id: str) -> Iterator[bytes]:
+    """The same of what is not published yet, for those who sign it: without the persons' signatures.
+
+    Raises:
+        NotFoundError: there is no such release.
+        StateConflictError: it is neither CANDIDATE nor APPROVED.
+        BlobNotFoundError: a file of it is missing from the store.
+    """
+    return _archive(resources, release_id, states=frozenset({ReleaseState.CANDIDATE, ReleaseState.APPROVED}))
+
+
+def _archive(resources: Resources, release_id: str, *, states: frozenset[ReleaseState]) -> Iterator[bytes]:
+    def read(session: Session) -> tuple[list[tuple[str, str]], bytes | None]:
         row = find_release(session, release_id)
-        _require_state(row, ReleaseState.PUBLISHED)
+        _require_state(row, *states)
         query = select(ReleaseFile).where(ReleaseFile.release_id == release_id).order_by(ReleaseFile.path)
-        return [(file.path, file.blob_sha256) for file in session.scalars(query)]
+        approvals = None
+        if row.approvals_body is not None and row.approvals_signature is not None:
+            signed = SignedBody(body=row.approvals_body, signature=row.approvals_signature)
+            approvals = approvals_file(signed, release_spki=resources.release_signer.spki_der)
+        return [(file.path, file.blob_sha256) for file in session.scalars(query)], approvals
 
-    files = resources.db.read("open_release_archive", read)
+    files, approvals = resources.db.read("open_release_archive", read)
     spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 # closed by whoever reads it to the end
     try:
         # Stored, with one date: the same release gives the same bytes.
         with zipfile.ZipFile(spool, "w", zipfile.ZIP_STORED) as archive:
             for path, sha256 in files:
-                info = zipfile.ZipInfo(path, date_time=_ZIP_EPOCH)
-                info.external_attr = 0o644 << 16
-                with archive.open(info, "w", force_zip64=True) as member:
+                with archive.open(_zip_info(path), "w", force_zip64=True) as member:
                     for chunk in resources.blobs.iter_chunks(sha256):
                         member.write(chunk)
+            if approvals is not None:
+                archive.writestr(_zip_info(RELEASE_APPROVALS), approvals)
         spool.seek(0)
     except BaseException:
         spool.close()
         raise
     return _drain(spool)
+
+
+def _zip_info(path: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(path, date_time=_ZIP_EPOCH)
+    info.external_attr = 0o644 << 16
+    return info
 
 
 def _drain(spool: IO[bytes]) -> Iterator[bytes]:
@@ -190,10 +196,11 @@ def _held(session: Session, release_id: str) -> ReleaseView | None:
     return None if row is None else release_view(session, row)
 
 
-def _require_state(row: Release, state: ReleaseState) -> None:
-    if row.state != state.value:
+def _require_state(row: Release, *states: ReleaseState) -> None:
+    if row.state not in {state.value for state in states}:
+        needed = " or ".join(sorted(states))
         raise StateConflictError(
-            f"the release is {row.state}; this needs {state.value}", release_id=row.release_id, state=row.state
+            f"the release is {row.state}; this needs {needed}", release_id=row.release_id, state=row.state
         )
 
 

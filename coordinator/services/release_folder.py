@@ -8,21 +8,31 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+
+import rfc8785
 
 from coordinator.services.model_card import model_card
 from coordinator.services.release_lineage import Lineage, LineageRound
 from fl_protocol.folds.public_state import PublicState
+from fl_protocol.ids import Sha256Hex
 from fl_protocol.signing.keys import Signer, spki_fingerprint
 from fl_protocol.signing.signed import SignedBody, sign_body
 from fl_protocol.tensors.safetensors_io import bytes_from_tensors
 
 RELEASE_KIND = "WR/sig/release"
-FORMAT = "wardround-release/1"
+APPROVALS_KIND = "WR/sig/release-approvals"
+FORMAT = "wardround-release/2"
 MANIFEST = "manifest.json"
 MANIFEST_SIGNATURE = "manifest.sig"
+RELEASE_APPROVALS = "evidence/release_approvals.json"
+"""The one file that the manifest cannot name: the signatures in it are over the manifest."""
+NO_LEDGER = (
+    "No noise was added, so there is no privacy loss to account for and no guarantee to state. This version has no "
+    "noise mechanism; the ledger of one that has will stand here."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +42,7 @@ class ReleaseFolder:
     files: Mapping[str, bytes]
     manifest: bytes
     signature: bytes
+    continuation_sha256: Sha256Hex
 
     @property
     def manifest_sha256(self) -> str:
@@ -65,10 +76,13 @@ def build_release(
         "evidence/adapter_layout.json": lineage.layout.canonical_bytes(),
         "evidence/approvals.json": _json(_approvals(lineage)),
         "evidence/rounds.json": _json([_round_evidence(one) for one in lineage.rounds]),
-        "evidence/privacy.json": _json(_privacy(lineage)),
+        "evidence/privacy_ledger.json": _json(_privacy_ledger(lineage)),
         "evidence/audit_checkpoint.json": _json(_checkpoint(lineage, keys)),
     }
-    manifest = _json(_manifest(lineage, release_id=release_id, keys=keys, now=now, files=files))
+    continuation = continuation_digest(state)
+    manifest = _json(
+        _manifest(lineage, release_id=release_id, keys=keys, now=now, files=files, continuation_sha256=continuation)
+    )
     signed = sign_body(keys.release_signer, RELEASE_KIND, manifest)
     files[MANIFEST] = manifest
     files[MANIFEST_SIGNATURE] = _json(
@@ -79,11 +93,64 @@ def build_release(
             "signature": _text(signed.signature),
         }
     )
-    return ReleaseFolder(files=files, manifest=manifest, signature=signed.signature)
+    return ReleaseFolder(files=files, manifest=manifest, signature=signed.signature, continuation_sha256=continuation)
+
+
+def continuation_digest(state: PublicState) -> Sha256Hex:
+    """The digest of the initial state by which a run begins from this state's adapter: version 0, a fresh optimiser."""
+    return PublicState(version=0, adapter=state.adapter).digest()
+
+
+def signed_approvals(
+    signer: Signer,
+    *,
+    release_id: str,
+    manifest_sha256: str,
+    n_needed: int,
+    statements: Sequence[bytes],
+    checkpoint: SignedBody,
+) -> SignedBody:
+    """What persons said of a release, under the release key: exact bytes, never rendered again.
+
+    Args:
+        signer: the release key.
+        release_id: which release.
+        manifest_sha256: of the manifest that all of them name.
+        n_needed: how many signatures the coordinator's rules ask for.
+        statements: canonical JSON each, in the order of signing.
+        checkpoint: the signed head of the log, the signatures' events included.
+    """
+    document: dict[str, object] = {
+        "release_id": release_id,
+        "manifest_sha256": manifest_sha256,
+        "signatures_needed": n_needed,
+        "statements": [json.loads(statement) for statement in statements],
+        "audit_checkpoint": _signed(checkpoint),
+    }
+    return sign_body(signer, APPROVALS_KIND, rfc8785.dumps(document))  # type: ignore[arg-type]  # JSON values
+
+
+def approvals_file(approvals: SignedBody, *, release_spki: bytes) -> bytes:
+    """``evidence/release_approvals.json``: the document as JSON, whose canonical form (RFC 8785) is what is signed."""
+    return _json(
+        {
+            "kind": APPROVALS_KIND,
+            "key_sha256": spki_fingerprint(release_spki),
+            "spki": _text(release_spki),
+            "signature": _text(approvals.signature),
+            "approvals": json.loads(approvals.body),
+        }
+    )
 
 
 def _manifest(
-    lineage: Lineage, *, release_id: str, keys: ReleaseKeys, now: datetime, files: Mapping[str, bytes]
+    lineage: Lineage,
+    *,
+    release_id: str,
+    keys: ReleaseKeys,
+    now: datetime,
+    files: Mapping[str, bytes],
+    continuation_sha256: str,
 ) -> dict[str, object]:
     spec = lineage.spec
     return {
@@ -103,9 +170,20 @@ def _manifest(
         },
         "cohort": [{"site_id": name, "signing_key_sha256": pin} for name, pin in sorted(spec.cohort.pins.items())],
         "approvals": [
-            {"site_id": one.site_id, "statement_sha256": hashlib.sha256(one.statement.body).hexdigest()}
+            {
+                "site_id": one.site_id,
+                "decision": one.decision,
+                "statement_sha256": hashlib.sha256(one.statement.body).hexdigest(),
+            }
             for one in lineage.approvals
         ],
+        "datasets": [
+            # A dataset's digest is the site's to tell: null where its approval does not.
+            {"site_id": one.site_id, "dataset": one.dataset, "sha256": one.dataset_sha256}
+            for one in lineage.approvals
+        ],
+        "parents": [{"release_id": one.release_id, "manifest_sha256": one.manifest_sha256} for one in lineage.parents],
+        "continues_as": continuation_sha256,
         "rounds": [
             {
                 "round_index": one.round_index,
@@ -143,10 +221,15 @@ def _privacy(lineage: Lineage) -> dict[str, object]:
     }
 
 
+def _privacy_ledger(lineage: Lineage) -> dict[str, object]:
+    return {**_privacy(lineage), "entries": [], "note": NO_LEDGER}
+
+
 def _approvals(lineage: Lineage) -> list[dict[str, object]]:
     return [
         {
             "site_id": one.site_id,
+            "decision": one.decision,
             "at": one.at.isoformat(),
             "statement": _signed(one.statement),
             "signing_spki": _text(one.signing_spki),

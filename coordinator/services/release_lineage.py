@@ -11,7 +11,17 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from coordinator.db.models import Approval, AuditCheckpoint, Exchange, Participation, Round, Run, Site, Upload
+from coordinator.db.models import (
+    Approval,
+    AuditCheckpoint,
+    Exchange,
+    Participation,
+    Release,
+    Round,
+    Run,
+    Site,
+    Upload,
+)
 from coordinator.db.states import ApprovalDecision
 from coordinator.rounds.exchange_machine import ExchangeState
 from coordinator.rounds.round_machine import RoundState
@@ -31,9 +41,38 @@ class LineageApproval:
     """A site's statement, and the key that it verifies with."""
 
     site_id: str
+    decision: str
     at: datetime
     statement: SignedBody
     signing_spki: bytes
+
+    @property
+    def dataset(self) -> str | None:
+        """The dataset that the site approved the run for."""
+        return self._said("dataset")
+
+    @property
+    def dataset_sha256(self) -> str | None:
+        """The dataset's digest, where the site's statement tells it."""
+        return self._said("dataset_sha256")
+
+    def _said(self, key: str) -> str | None:
+        try:
+            document = json.loads(self.statement.body)
+        except (ValueError, RecursionError):
+            # Statements are read when they come. A row that is none is shown as what it is by whoever verifies.
+            return None
+        value = document.get(key) if isinstance(document, dict) else None
+        return value if isinstance(value, str) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineageParent:
+    """A release from whose adapter the run began."""
+
+    release_id: str
+    manifest_sha256: str
+    state: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +113,7 @@ class Lineage:
     approvals: tuple[LineageApproval, ...]
     rounds: tuple[LineageRound, ...]
     checkpoint: CheckpointView
+    parents: tuple[LineageParent, ...] = ()
 
     @property
     def eval_loss_before(self) -> float | None:
@@ -111,6 +151,17 @@ def read_lineage(session: Session, run_id: str) -> Lineage:
         approvals=_approvals(session, run),
         rounds=_rounds(session, run_id),
         checkpoint=checkpoint_view(checkpoint),
+        parents=_parents(session, run),
+    )
+
+
+def _parents(session: Session, run: Run) -> tuple[LineageParent, ...]:
+    # A run that begins from a released adapter names the digest of that adapter as an initial state.
+    initial = run_spec_of(run.run_spec_json).adapter.initial_sha256
+    query = select(Release).where(Release.continuation_sha256 == initial, Release.run_id != run.run_id)
+    return tuple(
+        LineageParent(release_id=row.release_id, manifest_sha256=row.manifest_sha256, state=row.state)
+        for row in session.scalars(query.order_by(Release.release_id))
     )
 
 
@@ -118,12 +169,17 @@ def _approvals(session: Session, run: Run) -> tuple[LineageApproval, ...]:
     query = (
         select(Approval, Site)
         .join(Site, Site.site_id == Approval.site_id)
-        .where(Approval.run_id == run.run_id, Approval.decision == ApprovalDecision.APPROVED.value)
+        # One that withdrew meanwhile may have been counted before: its word is evidence too.
+        .where(
+            Approval.run_id == run.run_id,
+            Approval.decision.in_((ApprovalDecision.APPROVED.value, ApprovalDecision.WITHDRAWN.value)),
+        )
         .order_by(Approval.site_id)
     )
     return tuple(
         LineageApproval(
             site_id=approval.site_id,
+            decision=approval.decision,
             at=approval.at,
             statement=SignedBody(body=approval.statement_body, signature=approval.statement_signature),
             signing_spki=site.signing_spki or b"",

@@ -56,6 +56,10 @@ class Resources:
     token_rules: TokenRules = TokenRules()
     is_start_by_another: bool = True
     """Whether a run needs another person to start it than the one who created it."""
+    is_release_signed_by_two: bool = True
+    """Whether a release is published by two persons' signatures, or by one's."""
+    signature_max_age_s: float = 300.0
+    """How long ago the identity provider may have asked a person who they are, for a signature of theirs."""
     identity_provider: IdentityProvider | None = None
     wake_driver: Callable[[], None] = _nobody_listens
     wake_sites: Callable[[], None] = _nobody_listens

@@ -10,9 +10,10 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from coordinator.db.models import Release, ReleaseFile
+from coordinator.db.models import Release, ReleaseFile, ReleaseSignature
 from coordinator.errors import NotFoundError
 from coordinator.services.pages import Page, PageRequest, page_from
+from coordinator.services.release_marks import descendants_of, marks_of, parents_of
 from coordinator.services.resources import Resources
 
 
@@ -26,8 +27,28 @@ class ReleaseFileView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseSignatureView:
+    """Who signed a release, in which role, and what that means."""
+
+    user: str
+    role: str
+    meaning: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseMarkView:
+    """What became of something that a release was made from."""
+
+    kind: str
+    cause: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseView:
-    """A release, its manifest, and what became of it."""
+    """A release, its manifest, where it came from, and what became of it and of that."""
 
     release_id: str
     run_id: str
@@ -43,6 +64,10 @@ class ReleaseView:
     withdrawn_by: str | None
     withdrawn_reason: str | None
     withdrawn_at: datetime | None
+    signatures: tuple[ReleaseSignatureView, ...]
+    marks: tuple[ReleaseMarkView, ...]
+    parents: tuple[str, ...]
+    descendants: tuple[str, ...]
 
 
 def list_releases(resources: Resources, page: PageRequest, *, run_id: str | None = None) -> Page[ReleaseView]:
@@ -100,4 +125,20 @@ def release_view(session: Session, row: Release) -> ReleaseView:
         withdrawn_by=row.withdrawn_by,
         withdrawn_reason=row.withdrawn_reason,
         withdrawn_at=row.withdrawn_at,
+        signatures=tuple(
+            ReleaseSignatureView(user=one.signer, role=one.role, meaning=one.meaning, at=one.at)
+            for one in signatures_of(session, row.release_id)
+        ),
+        marks=tuple(
+            ReleaseMarkView(kind=mark.kind, cause=mark.cause, reason=mark.reason, at=mark.at)
+            for mark in marks_of(session, row.release_id)
+        ),
+        parents=parents_of(session, row.release_id),
+        descendants=descendants_of(session, row.release_id),
     )
+
+
+def signatures_of(session: Session, release_id: str) -> tuple[ReleaseSignature, ...]:
+    """The signatures on a release, the oldest first."""
+    query = select(ReleaseSignature).where(ReleaseSignature.release_id == release_id)
+    return tuple(session.scalars(query.order_by(ReleaseSignature.at, ReleaseSignature.role)))

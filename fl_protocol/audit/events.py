@@ -98,6 +98,7 @@ class AuditKind(StrEnum):
     RELEASE_APPROVED = "release.approved"
     RELEASE_PUBLISHED = "release.published"
     RELEASE_WITHDRAWN = "release.withdrawn"
+    RELEASE_MARKED = "release.marked"
 
     DATASET_REGISTERED = "dataset.registered"
     DATASET_CHECKED = "dataset.checked"
@@ -116,6 +117,8 @@ class AuditKind(StrEnum):
     USER_ENABLED = "user.enabled"
     ROLE_GRANTED = "role.granted"
     ROLE_REVOKED = "role.revoked"
+    PASSPHRASE_SET = "passphrase.set"  # noqa: S105  # the name of an event, no secret
+    PASSPHRASE_RESET = "passphrase.reset"  # noqa: S105  # the name of an event, no secret
     TOKEN_CREATED = "token.created"  # noqa: S105  # the name of an event, no secret
     TOKEN_REVOKED = "token.revoked"  # noqa: S105  # the name of an event, no secret
     CALL_REFUSED = "call.refused"

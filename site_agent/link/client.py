@@ -306,6 +306,12 @@ class CoordinatorClient:
         with typed_errors("Withdraw"):
             await self._runs.Withdraw(request, timeout=CALL_TIMEOUT_S)
 
+    async def report_dataset_withdrawn(self, *, statement: SignedBody) -> None:
+        """Say that this site took a dataset out of use."""
+        request = run_pb2.ReportDatasetWithdrawnRequest(statement=proto_from_signed(statement))
+        with typed_errors("ReportDatasetWithdrawn"):
+            await self._runs.ReportDatasetWithdrawn(request, timeout=CALL_TIMEOUT_S)
+
 
 def code_on_the_wire(reason: str) -> str:
     """A reason in the alphabet of codes. A rule's name may contain a dataset's, which is freer than that."""

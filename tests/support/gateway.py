@@ -179,7 +179,7 @@ class QuietRunServicer(run_pb2_grpc.RunServiceServicer):
     def _unused(self, request, context):  # noqa: ANN001, ANN202
         raise NotImplementedError
 
-    GetRun = SubmitApproval = Withdraw = GetRoster = _unused
+    GetRun = SubmitApproval = Withdraw = GetRoster = ReportDatasetWithdrawn = _unused
 
 
 TServicer = TypeVar("TServicer", bound=round_pb2_grpc.RoundServiceServicer)

@@ -13,7 +13,7 @@ from wardround.client.connection import write_secret
 from wardround.documents import text_of
 from wardround.errors import UsageInvalidError
 
-users_app = typer.Typer(no_args_is_help=True, help="Users and their roles: list, add, grant, revoke, disable, enable.")
+users_app = typer.Typer(no_args_is_help=True, help="Users and roles: list, add, grant, revoke, disable, enable.")
 tokens_app = typer.Typer(no_args_is_help=True, help="Bearer tokens: create, list, revoke.")
 
 SECONDS_A_DAY = 86400
@@ -95,6 +95,15 @@ def enable_user(context: typer.Context, user: UserName) -> None:
     shell = shell_of(context)
     with shell.connect() as client:
         shell.show_facts(client.post(f"/api/v1/users/{user}:enable"), _USER_COLUMNS)
+
+
+@users_app.command("reset-passphrase", epilog="Example: wardround users reset-passphrase maria")
+def reset_passphrase(context: typer.Context, user: UserName) -> None:
+    """Forget a user's signing passphrase, so that they set another; it stands in the audit log."""
+    shell = shell_of(context)
+    with shell.connect() as client:
+        client.post(f"/api/v1/users/{user}:reset-passphrase")
+        shell.show_facts({"user": user, "has_passphrase": False}, (("user", "user"), ("passphrase", "has_passphrase")))
 
 
 @tokens_app.command("create", epilog="Example: wardround tokens create --label laptop --file token --days 30")

@@ -1,13 +1,15 @@
-"""After the last round: approve, download and verify the release, verify every log, ask the model before and after."""
+"""After the last round: sign, download and verify the release, verify every log, ask the model before and after."""
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from wardround.client.rest import RestClient
+from wardround.demo.coordinator_host import CoordinatorHost
 from wardround.demo.held_out import first_held_out
 from wardround.demo.live_table import Progress
 from wardround.demo.picture import RoundLine, round_lines, site_line
@@ -19,9 +21,10 @@ from wardround.demo.workspace import Programs, Workspace
 from wardround.documents import Document, as_document, documents_of, integer_of, text_of
 from wardround.errors import DemoFailedError
 from wardround.evidence.audit_export import verify_export
-from wardround.evidence.release_folder import unpack_release, verify_release_folder
+from wardround.evidence.release_folder import Standing, unpack_release, verify_release_folder
 
-MEANING = "Reviewed in a demonstration on this machine; for trying out only."
+LEAD_MEANING = "Read the evaluation of a demonstration on this machine; for trying out only."
+PRIVACY_MEANING = "Public data only; no objection to trying it out."
 NEW_TOKENS = 40
 _RELEASE_TIMEOUT_S = 60.0
 _SETTLE_TIMEOUT_S = 20.0
@@ -44,7 +47,7 @@ class ClosedRun:
 class Closing:
     """Everything that is needed to close a run of the demonstration."""
 
-    client: RestClient
+    coordinator: CoordinatorHost
     sites: tuple[SiteHost, ...]
     run_spec: Mapping[str, object]
     base_model_dir: Path
@@ -59,8 +62,7 @@ class Closing:
         Raises:
             CommandError: a signature, a digest or a log does not verify, or a program failed.
         """
-        with self.progress.step("The release is approved, downloaded and verified"):
-            self._fetch_release(run_id)
+        self._release(run_id)
         with self.progress.step("Every audit log is verified; the model is asked before and after"):
             self._wait_until_sites_rest()
             audit_rows = {"coordinator": self._verify_coordinator_log()}
@@ -80,15 +82,36 @@ class Closing:
         metrics = self.client.get(f"/api/v1/runs/{run_id}/metrics")
         return ClosedRun(rounds=rounds, metrics=metrics, audit_rows=audit_rows, generation=generation)
 
-    def _fetch_release(self, run_id: str) -> None:
-        release_id = text_of(self._wait_for_release(run_id), "release_id")
-        self.client.post(f"/api/v1/releases/{release_id}:approve", {"meaning": MEANING})
-        archive = self.workspace.root / "release.zip"
-        self.client.download(f"/api/v1/releases/{release_id}/download", archive)
-        unpack_release(archive, self.workspace.release)
-        archive.unlink()
+    @property
+    def client(self) -> RestClient:
+        """The admin's connection."""
+        return self.coordinator.client
+
+    def _release(self, run_id: str) -> None:
+        """Two persons review and sign the candidate; then anybody may download it, and verify who did."""
         key = text_of(self.client.get("/api/v1/releases/keys"), "release_signing_key_sha256")
-        verify_release_folder(self.workspace.release, expected_key_sha256=key)
+        with self.progress.step("A candidate is there; a study lead and a privacy officer review it and sign"):
+            release_id = text_of(self._wait_for_release(run_id), "release_id")
+            for person, meaning in (
+                (self.coordinator.lead, LEAD_MEANING),
+                (self.coordinator.privacy_officer, PRIVACY_MEANING),
+            ):
+                candidate = self.workspace.root / "candidate"
+                self._fetch(person.client, f"/api/v1/releases/{release_id}/candidate", candidate)
+                reviewed = verify_release_folder(candidate, expected_key_sha256=key, standing=Standing.CANDIDATE)
+                person.sign(release_id, manifest_sha256=reviewed.manifest_sha256, meaning=meaning)
+                shutil.rmtree(candidate)
+        with self.progress.step("The release is downloaded and verified"):
+            self._fetch(self.client, f"/api/v1/releases/{release_id}/download", self.workspace.release)
+            verified = verify_release_folder(self.workspace.release, expected_key_sha256=key)
+        for one in verified.signatures:
+            self.progress.say(f'  signed by {one.user} as {one.role}: "{one.meaning}"')
+
+    def _fetch(self, client: RestClient, path: str, folder: Path) -> None:
+        archive = self.workspace.root / "release.zip"
+        client.download(path, archive)
+        unpack_release(archive, folder)
+        archive.unlink()
 
     def _wait_for_release(self, run_id: str) -> Document:
         deadline = time.monotonic() + _RELEASE_TIMEOUT_S

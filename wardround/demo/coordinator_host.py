@@ -1,36 +1,65 @@
-"""The coordinator of a demonstration: its folder, its process, and its two people, an admin and a study lead."""
+"""The coordinator of a demonstration: its folder, its process, its people: an admin, a study lead, a privacy officer.
+
+Each has a token of their own, and the two who sign releases a passphrase; all lie in its folder, since all are you.
+"""
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
+from pathlib import Path
 
 from wardround.client.connection import Connection, read_token, write_secret
 from wardround.client.rest import RestClient
 from wardround.demo.processes import Supervisor, wait_for_file
 from wardround.demo.workspace import Programs, Workspace
-from wardround.documents import document_from_text, text_of
+from wardround.documents import Document, document_from_text, text_of
 
 NAME = "coordinator"
 LEAD = "demo-lead"
 LEAD_TOKEN = "lead.token"  # noqa: S105 # a file's name
+LEAD_PASSPHRASE = "lead.passphrase"  # noqa: S105 # a file's name
+PRIVACY_OFFICER = "demo-privacy-officer"
+PRIVACY_TOKEN = "privacy-officer.token"  # noqa: S105 # a file's name
+PRIVACY_PASSPHRASE = "privacy-officer.passphrase"  # noqa: S105 # a file's name
 _READY_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CoordinatorHost:
-    """A coordinator that runs. ``client`` is signed in as its admin, ``lead`` as a study lead.
+class Signatory:
+    """Somebody who signs releases: a connection in their name, and where their passphrase lies."""
 
-    Two people, because whoever creates a run does not start it. Whoever started the coordinator closes both.
+    name: str
+    client: RestClient
+    passphrase_file: Path
+
+    def sign(self, release_id: str, *, manifest_sha256: str, meaning: str) -> Document:
+        """Sign a release as what one reviewed."""
+        request = {
+            "meaning": meaning,
+            "manifest_sha256": manifest_sha256,
+            "passphrase": read_token(self.passphrase_file),
+        }
+        return self.client.post(f"/api/v1/releases/{release_id}:approve", request)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorHost:
+    """A coordinator that runs. ``client`` is signed in as its admin, the others as what they are called.
+
+    Whoever creates a run does not start it, and a release is signed by two. Whoever started the coordinator closes all.
     """
 
     client: RestClient
-    lead: RestClient
+    lead: Signatory
+    privacy_officer: Signatory
     url: str
 
     def close(self) -> None:
-        """Close the connections of both."""
+        """Close the connections of all."""
         self.client.close()
-        self.lead.close()
+        self.lead.client.close()
+        self.privacy_officer.client.close()
 
 
 def start_coordinator(workspace: Workspace, supervisor: Supervisor, programs: Programs) -> CoordinatorHost:
@@ -49,8 +78,30 @@ def start_coordinator(workspace: Workspace, supervisor: Supervisor, programs: Pr
     url = f"https://{text_of(addresses, 'rest')}"
     root = folder / "root.pem"
     client = RestClient(Connection(url=url, root_file=root, token=read_token(folder / "admin.token")))
-    client.post("/api/v1/users", {"name": LEAD, "roles": ["study-lead"]})
-    made = client.post("/api/v1/tokens", {"user_id": LEAD, "label": "demonstration"})
-    write_secret(folder / LEAD_TOKEN, text_of(made, "token").encode() + b"\n")
-    lead = RestClient(Connection(url=url, root_file=root, token=read_token(folder / LEAD_TOKEN)))
-    return CoordinatorHost(client=client, lead=lead, url=url)
+    _add_person(client, LEAD, role="study-lead", token_file=folder / LEAD_TOKEN)
+    _add_person(client, PRIVACY_OFFICER, role="privacy-officer", token_file=folder / PRIVACY_TOKEN)
+    lead, privacy_officer = signatories(url, root_file=root, folder=folder)
+    for person in (lead, privacy_officer):
+        # Each chooses their own; the admin, who made their accounts, does not know it.
+        write_secret(person.passphrase_file, secrets.token_urlsafe(18).encode() + b"\n")
+        person.client.post("/api/v1/me/passphrase", {"passphrase": read_token(person.passphrase_file)})
+    return CoordinatorHost(client=client, lead=lead, privacy_officer=privacy_officer, url=url)
+
+
+def signatories(url: str, *, root_file: Path, folder: Path) -> tuple[Signatory, Signatory]:
+    """The study lead and the privacy officer of a coordinator's folder, signed in; whoever asks closes both."""
+
+    def person(name: str, token: str, passphrase: str) -> Signatory:
+        client = RestClient(Connection(url=url, root_file=root_file, token=read_token(folder / token)))
+        return Signatory(name=name, client=client, passphrase_file=folder / passphrase)
+
+    return (
+        person(LEAD, LEAD_TOKEN, LEAD_PASSPHRASE),
+        person(PRIVACY_OFFICER, PRIVACY_TOKEN, PRIVACY_PASSPHRASE),
+    )
+
+
+def _add_person(admin: RestClient, name: str, *, role: str, token_file: Path) -> None:
+    admin.post("/api/v1/users", {"name": name, "roles": [role]})
+    made = admin.post("/api/v1/tokens", {"user_id": name, "label": "demonstration"})
+    write_secret(token_file, text_of(made, "token").encode() + b"\n")

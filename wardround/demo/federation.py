@@ -2,7 +2,7 @@
 
 set_up       base model, datasets, coordinator; then the initial adapter beside enrolment, registration, agents
 run          create, start, and look until it has ended
-finish       approve, download, verify the release; verify every log; ask the model one question before and after
+finish       two sign, download, verify the release; verify every log; ask the model one question before and after
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class _Demo:
     def _start_run(self, federation: ReadyFederation) -> str:
         host = federation.coordinator
         adapter = read_initial_adapter(self._workspace.adapter)
-        run_id = text_of(create_run(host.lead, federation.run_spec, adapter), "run_id")
+        run_id = text_of(create_run(host.lead.client, federation.run_spec, adapter), "run_id")
         # Another person than the one who created it.
         host.client.post(f"/api/v1/runs/{run_id}:start")
         self._progress.say(f"Run {run_id} is started; each site's policy decides.")
@@ -234,7 +234,7 @@ class _Demo:
 
     def _close(self, federation: ReadyFederation, run_id: str) -> ClosedRun:
         closing = Closing(
-            client=federation.coordinator.client,
+            coordinator=federation.coordinator,
             sites=federation.sites,
             run_spec=federation.run_spec,
             base_model_dir=federation.base_model_dir,

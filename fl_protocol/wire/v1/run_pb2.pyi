@@ -249,6 +249,43 @@ class GetRosterResponse(_message.Message):
 Global___GetRosterResponse: _TypeAlias = GetRosterResponse  # noqa: Y015
 
 @_typing.final
+class ReportDatasetWithdrawnRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def statement(self) -> _signed_pb2.SignedBody:
+        """A statement of the site: which dataset it took out of use, when, and why in one word."""
+
+    def __init__(
+        self,
+        *,
+        statement: _signed_pb2.SignedBody | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportDatasetWithdrawnRequest: _TypeAlias = ReportDatasetWithdrawnRequest  # noqa: Y015
+
+@_typing.final
+class ReportDatasetWithdrawnResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportDatasetWithdrawnResponse: _TypeAlias = ReportDatasetWithdrawnResponse  # noqa: Y015
+
+@_typing.final
 class RosterEntry(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

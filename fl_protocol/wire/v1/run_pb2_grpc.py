@@ -59,6 +59,11 @@ class RunServiceStub:
                 request_serializer=fl__protocol_dot_wire_dot_v1_dot_run__pb2.GetRosterRequest.SerializeToString,
                 response_deserializer=fl__protocol_dot_wire_dot_v1_dot_run__pb2.GetRosterResponse.FromString,
                 _registered_method=True)
+        self.ReportDatasetWithdrawn = channel.unary_unary(
+                '/fl_protocol.wire.v1.RunService/ReportDatasetWithdrawn',
+                request_serializer=fl__protocol_dot_wire_dot_v1_dot_run__pb2.ReportDatasetWithdrawnRequest.SerializeToString,
+                response_deserializer=fl__protocol_dot_wire_dot_v1_dot_run__pb2.ReportDatasetWithdrawnResponse.FromString,
+                _registered_method=True)
 
 
 class RunServiceServicer:
@@ -94,6 +99,13 @@ class RunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportDatasetWithdrawn(self, request, context):
+        """Since 0.2: a coordinator of the version before answers UNIMPLEMENTED, and the site asks again later.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RunServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -121,6 +133,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.GetRoster,
                     request_deserializer=fl__protocol_dot_wire_dot_v1_dot_run__pb2.GetRosterRequest.FromString,
                     response_serializer=fl__protocol_dot_wire_dot_v1_dot_run__pb2.GetRosterResponse.SerializeToString,
+            ),
+            'ReportDatasetWithdrawn': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportDatasetWithdrawn,
+                    request_deserializer=fl__protocol_dot_wire_dot_v1_dot_run__pb2.ReportDatasetWithdrawnRequest.FromString,
+                    response_serializer=fl__protocol_dot_wire_dot_v1_dot_run__pb2.ReportDatasetWithdrawnResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -258,6 +275,33 @@ class RunService:
             '/fl_protocol.wire.v1.RunService/GetRoster',
             fl__protocol_dot_wire_dot_v1_dot_run__pb2.GetRosterRequest.SerializeToString,
             fl__protocol_dot_wire_dot_v1_dot_run__pb2.GetRosterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportDatasetWithdrawn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fl_protocol.wire.v1.RunService/ReportDatasetWithdrawn',
+            fl__protocol_dot_wire_dot_v1_dot_run__pb2.ReportDatasetWithdrawnRequest.SerializeToString,
+            fl__protocol_dot_wire_dot_v1_dot_run__pb2.ReportDatasetWithdrawnResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,8 @@ class RunServiceStub:
     SubmitApproval: _grpc.UnaryUnaryMultiCallable[_run_pb2.SubmitApprovalRequest, _run_pb2.SubmitApprovalResponse]
     Withdraw: _grpc.UnaryUnaryMultiCallable[_run_pb2.WithdrawRequest, _run_pb2.WithdrawResponse]
     GetRoster: _grpc.UnaryUnaryMultiCallable[_run_pb2.GetRosterRequest, _run_pb2.GetRosterResponse]
+    ReportDatasetWithdrawn: _grpc.UnaryUnaryMultiCallable[_run_pb2.ReportDatasetWithdrawnRequest, _run_pb2.ReportDatasetWithdrawnResponse]
+    """Since 0.2: a coordinator of the version before answers UNIMPLEMENTED, and the site asks again later."""
 
 @_typing.type_check_only
 class RunServiceAsyncStub(RunServiceStub):
@@ -45,6 +47,8 @@ class RunServiceAsyncStub(RunServiceStub):
     SubmitApproval: _aio.UnaryUnaryMultiCallable[_run_pb2.SubmitApprovalRequest, _run_pb2.SubmitApprovalResponse]  # type: ignore[assignment]
     Withdraw: _aio.UnaryUnaryMultiCallable[_run_pb2.WithdrawRequest, _run_pb2.WithdrawResponse]  # type: ignore[assignment]
     GetRoster: _aio.UnaryUnaryMultiCallable[_run_pb2.GetRosterRequest, _run_pb2.GetRosterResponse]  # type: ignore[assignment]
+    ReportDatasetWithdrawn: _aio.UnaryUnaryMultiCallable[_run_pb2.ReportDatasetWithdrawnRequest, _run_pb2.ReportDatasetWithdrawnResponse]  # type: ignore[assignment]
+    """Since 0.2: a coordinator of the version before answers UNIMPLEMENTED, and the site asks again later."""
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -81,5 +85,13 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_pb2.GetRosterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_pb2.GetRosterResponse, _abc.Awaitable[_run_pb2.GetRosterResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ReportDatasetWithdrawn(
+        self,
+        request: _run_pb2.ReportDatasetWithdrawnRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_pb2.ReportDatasetWithdrawnResponse, _abc.Awaitable[_run_pb2.ReportDatasetWithdrawnResponse]]:
+        """Since 0.2: a coordinator of the version before answers UNIMPLEMENTED, and the site asks again later."""
 
 def add_RunServiceServicer_to_server(servicer: RunServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -30,7 +30,14 @@ from tests.e2e.support.template import ENVIRONMENT, Study, Template
 from wardround.client.connection import Connection, read_token
 from wardround.client.rest import RestClient
 from wardround.client.run_upload import create_run
-from wardround.demo.coordinator_host import LEAD_TOKEN
+from wardround.demo.coordinator_host import (
+    LEAD_PASSPHRASE,
+    LEAD_TOKEN,
+    PRIVACY_PASSPHRASE,
+    PRIVACY_TOKEN,
+    Signatory,
+    signatories,
+)
 from wardround.documents import Document, text_of
 from wardround.errors import UnavailableError
 
@@ -71,14 +78,14 @@ class Federation:
         self.processes = Processes(folder / "logs", ENVIRONMENT)
         self._plans: dict[str, CrashPlan] = {}
         self._client: RestClient | None = None
-        self._lead: RestClient | None = None
+        self._people: tuple[Signatory, Signatory] | None = None
         place = place or Place()
         shutil.copytree(template.coordinator, self.coordinator_dir)
-        # What an admin keeps: it does not lie in the coordinator's folder, which a test may destroy.
+        # What people keep: it does not lie in the coordinator's folder, which a test may destroy.
         self._token_file, self._root_file = folder / "admin.token", folder / "root.pem"
-        self._lead_token_file = folder / LEAD_TOKEN
-        for file in (self._token_file, self._lead_token_file, self._root_file):
-            shutil.copy2(self.coordinator_dir / file.name, file)
+        kept = ("admin.token", "root.pem", LEAD_TOKEN, LEAD_PASSPHRASE, PRIVACY_TOKEN, PRIVACY_PASSPHRASE)
+        for name in kept:
+            shutil.copy2(self.coordinator_dir / name, folder / name)
         for name in self.site_names:
             shutil.copytree(template.site(name), self.site_dir(name))
         self.rest_port, self.gateway_port = free_port("127.0.0.1"), free_port(place.address)
@@ -185,7 +192,7 @@ class Federation:
 
     def end(self) -> None:
         """End everything that was started."""
-        for client in (self._client, self._lead):
+        for client in (self._client, *(person.client for person in self._people or ())):
             if client is not None:
                 client.close()
         self.processes.end_all()
@@ -219,9 +226,15 @@ class Federation:
     @property
     def lead(self) -> RestClient:
         """Signed in as the study lead, who creates the runs that the admin starts."""
-        if self._lead is None:
-            self._lead = self._signed_in(self._lead_token_file)
-        return self._lead
+        return self.people[0].client
+
+    @property
+    def people(self) -> tuple[Signatory, Signatory]:
+        """The study lead and the privacy officer, who sign releases."""
+        if self._people is None:
+            url = f"https://127.0.0.1:{self.rest_port}"
+            self._people = signatories(url, root_file=self._root_file, folder=self.folder)
+        return self._people
 
     @property
     def root_file(self) -> Path:

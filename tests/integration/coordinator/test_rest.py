@@ -207,8 +207,7 @@ def test_user_who_is_disabled_is_out_with_every_token_and_in_again_as_before(adm
         assert admin.post("/api/v1/users/ada who leaves:enable").json()["disabled_at"] is None
         assert [client.get("/api/v1/me").json()["roles"] for client in (ada, other)] == [["auditor"]] * 2
     told = admin.get("/api/v1/audit/events", params={"kind": "user.disabled"}).json()["items"]
-    about = [event for event in told if event["facts"]["name"] == "ada who leaves"]
-    assert [event["actor"] for event in about] == ["user:admin"]
+    assert [event["actor"] for event in told if event["facts"]["name"] == "ada who leaves"] == ["user:admin"]
 
 
 def test_last_admin_who_is_let_in_is_not_shut_out(admin, make_user) -> None:

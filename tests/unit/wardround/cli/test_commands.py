@@ -225,6 +225,67 @@ def test_release_folder_that_does_not_verify_is_exit_code_1_and_names_the_file(t
     assert json.loads(typed.out)["error"]["code"] == "evidence-fault"
 
 
+RELEASE = {
+    "release_id": "rel-a",
+    "run_id": "run-a",
+    "state": "APPROVED",
+    "manifest_sha256": "ab" * 32,
+    "signatures": [{"user": "user:maria", "role": "study-lead", "meaning": "read it", "at": "2026-01-02T03:04:05Z"}],
+    "marks": [
+        {
+            "kind": "dataset-withdrawn",
+            "cause": "ucsf/qa@2026",
+            "reason": "consent-withdrawn",
+            "at": "2026-01-02T03:04:05Z",
+        }
+    ],
+    "parents": ["rel-0"],
+    "descendants": [],
+}
+
+
+def test_releases_list_and_show_tell_who_signed_and_what_is_known_against_it() -> None:
+    typed = Typed(["releases", "list"], {"GET /api/v1/releases": page(RELEASE)})
+    assert "dataset-withdrawn ucsf/qa@2026 (consent-withdrawn)" in typed.out
+    shown = Typed(["releases", "show", "rel-a"], {"GET /api/v1/releases/rel-a": RELEASE})
+    assert 'user:maria as study-lead: "read it"' in shown.out
+    assert "rel-0" in shown.out
+
+
+def test_releases_approve_sends_what_was_reviewed_and_the_passphrase_and_tells_the_marks(tmp_path: Path) -> None:
+    (tmp_path / "passphrase").write_text("correct horse battery\n")
+    answers = {"GET /api/v1/releases/rel-a": RELEASE, "POST /api/v1/releases/rel-a:approve": RELEASE}
+    words = ["releases", "approve", "rel-a", "--meaning", "no objection", "--as", "privacy-officer"]
+    typed = Typed([*words, "--passphrase-file", str(tmp_path / "passphrase"), "--manifest", "cd" * 32], answers)
+    assert typed.exit_code == 0
+    assert typed.bodies[-1] == {
+        "meaning": "no objection",
+        "manifest_sha256": "cd" * 32,
+        "role": "privacy-officer",
+        "passphrase": "correct horse battery",
+    }
+    assert "Known against it: dataset-withdrawn" in typed.err
+    assert "correct horse battery" not in typed.out + typed.err
+
+
+def test_releases_approve_without_a_digest_shows_which_it_signs(tmp_path: Path) -> None:
+    (tmp_path / "login").write_text("a.b.c")
+    answers = {"GET /api/v1/releases/rel-a": RELEASE, "POST /api/v1/releases/rel-a:approve": RELEASE}
+    words = ["releases", "approve", "rel-a", "--meaning", "fit", "--fresh-token-file", str(tmp_path / "login")]
+    typed = Typed(words, answers)
+    assert typed.bodies[-1] == {"meaning": "fit", "manifest_sha256": "ab" * 32, "fresh_token": "a.b.c"}
+    assert "ab" * 32 in typed.err
+
+
+def test_passphrase_set_sends_the_new_and_the_present_one(tmp_path: Path) -> None:
+    for name in ("new", "old"):
+        (tmp_path / name).write_text(f"the {name} passphrase\n")
+    words = ["passphrase", "set", "--file", str(tmp_path / "new"), "--current-file", str(tmp_path / "old")]
+    typed = Typed(words, {"POST /api/v1/me/passphrase": {"set_at": "2026-01-02T03:04:05Z"}})
+    assert typed.exit_code == 0
+    assert typed.bodies == [{"current_passphrase": "the old passphrase", "passphrase": "the new passphrase"}]
+
+
 def test_folder_that_cannot_be_written_is_said_so_without_a_traceback(tmp_path: Path) -> None:
     answers = {"GET /api/v1/audit/export": httpx.Response(200, text="{}")}
     typed = Typed(["audit", "export", str(tmp_path / "none" / "audit.jsonl")], answers)

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from coordinator.db.base import Base
+from coordinator.db.declarative import Base
 
 
 class SiteStatementRow(Base):

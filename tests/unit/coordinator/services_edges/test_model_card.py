@@ -1,0 +1,112 @@
+# ruff: noqa: ANN001 # the types of fixtures live in conftest.py, which test folders cannot import
+"""The card says what happened, in the form that a hub reads, and names what nobody can know."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from coordinator.services.model_card import model_card
+from coordinator.services.release_lineage import Lineage, read_lineage
+from tests.support.released_run import FIRST, SECOND, CompletedRuns, state_of
+
+# What a hub's front matter may hold, as its documentation lists it: https://huggingface.co/docs/hub/model-cards
+HUB_KEYS = {
+    "license",
+    "license_name",
+    "license_link",
+    "base_model",
+    "base_model_relation",
+    "library_name",
+    "pipeline_tag",
+    "tags",
+}
+
+
+@pytest.fixture
+def runs(resources) -> CompletedRuns:
+    return CompletedRuns(resources=resources)
+
+
+@pytest.fixture
+def lineage(resources, runs) -> Lineage:
+    runs.complete()
+    runs.candidate()
+    return resources.db.read("test", lambda session: read_lineage(session, FIRST))
+
+
+@pytest.fixture
+def card(lineage, clock) -> str:
+    return model_card(lineage, release_id="rel-x", created_at=clock.now())
+
+
+def test_front_matter_is_read_by_the_hubs_own_program(card, tmp_path) -> None:
+    (tmp_path / "README.md").write_text(card)
+    read = ModelCard.load(tmp_path / "README.md")
+    data = read.data.to_dict()
+    assert set(data) == HUB_KEYS
+    assert (data["library_name"], data["base_model"]) == ("peft", "smollm2-135m-instruct")
+    # ``other`` is the hub's word where the licence is none of its list; it then asks for a name and a link.
+    assert (data["license"], bool(data["license_name"]), data["license_link"]) == ("other", True, "README.md")
+    assert {"lora", "federated-learning", "instruction-tuning"} <= set(data["tags"])
+    assert all(isinstance(tag, str) for tag in data["tags"])
+    assert read.text.lstrip().startswith("# medical-qa-round-1")
+    # Written out and read again it is the same: nothing of it depends on how YAML was spelt.
+    assert ModelCard(str(read)).data.to_dict() == data
+
+
+def test_hub_is_not_told_a_hospitals_dataset_as_if_it_were_one_of_its_own(card) -> None:
+    assert "datasets" not in yaml.safe_load(card.split("---\n")[1])
+    assert "`medical-qa`: registered, approved and kept by each hospital itself" in card
+
+
+def test_card_says_the_sums_that_were_published_and_no_figure_of_one_site(card) -> None:
+    assert "| Records, all sites together | 240 (a secure sum; a site with more than 10,000 counts as 10,000) |" in card
+    assert "| before (initial adapter) | 3.0000 |" in card
+    assert "| after (this adapter) | 1.0000 |" in card
+    assert "on 48 held-out records" in card
+    assert "| Updates that were clipped, in each | 1, 1 |" in card
+    assert "| Rounds | 2, sites counted in each: 3, 3 |" in card
+    assert "| 0 | 3.0000 | 3.5000 |" in card
+    assert "| 2 | 1.0000 | - |" in card
+
+
+def test_card_says_plainly_that_the_worst_site_is_not_known_and_why(card) -> None:
+    assert "| worst site | not available |" in card
+    assert "the largest of several figures is no sum" in card
+    assert "no differential-privacy guarantee" in card
+    assert "the privacy ledger in `evidence/` is empty" in card
+
+
+def test_run_without_an_evaluation_claims_none(lineage, clock) -> None:
+    silent = [replace(one, report={}) for one in lineage.rounds]
+    card = model_card(replace(lineage, rounds=tuple(silent)), release_id="rel-x", created_at=clock.now())
+    assert card.count("| not evaluated |") == 2
+    assert "| Records, all sites together | not available |" in card
+
+
+def test_card_names_the_release_that_it_was_made_from(resources, runs, lineage, clock) -> None:
+    runs.complete(SECOND, initial=state_of(0, 0.0), weights_from=50.0)
+    second = resources.db.read("test", lambda session: read_lineage(session, SECOND))
+    card = model_card(second, release_id="rel-y", created_at=clock.now())
+    assert "- Made from release: `rel-" + "a" * 26 + "`" in card
+
+
+@pytest.mark.parametrize(
+    "purpose",
+    [
+        "Purpose\n# A heading of its own\n\n| a | table |",
+        "--- \nlicense: mit\n---",
+        "<script>alert(1)</script> [click](javascript:alert(1)) `code`",
+    ],
+)
+def test_purpose_that_the_author_wrote_makes_no_heading_table_tag_or_link(lineage, clock, purpose) -> None:
+    spec = replace(lineage.spec, purpose=purpose)
+    card = model_card(replace(lineage, spec=spec), release_id="rel-x", created_at=clock.now())
+    line = next(line for line in card.splitlines() if line.startswith("- Purpose: "))
+    unescaped = line.replace("\\<", "").replace("\\[", "").replace("\\|", "").replace("\\#", "").replace("\\`", "")
+    assert not set("<[|#`") & set(unescaped)
+    assert ModelCard(card).data.to_dict()["license"] == "other"
