@@ -80,7 +80,7 @@ class SiteDb:
         raise AssertionError(message)
 
     def run_read(self, name: str, fn: Callable[[Session], ResultT]) -> ResultT:
-        """Run ``fn`` on one consistent snapshot; what it would write is rolled back. A failure is told as by ``run_tx``.
+        """Run ``fn`` on one consistent snapshot; what it would write is rolled back. Told as in ``run_tx``.
 
         Raises:
             SiteDatabaseError: the file cannot be read.
