@@ -81,11 +81,18 @@ class SiteDb:
         raise AssertionError(message)
 
     def run_read(self, name: str, fn: Callable[[Session], ResultT]) -> ResultT:
-        """Run ``fn`` on one consistent snapshot; what it would write is rolled back.
+        """Run ``fn`` on one consistent snapshot; what it would write is rolled back. Told as in ``run_tx``.
 
         Raises:
             SiteDatabaseError: the file cannot be read.
         """
+        try:
+            return self._read(name, fn)
+        except SiteDatabaseError as error:
+            self._tell(error.code)
+            raise
+
+    def _read(self, name: str, fn: Callable[[Session], ResultT]) -> ResultT:
         try:
             with (
                 self._engine.connect().execution_options(wardround_read=True) as connection,

@@ -12,6 +12,11 @@ from typing import Any
 
 import pytest
 
+from fl_protocol.audit.events import AuditKind
+from fl_protocol.clock import SystemClock
+from fl_protocol.testing.entropy import seeded_signer
+from site_agent.audit.store import AuditLog
+from site_agent.db.tx import open_site_db
 from site_agent.link import instructions as asked
 from site_agent.session.events import Step
 
@@ -53,6 +58,10 @@ async def test_site_whose_log_cannot_be_written_says_nothing_more_and_goes_on_wh
     federation = federation_of(n_sites=3, rounds=1)
     coordinator, beta = federation.coordinator, federation.sites["beta"]
     breaking, mending = STORAGES[storage]
+    # As the daemon does when it starts: the log is never empty.
+    log, opened = AuditLog(seeded_signer("beta"), SystemClock(), "site:beta"), open_site_db(beta.folder / "site.db")
+    opened.run_tx("start", lambda session: log.append(session, AuditKind.PROCESS_STARTED))
+    opened.close()
     coordinator.holds_back = held_back
     told: list[str | None] = []
     state = {"is_broken": False, "n_looks": 0}

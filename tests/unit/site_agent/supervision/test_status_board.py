@@ -7,7 +7,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+from sqlalchemy import text
+
 from fl_protocol.ids import SiteId
+from site_agent.db.errors import SiteDatabaseError
+from site_agent.db.tx import open_site_db
 from site_agent.supervision.status_board import StatusBoard
 
 
@@ -35,8 +40,37 @@ def test_status_holds_every_key_of_its_contract(tmp_path: Path) -> None:
         "problem": None,
         "certificate_until": None,
         "certificate_renews_at": None,
+        "cannot_record": None,
+        "refused_because": None,
         "updated_at": "2026-01-02T03:04:05.000000Z",
     }
+
+
+def test_status_says_what_keeps_a_site_from_recording_until_it_can(tmp_path: Path) -> None:
+    board = StatusBoard(tmp_path / "status.json", SiteId("alpha"), StillClock())
+    db = open_site_db(tmp_path / "site.db")
+    db.watch_writes(board.recording)
+
+    def shown() -> object:
+        board.write()
+        return json.loads((tmp_path / "status.json").read_text())["cannot_record"]
+
+    def write() -> None:
+        db.run_tx("write", lambda session: session.execute(text("UPDATE site_switches SET is_on = is_on")))
+
+    write()
+    assert shown() is None
+    db.run_tx("break", lambda session: session.execute(text("ALTER TABLE site_switches RENAME TO gone")))
+    with pytest.raises(SiteDatabaseError):
+        write()
+    assert shown() == "site-database-failed"
+    # That the coordinator answers changes nothing of it.
+    board.connected(is_connected=True)
+    assert shown() == "site-database-failed"
+    db.run_tx("mend", lambda session: session.execute(text("ALTER TABLE gone RENAME TO site_switches")))
+    write()
+    assert shown() is None
+    db.close()
 
 
 def test_status_unchanged_is_not_written_again(tmp_path: Path) -> None:
