@@ -13,13 +13,16 @@ from contextlib import asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeGuard
 
 import grpc
 import structlog
 from cryptography import x509
 from google.protobuf.message import Message
 
+from coordinator.errors import InvalidMessageError
 from coordinator.gateway.call_watch import CallWatch
+from coordinator.gateway.chunk_codec import UnreadableRequest
 from coordinator.gateway.status import RefusedCall, refused_call, refused_call_from_error
 from coordinator.services.identify_site import CallingSite
 from coordinator.services.refusals import CertificateUnknownError
@@ -231,10 +234,22 @@ def check_size(method: str, n_bytes: int) -> None:
         )
 
 
-async def bounded_stream(method: str, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
-    """The stream, once each message is known to be within the method's bound. Raises MessageTooLargeError."""
+def check_readable(request: Message | UnreadableRequest) -> TypeGuard[Message]:
+    """Refuse bytes that are no message. Raises InvalidMessageError; else True."""
+    if isinstance(request, UnreadableRequest):
+        raise InvalidMessageError("the bytes are no message of this call")
+    return True
+
+
+async def bounded_stream(method: str, requests: AsyncIterator[Message | UnreadableRequest]) -> AsyncIterator[Message]:
+    """The stream, once each message is known to be one, and within the method's bound.
+
+    Raises:
+        InvalidMessageError, MessageTooLargeError: it is not.
+    """
     async for request in requests:
         note_moved()
+        assert check_readable(request), "otherwise it is refused"
         check_size(method, request.ByteSize())
         yield request
 

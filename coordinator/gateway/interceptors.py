@@ -17,11 +17,12 @@ from coordinator.gateway.admission import (
     IncomingCall,
     PeerCertificate,
     bounded_stream,
+    check_readable,
     check_size,
     note_moved,
     peer_from_pem,
 )
-from coordinator.gateway.chunk_codec import request_decoder, response_encoder
+from coordinator.gateway.chunk_codec import UnreadableRequest, forgiving, request_decoder, response_encoder
 from coordinator.services.wakeups import Bell
 
 Context = grpc.aio.ServicerContext[Message, Message]
@@ -71,7 +72,8 @@ class GatewayInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrap(self, handler: Handler, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         method = handler_call_details.method.rpartition("/")[2]
-        decode = request_decoder(method, handler.request_deserializer)
+        # Typed as what it decodes: the gate takes out what is none before a servicer sees it.
+        decode = cast("Callable[[bytes], Message]", forgiving(request_decoder(method, handler.request_deserializer)))
         encode = response_encoder(method, handler.response_serializer)
         if handler.unary_unary is not None:
             behaviour = self._wrap_unary(method, cast("UnaryBehaviour", handler.unary_unary), timeout_s=UNARY_TIMEOUT_S)
@@ -123,7 +125,8 @@ def _incoming(method: str, context: Context) -> IncomingCall:
 
 def _bounded(method: str, request: object) -> object:
     """The request, or its stream, once each message is known to be within the method's bound."""
-    if isinstance(request, Message):
+    if isinstance(request, Message | UnreadableRequest):
+        assert check_readable(request), "otherwise it is refused"
         check_size(method, request.ByteSize())
         return request
     return bounded_stream(method, cast("AsyncIterator[Message]", request))

@@ -29,6 +29,7 @@ class ReleaseFault(StrEnum):
     FILE_UNNAMED = "file-unnamed"
     PATH_OUTSIDE = "path-outside"
     MALFORMED = "malformed"
+    FORMAT_UNKNOWN = "format-unknown"
     RUN_SPEC = "run-spec"
     ADAPTER = "adapter"
     SITE_APPROVAL = "site-approval"

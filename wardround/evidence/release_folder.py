@@ -1,7 +1,7 @@
 """Is a release folder what the coordinator signed? Needs the folder only; the key's fingerprint is to be compared.
 
 1. manifest.sig names the kind WR/sig/release, and its key has the fingerprint that it says (and the one expected)
-2. the signature holds over the exact bytes of manifest.json
+2. the signature holds over the exact bytes of manifest.json, which is of the form that this program reads
 3. every file of the manifest is there with its size and SHA-256
 4. no file is there that the manifest does not name, but for the persons' signatures, which are over the manifest
 5. the evidence is what the manifest says of it (``release_evidence``)
@@ -27,6 +27,7 @@ from wardround.evidence.release_faults import ADVICE, ReleaseFault, bytes_under,
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 SIGNATURE_KIND = "WR/sig/release"
+FORMAT = "wardround-release/2"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -71,6 +72,10 @@ def verify_release_folder(
     manifest_bytes = _read(folder / MANIFEST)
     key_sha256 = _check_signature(manifest_bytes, _read(folder / SIGNATURE), expected_key_sha256)
     manifest = reading(MANIFEST, lambda: document_from_text(manifest_bytes.decode(), source=MANIFEST))
+    if manifest.get("format") != FORMAT:
+        message = f"the folder is of the form {str(manifest.get('format'))[:40]!r}; this program reads {FORMAT}"
+        advice = "Verify it with the version of Wardround that made it, or have it released again."
+        raise fault(ReleaseFault.FORMAT_UNKNOWN, message, file=MANIFEST, advice=advice)
     n_files = _check_files(folder, manifest)
     evidence = verify_release_evidence(folder, manifest)
     manifest_sha256 = hashlib.sha256(manifest_bytes).hexdigest()

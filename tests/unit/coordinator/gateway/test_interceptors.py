@@ -156,3 +156,53 @@ async def test_chunk_over_its_bound_ends_the_upload(certificate_pem: bytes) -> N
         await handler.stream_unary(parts(2 << 20), context)
     assert context.ended is not None
     assert context.ended[2].code == "message-too-large"
+
+
+NO_MESSAGE = b"\xff\xff\xff\xff"
+
+
+@pytest.mark.parametrize("kind", ["unary", "download", "upload"])
+async def test_bytes_that_are_no_message_are_refused_by_the_gate_and_in_its_words(
+    certificate_pem: bytes, kind: str
+) -> None:
+    """gRPC would say UNKNOWN, and what protobuf's decoder says: before anybody asked who calls."""
+
+    async def answer(request: object, context: object) -> object:
+        raise AssertionError("reached")
+
+    async def download(request: object, context: object) -> AsyncIterator[object]:
+        raise AssertionError("reached")
+        yield
+
+    async def upload(requests: AsyncIterator[object], context: object) -> object:
+        return [request async for request in requests]
+
+    method, message = {
+        "unary": ("AcceptRound", round_pb2.AcceptRoundRequest),
+        "download": ("DownloadBlob", round_pb2.DownloadBlobRequest),
+        "upload": ("UploadBlob", round_pb2.UploadBlobRequest),
+    }[kind]
+    made = {
+        "unary": grpc.unary_unary_rpc_method_handler(answer, request_deserializer=message.FromString),
+        "download": grpc.unary_stream_rpc_method_handler(download, request_deserializer=message.FromString),
+        "upload": grpc.stream_unary_rpc_method_handler(upload, request_deserializer=message.FromString),
+    }[kind]
+    for identify, code in ((identify_none, "certificate-unknown"), (identify_all, "invalid-message")):
+        handler = await wrapped(GatewayInterceptor(identify=identify), method, made)
+        request = handler.request_deserializer(NO_MESSAGE)
+        context = FakeContext(certificate_pem)
+        if kind == "unary":
+            call = handler.unary_unary(request, context)
+        elif kind == "download":
+            call = anext(handler.unary_stream(request, context))
+        else:
+            call = handler.stream_unary(_one(request), context)
+        with pytest.raises(Ended):
+            await call
+        assert context.ended is not None
+        assert context.ended[2].code == code
+        assert "pars" not in context.ended[1].lower()
+
+
+async def _one(item: object) -> AsyncIterator[object]:
+    yield item

@@ -338,6 +338,8 @@ def test_weights_of_another_training_are_refused_though_the_release_key_signs_th
         ("audit.size", 10_000, "audit-head"),
         ("coordinator_signing_key_sha256", "0" * 64, "audit-head"),
         ("cohort", "everybody", "malformed"),
+        ("format", "wardround-release/1", "format-unknown"),
+        ("format", None, "format-unknown"),
         ("rounds.0.counted_sites", 7, "round-result"),
     ],
 )
