@@ -66,6 +66,7 @@ NOT_IN_A_ROUND: dict[str, str] = {
     "forget-orphans": _JANITOR,
     "forget-markers": _JANITOR,
     "mark-deleted": _JANITOR,
+    "probe-audit": "a look at the health, taken back before it is committed",
     "checkpoint_audit": "a signature over the log, by a loop of its own",
     "enrol_site": "before a site is one",
     "invite_site": _REST,
@@ -93,7 +94,6 @@ NOT_IN_A_ROUND: dict[str, str] = {
     "release_answer": _REST,
     # Site
     "record-process": "the daemon starts or stops in order",
-    "record-restored": _RESTORE,
     "record_pending_run": "before the run is approved",
     "record_denial": "before the run is approved",
     "decide_run": _STEWARD,
