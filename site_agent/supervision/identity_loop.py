@@ -70,7 +70,8 @@ class IdentityLoop:
         if now < self._not_before and not is_wished:
             return
         try:
-            if is_wished or now >= self._renew_at:
+            # One that was begun is gone on with, whenever it was: by a start before, or without an answer.
+            if is_wished or now >= self._renew_at or self._keeper.has_begun_renewal:
                 await self._renew(is_wished=is_wished)
             elif now >= self._check_in_at:
                 await self._check_in()
