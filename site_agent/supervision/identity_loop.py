@@ -112,7 +112,8 @@ class IdentityLoop:
 
     async def _tell(self, error: WardroundError) -> None:
         """Say and record a refusal once, and not once a repetition."""
-        code = error.refusal_code if isinstance(error, CoordinatorRefusedError) else error.code
+        # A coordinator of an earlier version knows no such call, and refuses without a code.
+        code = (error.refusal_code if isinstance(error, CoordinatorRefusedError) else "") or error.code
         log.warning("identity_refused", code=code, cause=str(error), advice=str(getattr(error, "advice", "")))
         if code == self._told:
             return
