@@ -132,6 +132,11 @@ class IdentityKeeper:
         """The certificate in use."""
         return certificate_from_pem(self._identity.certificate_pem)
 
+    @property
+    def has_begun_renewal(self) -> bool:
+        """Whether a renewal was begun, now or before the last start, and not ended."""
+        return self._seams.folder.renewal.exists()
+
     async def check_in(self, kind: SiteStatementKind) -> float:
         """Say that this process is there; in how many seconds to say so again.
 

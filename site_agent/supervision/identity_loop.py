@@ -70,7 +70,8 @@ class IdentityLoop:
         if now < self._not_before and not is_wished:
             return
         try:
-            if is_wished or now >= self._renew_at:
+            # One that was begun is gone on with, whenever it was: by a start before, or without an answer.
+            if is_wished or now >= self._renew_at or self._keeper.has_begun_renewal:
                 await self._renew(is_wished=is_wished)
             elif now >= self._check_in_at:
                 await self._check_in()
@@ -111,7 +112,8 @@ class IdentityLoop:
 
     async def _tell(self, error: WardroundError) -> None:
         """Say and record a refusal once, and not once a repetition."""
-        code = error.refusal_code if isinstance(error, CoordinatorRefusedError) else error.code
+        # A coordinator of an earlier version knows no such call, and refuses without a code.
+        code = (error.refusal_code if isinstance(error, CoordinatorRefusedError) else "") or error.code
         log.warning("identity_refused", code=code, cause=str(error), advice=str(getattr(error, "advice", "")))
         if code == self._told:
             return

@@ -265,3 +265,19 @@ def test_rest_shows_a_certificate_of_the_new_root_once_it_issues(served) -> None
         of_before.get("/healthz")
     with served.client(None) as now:
         assert now.get("/healthz").status_code == 200
+
+
+def test_backup_of_a_rotated_coordinator_is_restored_with_its_roots_and_the_name_of_its_log(served, tmp_path) -> None:
+    for _ in range(3):
+        assert ca(served, "rotate")["exit"] == 0
+    passphrase, file, restored = tmp_path / "pass", tmp_path / "backup.tar", tmp_path / "restored"
+    passphrase.touch(mode=0o600)
+    passphrase.write_text("a passphrase that is long enough")
+    words = ("--passphrase-file", str(passphrase))
+    made = served.run("--json", "backup", str(file), *words, "--config", str(served.config))
+    assert made.exit_code == 0, made.output
+    done = served.run("--json", "restore", str(file), str(restored), *words)
+    assert done.exit_code == 0, done.output
+    shown = served.run("--json", "ca", "show", "--config", str(restored / "coordinator.yaml"))
+    before = ca(served, "show")
+    assert json.loads(shown.stdout) == {key: value for key, value in before.items() if key != "exit"}

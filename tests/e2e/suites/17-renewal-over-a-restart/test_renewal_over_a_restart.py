@@ -52,8 +52,10 @@ def test_run_over_renewals_that_die_in_the_middle_ends_and_a_site_that_was_away_
     for name in SMALL.sites:
         # What `wardround-site identity renew` leaves for an agent that runs: else nothing is due for a day.
         (federation.site_dir(name) / "renew.wish").touch()
-    federation.wait_for_end(run_id)
-    federation.wait_until("each died where it had to", lambda: not any(federation.missed_crashes().values()))
+    federation.wait_for_end(run_id, timeout_s=180)
+    federation.wait_until(
+        "each died where it had to", lambda: not any(federation.missed_crashes().values()), timeout_s=60
+    )
     assert [found["round_attempt"] for found in federation.rounds(run_id)].count(0) >= 1
     for name in SMALL.sites:
         assert site_state(federation, name) == "ENROLLED"

@@ -45,6 +45,7 @@ class ScriptedKeeper:
 
     clock: HandClock
     asked: list[str] = field(default_factory=list)
+    has_begun_renewal: bool = False
     fails: WardroundError | None = None
     certificate: x509.Certificate = field(default_factory=lambda: certificate_from(START))
 
@@ -141,6 +142,17 @@ async def test_refusal_is_recorded_once_and_asked_again_later(bench: Bench) -> N
     assert await bench.at(seconds=10) == []
     assert await bench.at(seconds=31) == ["started"]
     assert bench.recorded == [(AuditKind.RENEWAL_REFUSED, {"code": "site-cloned"})]
+
+
+async def test_renewal_that_was_begun_is_gone_on_with_though_it_is_not_due(bench: Bench) -> None:
+    await bench.at()
+    bench.keeper.has_begun_renewal = True
+    bench.keeper.fails = CoordinatorUnavailableError("away")
+    assert await bench.at(minutes=1) == ["renew"]
+    bench.keeper.fails = None
+    assert await bench.at(minutes=2) == ["renew"]
+    bench.keeper.has_begun_renewal = False
+    assert await bench.at(minutes=3) == []
 
 
 async def test_steward_s_wish_is_granted_at_once_and_once(bench: Bench) -> None:
