@@ -107,7 +107,12 @@ def search_file(file: Path, canaries: Iterable[Canary]) -> Iterator[Sighting]:
     """Every form of every canary that does not belong into this file: in its content, and in its name."""
     strangers = [canary for canary in canaries if file not in canary.allowed]
     yield from search_bytes(str(file).encode(), strangers, f"the name of {file}")
-    with file.open("rb") as content:
+    try:
+        content = file.open("rb")
+    except FileNotFoundError:
+        # A job's folder is deleted when its round is over.
+        return
+    with content:
         kept = b""
         while block := content.read(_READ_AT_ONCE):
             yield from search_bytes(kept + block, strangers, str(file))

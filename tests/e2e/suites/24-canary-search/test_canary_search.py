@@ -145,6 +145,8 @@ def canaries_of(federation: Federation, planted: Planted) -> list[Canary]:
             found.append(text_canary(f"{name} of a record of {site}", text))
         # The declaration that the site's people wrote. The register needs it as well: see ``register_of``.
         register = {folder / name for name in ("dataset.yaml", "site.db", "site.db-wal")}
+        # What 'datasets register' answered to the person who had typed the path.
+        register.add(federation.template.root / "work" / "logs" / f"site-{site}-setup.log")
         found.append(text_canary(f"a path in the data folder of {site}", planted.paths[site], allowed=register))
         if site in federation.site_names:
             found += [key_canary(file, f"{file.name} of {site}") for file in sorted((folder / "keys").glob("*.pem"))]
@@ -210,6 +212,11 @@ def search_everything(federation: Federation, planted: Planted, run_id: str) -> 
     return found
 
 
+def assert_nothing(found: list[Sighting]) -> None:
+    told = sorted({f"{sighting.canary} ({sighting.form}) in {sighting.place}" for sighting in found})
+    assert not told, "\n".join(told)
+
+
 def call(federation: Federation, site: str, *words: str) -> subprocess.CompletedProcess[str]:
     """One command of one site; what it printed is kept with the logs, to be searched."""
     said = subprocess.run(
@@ -256,7 +263,7 @@ def test_nothing_of_a_record_a_path_a_key_or_a_secret_is_anywhere_after_a_run(
     n_bytes = sum(len(data) for place, data in messages_of(federation) if "UploadBlob" in place)
     # Three vectors of two training rounds, four bytes a weight and more.
     assert n_bytes > 3 * 2 * 4 * 1000
-    assert search_everything(federation, planted, run_id) == []
+    assert_nothing(search_everything(federation, planted, run_id))
 
 
 def test_nothing_of_it_is_anywhere_after_a_site_was_given_records_that_cannot_be_read(
@@ -286,5 +293,5 @@ def test_nothing_of_it_is_anywhere_after_a_site_was_given_records_that_cannot_be
     log = federation.processes[BAD_SITE].log_text
     federation.wait_until("the trainer failed", lambda: "training_failed" in log(), timeout_s=120)
     federation.client.post(f"/api/v1/runs/{second}:cancel")
-    assert search_everything(federation, planted, second) == []
-    assert search_everything(federation, planted, run_id) == []
+    assert_nothing(search_everything(federation, planted, second))
+    assert_nothing(search_everything(federation, planted, run_id))
