@@ -21,7 +21,7 @@ from fl_protocol.codec.chunks import CHUNK_BYTES, ChunkTreeBuilder
 from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.ids import RunId, SiteId
 from fl_protocol.packing import pack, u64
-from fl_protocol.secagg.messages import Confirmation, KeyAdvertisement, Reveal, SignedList, UploadHeader
+from fl_protocol.secagg.messages import Reveal, UploadHeader
 from fl_protocol.signing.keys import Signer
 from fl_protocol.signing.signed import SignedBody, sign_body
 from fl_protocol.spec.context import ExchangeContext, RoundContext
@@ -153,19 +153,6 @@ class HostileCoordinator(FakeCoordinator):
         yield from (f"{site} revealed twice in {at}" for (at, site), found in revealed.items() if len(found) > 1)
 
 
-def advertised_by(m1: bytes) -> KeyAdvertisement:
-    return KeyAdvertisement.decode(SignedBody.decode(m1).body)
-
-
-def confirmed_by(m7: bytes) -> Confirmation:
-    return Confirmation.decode(SignedBody.decode(m7).body)
-
-
-def list_of(*messages: bytes) -> bytes:
-    """M2, M6 or M8 of these statements, in this order, whatever they are."""
-    return SignedList(entries=tuple(SignedBody.decode(message) for message in messages)).encode()
-
-
 def proto_from_instruction(instruction: Instruction) -> round_pb2.PollAssignmentResponse:  # noqa: PLR0911 - one a kind
     """An answer to PollAssignment, as the real servicer would write it."""
     pb = round_pb2
@@ -213,6 +200,12 @@ class RoundWire(round_pb2_grpc.RoundServiceServicer):
     def __init__(self) -> None:
         self.coordinator: HostileCoordinator
         self._partial: dict[tuple[bytes, SiteId], bytearray] = defaultdict(bytearray)
+
+    def forget_uploads(self) -> None:
+        """Know of no byte that arrived, and of no receipt."""
+        self._partial.clear()
+        self.coordinator.uploads.clear()
+        self.coordinator.receipts.clear()
 
     async def PollAssignment(self, request, context):  # noqa: N802, ANN001, ANN201
         holding = [round_from_proto(held) for held in request.holding]

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from fl_protocol.audit.events import event_from_bytes
 from fl_protocol.ids import RunId, SiteId
 from fl_protocol.testing.entropy import seeded_signer
-from site_agent.db.models import AuditEventRow, PublicStateRow
+from site_agent.db.models import AuditEventRow, PublicStateRow, RunLedgerRow
 from site_agent.db.tx import open_site_db
 from site_agent.link.backoff import Backoff, BackoffPlan
 from site_agent.link.channel import open_channel
@@ -28,14 +28,14 @@ from site_agent.link.uploader import Uploader
 from site_agent.supervision.judgement import Judge
 from site_agent.supervision.seams import SiteSeams
 from tests.integration.site_agent.conftest import AgentFederation, Site, make_run
-from tests.support.agent_fakes import FakeJudge
+from tests.support.agent_fakes import LAYOUT, FakeJudge
 from tests.support.gateway import Gateway
 from tests.support.hostile_coordinator import HostileCoordinator, RoundWire, RunWire
 
 LONGEST_S = 20.0
 """As long as an attack may go on before its test fails; each takes a second or two."""
 
-SITES = ("alpha", "beta", "gamma", "delta", "epsilon")
+SITES = ("alpha", "beta", "gamma", "delta", "epsilon", "eta")
 AuditEntry = tuple[str, Mapping[str, object]]
 
 
@@ -49,6 +49,27 @@ class WireSite(Site):
         self.judge: Judge = FakeJudge(self.folder)
         self._gateway = gateway
         self._channel: grpc.aio.Channel | None = None
+
+    def _ledger(self) -> None:
+        self.approve(self.coordinator)  # type: ignore[arg-type]  # it is one
+
+    def approve(self, coordinator: HostileCoordinator) -> None:
+        """As if the steward had: a row of the ledger. (``test_approvals`` goes the whole way.)"""
+        spec = coordinator.spec
+        row = RunLedgerRow(
+            run_id=coordinator.run_id,
+            name="run",
+            state="approved",
+            reason=None,
+            run_spec_sha256=spec.digest(),
+            run_spec_json=spec.canonical_bytes(),
+            layout_json=LAYOUT.canonical_bytes(),
+            initial_state_sha256=spec.adapter.initial_sha256,
+            first_seen_at="2026-01-02T03:04:05.000000Z",
+        )
+        db = open_site_db(self.folder / "site.db")
+        db.run_tx("approve", lambda session: session.add(row))
+        db.close()
 
     def seams(self) -> SiteSeams:
         self._channel = open_channel(self._gateway.grpc_address, self._gateway.pki.site(self.site_id))
@@ -104,14 +125,25 @@ class WireSite(Site):
 class HostileFederation(AgentFederation):
     """A hostile coordinator behind a gateway, and its sites."""
 
-    def __init__(self, folder: Path, gateway: Gateway[RoundWire], runs: RunWire, *, n_sites: int, rounds: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        gateway: Gateway[RoundWire],
+        runs: RunWire,
+        *,
+        n_sites: int = 3,
+        in_run: int | None = None,
+        rounds: int = 1,
+    ) -> None:
+        """``in_run`` of the sites are in the run; by default all."""
         self.folder = folder
         self.gateway = gateway
         self.runs = runs
         self.coordinators: list[HostileCoordinator] = []
         site_ids = tuple(SiteId(name) for name in SITES[:n_sites])
-        spec, state = make_run(site_ids, rounds=rounds)
-        self.attack_with(HostileCoordinator(spec=spec, state=state, site_ids=site_ids))
+        roster = site_ids[:in_run]
+        spec, state = make_run(roster, rounds=rounds)
+        self.attack_with(HostileCoordinator(spec=spec, state=state, site_ids=roster))
         self.sites = {site: WireSite(folder / site, self.coordinator, site, gateway=gateway) for site in site_ids}
 
     def attack_with(self, coordinator: HostileCoordinator) -> None:
@@ -119,6 +151,11 @@ class HostileFederation(AgentFederation):
         self.coordinator = coordinator
         self.coordinators.append(coordinator)
         self.gateway.servicer.coordinator = coordinator
+
+    def leave(self, *names: str) -> None:
+        """These sites are up no more."""
+        for name in names:
+            del self.sites[SiteId(name)]
 
     async def run(self, until: Callable[[], bool], *, timeout_s: float = LONGEST_S) -> None:
         await super().run(until, timeout_s=timeout_s)

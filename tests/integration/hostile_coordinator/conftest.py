@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from tests.support.gateway import Gateway, Pki, running_gateway
+from tests.support.gateway import Pki, running_gateway
 from tests.support.hostile_coordinator import RoundWire, RunWire
 from tests.support.hostile_federation import HostileFederation
 
@@ -21,11 +21,10 @@ async def federation_of(tmp_path: Path) -> AsyncIterator[HostileFederationOf]:
     runs = RunWire(rounds)
     made: list[HostileFederation] = []
     async with running_gateway(Pki(), rounds, runs=runs) as gateway:
-        yield lambda **how: made.append(_made(tmp_path, gateway, runs, **how)) or made[-1]
+
+        def make(**how: int) -> HostileFederation:
+            made.append(HostileFederation(tmp_path, gateway, runs, **how))
+            return made[-1]
+
+        yield make
     assert [leak for federation in made for leak in federation.leaks()] == []
-
-
-def _made(
-    folder: Path, gateway: Gateway[RoundWire], runs: RunWire, *, n_sites: int = 3, rounds: int = 1
-) -> HostileFederation:
-    return HostileFederation(folder, gateway, runs, n_sites=n_sites, rounds=rounds)

@@ -8,14 +8,14 @@ import pytest
 
 from fl_protocol.ids import SiteId
 from fl_protocol.secagg.key_agreement import key_pair_from_private
-from fl_protocol.secagg.messages import DealtShares, KeyAdvertisement, SignedList, StatementKind
+from fl_protocol.secagg.messages import KeyAdvertisement, SignedList, StatementKind
 from fl_protocol.signing.signed import SignedBody, sign_body
 from fl_protocol.testing.entropy import seeded_signer
 from site_agent.link import instructions as asked
 from site_agent.link.instructions import Instruction
 from site_agent.session.events import Step
 from tests.integration.hostile_coordinator.conftest import HostileFederationOf
-from tests.support.hostile_coordinator import list_of
+from tests.support.forgeries import only, only_dealers
 from tests.support.hostile_federation import HostileFederation
 
 EAVESDROPPER = seeded_signer("the coordinator's own key")
@@ -100,26 +100,6 @@ def pair_with(site: SiteId, sites: tuple[SiteId, ...]) -> set[SiteId]:
     return {site, sites[(sites.index(site) + 1) % len(sites)]}
 
 
-def only(names: set[SiteId], relayed: Instruction, site_of: object) -> Instruction:
-    assert isinstance(relayed, asked.RelayKeys | asked.RelaySurvivors)
-    entries = SignedList.decode(relayed.message).entries
-    kept = [entry.encode() for entry in entries if site_of(entry) in names]  # type: ignore[operator]
-    return replace(relayed, message=list_of(*kept))
-
-
-def site_in_a_body(entry: SignedBody) -> SiteId:
-    # Every statement's body begins with the name of who speaks.
-    length = int.from_bytes(entry.body[:4])
-    return SiteId(entry.body[4 : 4 + length].decode())
-
-
-def only_dealers(names: set[SiteId], relayed: Instruction) -> Instruction:
-    assert isinstance(relayed, asked.RelayShares)
-    entries = DealtShares.decode(relayed.message).entries
-    kept = tuple(entry for entry in entries if site_in_a_body(entry.header) in names)
-    return replace(relayed, message=DealtShares(entries=kept).encode())
-
-
 @pytest.mark.parametrize(
     ("freeze", "next_step"),
     [(asked.RelayKeys, Step.SHARE), (asked.RelayShares, Step.MASK), (asked.RelaySurvivors, Step.CONFIRM)],
@@ -135,7 +115,7 @@ async def test_row_4_cohort_of_two_is_refused_at_every_freeze(
         names = pair_with(site, coordinator.site_ids)
         if freeze is asked.RelayShares:
             return only_dealers(names, relayed)
-        return only(names, relayed, site_in_a_body)
+        return only(names, relayed)
 
     coordinator.alters[freeze] = altered
     await federation.run_until_declined("cohort-too-small")
@@ -196,6 +176,6 @@ async def test_decision_5_three_survivors_of_four_are_refused_by_a_site_that_ass
     coordinator = federation.coordinator
     for site in federation.sites.values():
         site.judge.n_colluders = 1
-    coordinator.alters[asked.RelaySurvivors] = lambda _, true: only(set(coordinator.site_ids[:3]), true, site_in_a_body)
+    coordinator.alters[asked.RelaySurvivors] = lambda _, true: only(set(coordinator.site_ids[:3]), true)
     await federation.run_until_declined("cohort-too-small", by=("alpha", "beta", "gamma"))
     assert coordinator.heard_of(Step.CONFIRM) == []
