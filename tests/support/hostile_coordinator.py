@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import grpc
@@ -21,6 +21,7 @@ from fl_protocol.codec.chunks import CHUNK_BYTES, ChunkTreeBuilder
 from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.ids import RunId, SiteId
 from fl_protocol.packing import pack, u64
+from fl_protocol.secagg import coordinator_role
 from fl_protocol.secagg.messages import Reveal, UploadHeader
 from fl_protocol.signing.keys import Signer
 from fl_protocol.signing.signed import SignedBody, sign_body
@@ -111,6 +112,11 @@ class HostileCoordinator(FakeCoordinator):
             body = pack(context.encode(), site.encode(), *what, INSTANT.encode())
             self.receipts[context.encode(), site] = sign_body(self.receipt_signer, RECEIPT_KIND, body)
         return self.receipts[context.encode(), site]
+
+    def survivors_among(self, names: Collection[str]) -> coordinator_role.SurvivingCohort:
+        """The survivor set of these sites, out of what they uploaded; whether or not it was named before."""
+        uploaded = {site: m5 for site, m5 in self.messages(Step.MASK).items() if site in names}
+        return coordinator_role.freeze_survivors(self.frozen["sharers"], uploaded)  # type: ignore[arg-type]
 
     def heard_of(self, step: Step, site: SiteId | None = None) -> list[bytes]:
         """Every message of that step, of all exchanges and repetitions."""

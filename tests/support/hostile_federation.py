@@ -171,10 +171,11 @@ class HostileFederation(AgentFederation):
 
         def has_declined() -> bool:
             said = {site for site, _, found in self.coordinator.declined if found == reason}
-            return names <= said
+            sites = [self.sites[SiteId(name)] for name in names]
+            return names <= said and all(site.has_recorded("participation.state", reason=reason) for site in sites)
 
+        # In one life of the agents: the word goes to the coordinator before it is recorded.
         await self.run(has_declined)
-        await self.run_until_recorded("participation.state", by=by, reason=reason)
 
     async def run_on(self, *, n_polls: int = 8) -> None:
         """Let every site ask that many times more: what it does not do by then, it does not do."""

@@ -27,12 +27,6 @@ OTHER_RUN = RunId("run-" + "c" * 26)
 REFUSED_STEP = {"code": "illegal-transition", "instruction": "RelaySurvivors"}
 
 
-def survivors_of(coordinator: HostileCoordinator, names: Collection[str]) -> coordinator_role.SurvivingCohort:
-    """The survivor set of these sites, out of what they uploaded; whether or not the coordinator named it before."""
-    uploaded = {site: m5 for site, m5 in coordinator.messages(Step.MASK).items() if site in names}
-    return coordinator_role.freeze_survivors(coordinator.frozen["sharers"], uploaded)  # type: ignore[arg-type]
-
-
 async def run_until_revealed(federation: HostileFederation, n_sites: int) -> None:
     """Until that many shares of a sum over everybody are here; the coordinator says nothing of a sum."""
     coordinator = federation.coordinator
@@ -42,7 +36,7 @@ async def run_until_revealed(federation: HostileFederation, n_sites: int) -> Non
 
 def show_survivors(coordinator: HostileCoordinator, names: Collection[str]) -> None:
     """Say to everybody that only these survived, whatever was said before."""
-    m6 = coordinator_role.make_m6(survivors_of(coordinator, names))
+    m6 = coordinator_role.make_m6(coordinator.survivors_among(names))
     coordinator.exchange_instruction = lambda _: asked.RelaySurvivors(  # type: ignore[method-assign]
         exchange=coordinator.context, message=m6
     )
@@ -113,8 +107,8 @@ async def test_row_3_sites_that_signed_different_survivor_sets_reveal_nothing(
     await federation.run(lambda: len(coordinator.uploads) == 5)
     coordinator.holds_back = None
     m6 = {
-        **dict.fromkeys(sees_all, coordinator_role.make_m6(survivors_of(coordinator, coordinator.site_ids))),
-        **dict.fromkeys(sees_four, coordinator_role.make_m6(survivors_of(coordinator, coordinator.site_ids[:4]))),
+        **dict.fromkeys(sees_all, coordinator_role.make_m6(coordinator.survivors_among(coordinator.site_ids))),
+        **dict.fromkeys(sees_four, coordinator_role.make_m6(coordinator.survivors_among(coordinator.site_ids[:4]))),
     }
 
     def split(site: SiteId) -> Instruction:
@@ -335,7 +329,7 @@ def publish_for(coordinator: HostileCoordinator, names: Collection[str]) -> None
     digest = hashlib.sha256(data)
     coordinator.blobs[digest.hexdigest()] = data
     m10 = coordinator_role.make_m10(
-        survivors_of(coordinator, names),
+        coordinator.survivors_among(names),
         seeded_signer("coordinator"),
         result_sha256=digest.digest(),
         transcript_root=bytes(32),
