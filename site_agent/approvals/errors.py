@@ -5,6 +5,7 @@ SiteAgentError
     ├── RunUnknownError
     ├── RunAlreadyDecidedError
     ├── RunDocumentInvalidError          its bytes are not what its digests say
+    │   └── LayoutSparseError                a row of its sums may be one site's
     ├── PolicyDeniedError                names the rule
     ├── PurposeNeededError               a person must say under which purpose
     └── PeersUnlistedError               a person must accept keys that nobody compared
@@ -49,6 +50,12 @@ class RunDocumentInvalidError(ApprovalError):
     """A run's specification or layout is not what its digest says, or cannot be read."""
 
     code = "run-document-invalid"
+
+
+class LayoutSparseError(RunDocumentInvalidError):
+    """The adapter's layout has tensors whose sum may show a row that one site alone changed."""
+
+    code = "adapter-layout-sparse"
 
 
 class PolicyDeniedError(ApprovalError):

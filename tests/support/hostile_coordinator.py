@@ -57,6 +57,7 @@ class HostileCoordinator(FakeCoordinator):
     """What it shows is what the honest one would, unless ``alters`` has something for that kind of instruction."""
 
     run_id: RunId = RUN_ID
+    layout_json: bytes = field(default_factory=LAYOUT.canonical_bytes)
     alters: dict[type[Instruction], Alters] = field(default_factory=dict)
     shown: list[tuple[SiteId, Instruction]] = field(default_factory=list)
     heard: list[tuple[Step, ExchangeContext, SiteId, bytes]] = field(default_factory=list)
@@ -339,13 +340,12 @@ class RunWire(run_pb2_grpc.RunServiceServicer):
         self._rounds = rounds
         self.is_run_pending = False
         self.run_spec_json: bytes | None = None
-        self.layout_json: bytes | None = None
+        self.run_spec_sha256: str | None = None
 
     def _summary(self) -> run_pb2.RunSummary:
         coordinator = self._rounds.coordinator
-        return run_pb2.RunSummary(
-            run_id=coordinator.run_id, name="run", run_spec_sha256=coordinator.spec.digest(), state="pending"
-        )
+        digest = self.run_spec_sha256 or coordinator.spec.digest()
+        return run_pb2.RunSummary(run_id=coordinator.run_id, name="run", run_spec_sha256=digest, state="pending")
 
     async def ListPending(self, request, context):  # noqa: N802, ANN001, ANN201
         return run_pb2.ListPendingResponse(runs=[self._summary()] if self.is_run_pending else [])
@@ -355,7 +355,7 @@ class RunWire(run_pb2_grpc.RunServiceServicer):
         return run_pb2.GetRunResponse(
             run=self._summary(),
             run_spec_json=self.run_spec_json or spec.canonical_bytes(),
-            adapter_layout_json=self.layout_json or LAYOUT.canonical_bytes(),
+            adapter_layout_json=self._rounds.coordinator.layout_json,
             initial_state_blob_sha256=spec.adapter.initial_sha256 or "",
         )
 

@@ -7,28 +7,36 @@ again for ever, and a defence that fails is found by the time-out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
 import grpc.aio
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from coordinator.ca.authority import GATEWAY_SERVER_NAME
 from fl_protocol.audit.events import event_from_bytes
-from fl_protocol.ids import RunId, SiteId
+from fl_protocol.ids import RunId, Sha256Hex, SiteId
+from fl_protocol.signing.keys import spki_fingerprint
 from fl_protocol.testing.entropy import seeded_signer
-from site_agent.db.models import AuditEventRow, PublicStateRow, RunLedgerRow
+from site_agent.db.models import AuditEventRow, DatasetRow, PublicStateRow, RunLedgerRow
 from site_agent.db.tx import open_site_db
+from site_agent.enrolment.identity_file import SiteIdentity
 from site_agent.link.backoff import Backoff, BackoffPlan
 from site_agent.link.channel import open_channel
 from site_agent.link.client import CoordinatorClient
 from site_agent.link.downloader import Downloader
 from site_agent.link.uploader import Uploader
-from site_agent.supervision.judgement import Judge
+from site_agent.supervision.approval_loop import ApprovalLoop
+from site_agent.supervision.assignments import AssignmentLoop
+from site_agent.supervision.judgement import Judge, PolicyJudge
 from site_agent.supervision.seams import SiteSeams
 from tests.integration.site_agent.conftest import AgentFederation, Site, make_run
-from tests.support.agent_fakes import LAYOUT, FakeJudge
+from tests.support.agent_fakes import DATA_SHA256, FakeJudge
 from tests.support.gateway import Gateway
 from tests.support.hostile_coordinator import HostileCoordinator, RoundWire, RunWire
 
@@ -63,12 +71,12 @@ class WireSite(Site):
             reason=None,
             run_spec_sha256=spec.digest(),
             run_spec_json=spec.canonical_bytes(),
-            layout_json=LAYOUT.canonical_bytes(),
+            layout_json=coordinator.layout_json,
             initial_state_sha256=spec.adapter.initial_sha256,
             first_seen_at="2026-01-02T03:04:05.000000Z",
         )
         db = open_site_db(self.folder / "site.db")
-        db.run_tx("approve", lambda session: session.add(row))
+        db.run_tx("approve", lambda session: session.merge(row))
         db.close()
 
     def seams(self) -> SiteSeams:
@@ -122,6 +130,91 @@ class WireSite(Site):
             db.close()
 
 
+class ApprovingSite(WireSite):
+    """Sees runs, judges them by a policy and sends its word, as the daemon does. At first nothing is approved."""
+
+    policy: ClassVar[Mapping[str, object]] = {
+        "tasks": ["instruction-tuning"],
+        "base_models": ["sha256:" + "ab" * 32],
+        "adapters": {"kinds": ["lora"], "max_rank": 8},
+        "datasets": {"medical-qa": {"purposes": ["any"]}},
+        "secure_aggregation": {"min_cohort": 3},
+        "privacy": {"without_dp": "allowed"},
+        "egress": {"max_bytes_per_round": 1_000_000},
+        "approval": "automatic",
+    }
+
+    def _ledger(self) -> None:
+        """A register with the dataset, a policy, the keys of the peers; and an empty ledger."""
+        self.write_policy()
+        self.peers: dict[str, str] = {
+            name: spki_fingerprint(seeded_signer(name).spki_der) for name in SITES if name != self.site_id
+        }
+        (self.folder / "data.jsonl").touch()
+        row = DatasetRow(
+            name="medical-qa",
+            path=str(self.folder / "data.jsonl"),
+            format="jsonl",
+            purposes_json='["any"]',
+            description=None,
+            sha256=DATA_SHA256,
+            n_records=200,
+            n_patients=200,
+            registered_at="2026-01-02T03:04:05.000000Z",
+            registered_by="steward",
+            withdrawn_at=None,
+        )
+        db = open_site_db(self.folder / "site.db")
+        db.run_tx("register", lambda session: session.add(row))
+        db.close()
+
+    def write_policy(self, **changes: object) -> None:
+        (self.folder / "policy.yaml").write_text(json.dumps({**self.policy, **changes}))
+
+    def identity(self) -> SiteIdentity:
+        signer = seeded_signer(self.site_id)
+        return SiteIdentity(
+            site_id=self.site_id,
+            gateway_address=self._gateway.grpc_address,
+            gateway_server_name=GATEWAY_SERVER_NAME,
+            signing_key_sha256=spki_fingerprint(signer.spki_der),
+            coordinator_signing_spki=seeded_signer("coordinator").spki_der,
+            certificate_pem=b"",
+            root_pem=self._gateway.pki.root_pem,
+            root_sha256=Sha256Hex("ab" * 32),
+            enrolled_at=datetime(2026, 1, 2, tzinfo=UTC),
+        )
+
+    def seams(self) -> SiteSeams:
+        seams = super().seams()
+        judge = PolicyJudge(
+            seams.db,
+            policy_path=self.folder / "policy.yaml",
+            identity=self.identity(),
+            peers=self.peers,
+            clock=seams.clock,
+        )
+        self._approvals = ApprovalLoop(
+            seams, policy_path=self.folder / "policy.yaml", identity=self.identity(), peers=self.peers
+        )
+        return replace(seams, judge=judge)
+
+    def loop(self) -> AssignmentLoop:
+        loop = super().loop()
+        self._spawn(self._approvals.run())
+        return loop
+
+    def state_of(self, run_id: RunId) -> str | None:
+        """What the site's ledger says of a run; None where it knows of none."""
+        db = open_site_db(self.folder / "site.db")
+        try:
+            return db.run_read(
+                "run", lambda session: session.scalar(select(RunLedgerRow.state).where(RunLedgerRow.run_id == run_id))
+            )
+        finally:
+            db.close()
+
+
 class HostileFederation(AgentFederation):
     """A hostile coordinator behind a gateway, and its sites."""
 
@@ -134,6 +227,7 @@ class HostileFederation(AgentFederation):
         n_sites: int = 3,
         in_run: int | None = None,
         rounds: int = 1,
+        site_of: type[WireSite] = WireSite,
     ) -> None:
         """``in_run`` of the sites are in the run; by default all."""
         self.folder = folder
@@ -144,7 +238,7 @@ class HostileFederation(AgentFederation):
         roster = site_ids[:in_run]
         spec, state = make_run(roster, rounds=rounds)
         self.attack_with(HostileCoordinator(spec=spec, state=state, site_ids=roster))
-        self.sites = {site: WireSite(folder / site, self.coordinator, site, gateway=gateway) for site in site_ids}
+        self.sites = {site: site_of(folder / site, self.coordinator, site, gateway=gateway) for site in site_ids}
 
     def attack_with(self, coordinator: HostileCoordinator) -> None:
         """This one answers from now on; what the ones before it heard is held against the sites as well."""

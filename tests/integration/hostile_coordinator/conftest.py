@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest_asyncio
 
@@ -22,7 +23,7 @@ async def federation_of(tmp_path: Path) -> AsyncIterator[HostileFederationOf]:
     made: list[HostileFederation] = []
     async with running_gateway(Pki(), rounds, runs=runs) as gateway:
 
-        def make(**how: int) -> HostileFederation:
+        def make(**how: Any) -> HostileFederation:
             made.append(HostileFederation(tmp_path, gateway, runs, **how))
             return made[-1]
 
