@@ -2,6 +2,7 @@
 
 TensorsError
 ├── AdapterLayoutInvalidError       the document of a layout
+├── AdapterLayoutSparseError        a layout whose sums would show a row of one site
 ├── AdapterTensorError              a name, shape or dtype that is not the layout's
 ├── SafetensorsInvalidError         bytes that are no safetensors file, or tensors that cannot be one
 └── ModelDigestError                entries, configuration or tokenizer from which no digest can be taken
@@ -22,6 +23,12 @@ class AdapterLayoutInvalidError(TensorsError):
     """An adapter layout, or the document of one, is not well formed."""
 
     code = "adapter-layout-invalid"
+
+
+class AdapterLayoutSparseError(TensorsError):
+    """An adapter layout has a tensor that is no half of a low-rank pair on a linear module."""
+
+    code = "adapter-layout-sparse"
 
 
 class AdapterTensorError(TensorsError):

@@ -6,6 +6,7 @@ SiteAgentError
     ├── RunAlreadyDecidedError
     ├── RunNotApprovedError              there is nothing to take back
     ├── RunDocumentInvalidError          its bytes are not what its digests say
+    │   └── LayoutSparseError                a row of its sums may be one site's
     ├── PolicyDeniedError                names the rule
     ├── ExpiryInvalidError               an approval must end after it begins
     ├── PurposeNeededError               a person must say under which purpose
@@ -57,6 +58,12 @@ class RunNotApprovedError(ApprovalError):
     """There is no approval that could be taken back."""
 
     code = "run-not-approved"
+
+
+class LayoutSparseError(RunDocumentInvalidError):
+    """The adapter's layout has tensors whose sum may show a row that one site alone changed."""
+
+    code = "adapter-layout-sparse"
 
 
 class PolicyDeniedError(ApprovalError):

@@ -13,7 +13,9 @@ from fl_protocol.folds import ALGORITHMS
 from fl_protocol.spec.round_spec import RoundKind
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.tensors.adapter_layout import AdapterLayout
-from site_agent.approvals.errors import RunDocumentInvalidError
+from fl_protocol.tensors.dense_lora import check_dense_lora
+from fl_protocol.tensors.errors import AdapterLayoutSparseError
+from site_agent.approvals.errors import LayoutSparseError, RunDocumentInvalidError
 from site_agent.datasets.registry import list_datasets
 from site_agent.enrolment.identity_file import SiteIdentity
 from site_agent.policy.evaluate import DatasetFacts, SiteLedger
@@ -59,6 +61,7 @@ def payload_bytes(run_spec: RunSpec, layout_json: bytes) -> int:
 
     Raises:
         RunDocumentInvalidError: the layout cannot be read, or is not the one whose digest the run names.
+        LayoutSparseError: it has other tensors than low-rank pairs on linear modules.
     """
     try:
         document = json.loads(layout_json)
@@ -67,8 +70,13 @@ def payload_bytes(run_spec: RunSpec, layout_json: bytes) -> int:
         layout = AdapterLayout.from_document(document)
         if layout.digest() != run_spec.adapter.layout_sha256:
             raise _layout_error("the adapter's layout is not the one that the run names")
+        check_dense_lora(layout, rank=run_spec.adapter.rank, targets=run_spec.adapter.targets)
         segments = ALGORITHMS[run_spec.aggregation.algorithm].segments
         return max(segments(run_spec, layout.n_parameters, kind).n_bytes for kind in RoundKind)
+    except AdapterLayoutSparseError as error:
+        message = f"the adapter would show more than a sum protects: {error}"
+        advice = "Decline the run. Its study lead may name linear modules as targets; embeddings and heads stay frozen."
+        raise LayoutSparseError(message, advice=advice) from error
     except (ValueError, KeyError, ProtocolError) as error:
         raise _layout_error("the adapter's layout cannot be read") from error
 

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 import structlog
 from sqlalchemy.orm import Session
 
+from fl_protocol.audit.events import AuditKind
 from fl_protocol.errors import WardroundError
-from fl_protocol.ids import sha256_hex_from_text
+from fl_protocol.ids import RunId, sha256_hex_from_text
 from site_agent.approvals.approve_run import Judgement, approve_automatically
+from site_agent.approvals.errors import RunDocumentInvalidError
 from site_agent.approvals.ledger import site_ledger_for
 from site_agent.approvals.run_records import (
     PENDING,
@@ -42,6 +44,9 @@ _ASK_SELDOM_S = 3.0
 """Otherwise: a run waits for the steward or is under way, another may be seen a little later, and a call a second for
 every site and every hour of training is a cost for nothing."""
 
+_MOST_INVALID = 100
+"""A coordinator that shows false runs without end does not fill this site's log."""
+
 
 class ApprovalLoop:
     """One look a second, not always at the coordinator. The steward decides in another process, over the database."""
@@ -56,6 +61,7 @@ class ApprovalLoop:
         self._peers = peers
         self._judged: dict[str, object] = {}
         self._seen: set[str] = set()
+        self._invalid: set[tuple[RunId, str]] = set()
         self._looks_to_wait = 0
         self._policy_fault = ""
 
@@ -113,7 +119,11 @@ class ApprovalLoop:
             layout_json=documents.layout_json,
             initial_state_sha256=documents.initial_state_sha256,
         )
-        is_new = await asyncio.to_thread(record_pending_run, seams.db, seams.audit, run, now=seams.clock.now())
+        try:
+            is_new = await asyncio.to_thread(record_pending_run, seams.db, seams.audit, run, now=seams.clock.now())
+        except RunDocumentInvalidError as error:
+            await asyncio.to_thread(self._record_invalid, run.run_id, error)
+            raise
         if is_new:
             log.info("run_seen", run_id=run.run_id, run_spec_sha256=run.run_spec_sha256)
 
@@ -130,17 +140,22 @@ class ApprovalLoop:
         pending = seams.db.run_read("pending-runs", lambda session: list_runs(session, state=PENDING))
         for record in pending:
             run = record.run
-            ledger = seams.db.run_read(
-                "site-ledger",
-                lambda session, run=run: site_ledger_for(  # type: ignore[misc]  # bound now, called now
-                    session,
-                    run_spec=run.run_spec(),
-                    layout_json=run.layout_json,
-                    identity=self._identity,
-                    peers=self._peers,
-                    now=seams.clock.now(),
-                ),
-            )
+            try:
+                ledger = seams.db.run_read(
+                    "site-ledger",
+                    lambda session, run=run: site_ledger_for(  # type: ignore[misc]  # bound now, called now
+                        session,
+                        run_spec=run.run_spec(),
+                        layout_json=run.layout_json,
+                        identity=self._identity,
+                        peers=self._peers,
+                        now=seams.clock.now(),
+                    ),
+                )
+            except RunDocumentInvalidError as error:
+                self._record_invalid(run.run_id, error)
+                log.warning("run_document_invalid", run_id=run.run_id, code=error.code, cause=str(error))
+                continue
             judgement = Judgement(policy=version.policy, ledger=ledger, policy_sha256=version.sha256)
             if self._judged.get(run.run_id) == judgement:
                 continue
@@ -154,6 +169,19 @@ class ApprovalLoop:
                 now=seams.clock.now(),
             )
             log.info("run_judged", run_id=run.run_id, is_approved=isinstance(verdict, Allowed))
+
+    def _record_invalid(self, run_id: RunId, error: RunDocumentInvalidError) -> None:
+        """Record once a process that what the coordinator showed of a run is not what it may be."""
+        if (run_id, error.code) in self._invalid or len(self._invalid) >= _MOST_INVALID:
+            return
+        seams = self._seams
+        seams.db.run_tx(
+            "record-invalid-run",
+            lambda session: seams.audit.append(
+                session, AuditKind.CALL_REFUSED, "agent", run_id=run_id, instruction="GetRun", code=error.code
+            ),
+        )
+        self._invalid.add((run_id, error.code))
 
     async def _send_decided(self) -> None:
         seams = self._seams

@@ -11,7 +11,15 @@ from fl_protocol.audit.events import AuditKind
 from fl_protocol.errors import WardroundError
 from fl_protocol.ids import RunId
 from fl_protocol.spec.context import RoundContext
-from site_agent.errors import CoordinatorUnavailableError, IllegalTransitionError, RoundRefusedError, StateError
+from site_agent.errors import (
+    AnswerInvalidError,
+    BlobInvalidError,
+    CoordinatorUnavailableError,
+    IllegalTransitionError,
+    ReceiptInvalidError,
+    RoundRefusedError,
+    StateError,
+)
 from site_agent.link import instructions as asked
 from site_agent.link.backoff import Backoff
 from site_agent.link.instructions import Instruction
@@ -32,6 +40,18 @@ _LONGEST_REFUSAL_S = 3.0
 _WATCH_EVERY_S = 0.5
 """How soon a word that was taken back stops a trainer: a look at this site's own database."""
 
+_RECORDED = (
+    IllegalTransitionError,
+    RoundRefusedError,
+    StateError,
+    # What no line does to a message: the coordinator said it.
+    AnswerInvalidError,
+    BlobInvalidError,
+    ReceiptInvalidError,
+)
+_MOST_REFUSALS = 1000
+"""How many different refusals a process records; a coordinator must not be able to fill this site's log."""
+
 
 class AssignmentLoop:
     """One worker a run, fed one instruction at a time."""
@@ -44,7 +64,7 @@ class AssignmentLoop:
         self._jobs = JobDesk(seams.jobs, seams.site_id)
         self._admission = Admission(seams, self._settler)
         self._workers: dict[RunId, RoundWorker] = {}
-        self._refused: tuple[object, ...] = ()
+        self._refused: set[tuple[object, ...]] = set()
         self._cut_short: frozenset[RoundContext] = frozenset()
         self._ending: set[RunId] = set()
 
@@ -149,13 +169,13 @@ class AssignmentLoop:
     async def _record_refusal(self, instruction: Instruction | None, error: WardroundError) -> None:
         if instruction is None or isinstance(instruction, asked.Idle):
             return
-        if not isinstance(error, IllegalTransitionError | RoundRefusedError | StateError):
+        if not isinstance(error, _RECORDED):
             return
-        # Once, not once a repetition: a coordinator must not be able to fill this site's log.
         code = error.reason if isinstance(error, RoundRefusedError) else error.code
         refused = (type(instruction), _round_of(instruction), code)
-        if refused != self._refused:
-            self._refused = refused
+        # Once, not once a repetition, and not once a turn where two lies take turns.
+        if refused not in self._refused and len(self._refused) < _MOST_REFUSALS:
+            self._refused.add(refused)
             await asyncio.to_thread(
                 self._seams.book.record_event,
                 AuditKind.CALL_REFUSED,

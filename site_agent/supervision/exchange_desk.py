@@ -191,9 +191,9 @@ class ExchangeDesk:
         earlier = seams.book.cohorts_of(evaluation, besides=context)
         try:
             role.accept_shares(m4, earlier_cohorts=[cohort.sites for cohort in earlier])
-        except SecAggRefusedError:
+        except SecAggRefusedError as error:
             if role.phase is SitePhase.COMPLAINED and role.last_message is not None:
-                self._record_complaint(role, context, role.last_message)
+                self._record_complaint(role, context, role.last_message, error)
             raise
         self._check_sites(role.sharers, role, context)
         # Before anything is remembered: the spool, and the journal's record beside it.
@@ -254,7 +254,16 @@ class ExchangeDesk:
             )
         )
 
-    def _record_complaint(self, role: SiteRole, context: ExchangeContext, complaint: bytes) -> None:
+    def _record_complaint(
+        self, role: SiteRole, context: ExchangeContext, complaint: bytes, refused: SecAggRefusedError
+    ) -> None:
+        self._seams.book.record_event(
+            AuditKind.EXCHANGE_FAILED,
+            round_of(context),
+            exchange_attempt=context.exchange_attempt,
+            reason=refused.reason.value,
+            dealer=refused.blamed,
+        )
         before = self._seams.journal.read(context)
         taken = () if before is None else before.taken
         self._seams.journal.write(
@@ -300,7 +309,7 @@ class ExchangeDesk:
         path = await asyncio.to_thread(seams.journal.spool_path, context)
         n_bytes = self._admitted.layout.n_bytes
         is_new, self._masked_now = self._masked_now == context, None
-        await seams.uploader.upload(
+        receipt = await seams.uploader.upload(
             Upload(context=context, site_id=seams.site_id, header=header, path=path, n_bytes=n_bytes, is_new=is_new)
         )
         await asyncio.to_thread(
@@ -310,6 +319,8 @@ class ExchangeDesk:
             exchange_attempt=context.exchange_attempt,
             header_sha256=hashlib.sha256(header).hexdigest(),
             n_bytes=n_bytes,
+            # The coordinator's own signature: should it leave this site out of the sum, this log proves it.
+            receipt=receipt.encode().hex(),
         )
 
 

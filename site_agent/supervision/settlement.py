@@ -16,7 +16,7 @@ from fl_protocol.secagg.site_role import SitePhase, SiteRole
 from fl_protocol.secagg.transcript import hash_manifest
 from fl_protocol.signing.signed import SignedBody, sign_body, verify_body
 from fl_protocol.spec.round_spec import NO_DIGEST, RoundKind, RoundManifest
-from site_agent.errors import RoundRefusedError
+from site_agent.errors import CoordinatorRefusedError, RoundRefusedError
 from site_agent.link.instructions import PublishedResult
 from site_agent.session.events import round_of
 from site_agent.state.payload_memory import RevealedExchange
@@ -58,7 +58,8 @@ class Settler:
         """This site's own state, brought to the version that a manifest names, by folding every missing result.
 
         Raises:
-            RoundRefusedError: the manifest names another state than this site computed, or a result does not verify.
+            RoundRefusedError: the manifest names another state than this site computed, or a result does not verify
+                or is not shown.
             LinkError: the results could not be fetched.
         """
         stored = await self.reach(run, manifest.public_state_version)
@@ -76,13 +77,24 @@ class Settler:
         seams = self._seams
         stored = await asyncio.to_thread(seams.states.newest, run.run_id) or await self._fetch_initial(run)
         while stored.version < version:
-            signed, published = await seams.client.get_result(run.run_id, stored.version)
+            signed, published = await self._get_result(run, stored.version)
             after = await self.settle(run, signed, published)
             if after.version <= stored.version:
                 message = "the coordinator's results do not lead to the state that it names"
                 raise RoundRefusedError(message, reason="public-state-mismatch", run_id=run.run_id)
             stored = after
         return stored
+
+    async def _get_result(self, run: ApprovedRun, round_index: int) -> tuple[SignedBody, PublishedResult]:
+        try:
+            return await self._seams.client.get_result(run.run_id, round_index)
+        except CoordinatorRefusedError as error:
+            if error.status != "NOT_FOUND":
+                raise
+            message = "the coordinator goes on from a result that it does not show"
+            raise RoundRefusedError(
+                message, reason="result-withheld", run_id=run.run_id, round_index=round_index
+            ) from error
 
     async def settle(
         self, run: ApprovedRun, signed: SignedBody, published: PublishedResult, *, role: SiteRole | None = None

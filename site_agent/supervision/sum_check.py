@@ -160,6 +160,7 @@ class SumChecker:
             chunks_checked=len(chunks),
             chunks=reexecution.n_chunks,
             n_sites=len(reexecution.sites),
+            sites=",".join(reexecution.sites),
         )
 
     async def _check_window(

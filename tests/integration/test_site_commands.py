@@ -37,7 +37,14 @@ from site_agent.state.payload_memory import Evaluation, MaskedCohort, RevealedEx
 from site_agent.state.round_book import RoundBook
 
 RUN_ID = RunId("run-" + "a" * 26)
-LAYOUT = AdapterLayout(kind="lora", tensors=(TensorSpec(name="a.weight", shape=(8, 16)),), peft_config={"r": 8})
+LAYOUT = AdapterLayout(
+    kind="lora",
+    tensors=(
+        TensorSpec(name="q_proj.lora_A.weight", shape=(8, 12)),
+        TensorSpec(name="q_proj.lora_B.weight", shape=(4, 8)),
+    ),
+    peft_config={"r": 8},
+)
 POLICY = {
     "tasks": ["instruction-tuning"],
     "base_models": ["ab" * 32],
@@ -145,7 +152,7 @@ def test_runs_pending_and_show_tell_what_the_policy_says(program: Program) -> No
     assert [(item["run_id"], item["denied_by"]) for item in items] == [(RUN_ID, None)]
     exit_code, page = program("runs", "show", RUN_ID)
     assert (exit_code, page["unlisted_peers"]) == (0, ["charite", "ucsf"])
-    assert page["payload_bytes"] == 4 * 8 * 16 + 8 * 7
+    assert page["payload_bytes"] == 4 * 8 * (12 + 4) + 8 * 7
     exit_code, text = program.text("runs", "show", RUN_ID)
     assert exit_code == 0
     assert "NOT LISTED" in text

@@ -80,6 +80,8 @@ class Scenario:
             "cohort.round_deadline_s": ROUND_DEADLINE_S,
             "cohort.phase_deadline_s": PHASE_DEADLINE_S,
             "rounds": self.rounds,
+            "adapter.rank": 2,
+            "adapter.targets": ["m"],
             "data.min_records": 1,
             "local.steps": 8,
             "local.max_length": 512,

@@ -112,4 +112,4 @@ class FakeJudge:
             registered_by="steward",
             withdrawn_at=None,
         )
-        return Permission(params=SecAggParams(), dataset=dataset)
+        return Permission(params=SecAggParams(assumed_colluders=self.n_colluders), dataset=dataset)

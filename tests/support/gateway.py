@@ -206,9 +206,11 @@ async def running_gateway(
     grpc_options: tuple[tuple[str, int], ...] = (),
     grpc_port: int = 0,
     http1_port: int = 0,
+    runs: run_pb2_grpc.RunServiceServicer | None = None,
 ) -> AsyncIterator[Gateway[TServicer]]:
-    """Open both on loopback with these servicers of rounds behind them, and end them."""
+    """Open both on loopback with these servicers behind them, and end them."""
     revoked: set[str] = set()
+    run_servicer = runs or QuietRunServicer()
 
     async def identify(site_id: SiteId, certificate_sha256: str) -> CallingSite:
         if site_id in revoked:
@@ -218,13 +220,13 @@ async def running_gateway(
     identity = pki.server(GATEWAY_SERVER_NAME)
     server = grpc.aio.server(interceptors=[GatewayInterceptor(identify=identify)], options=grpc_options)
     round_pb2_grpc.add_RoundServiceServicer_to_server(servicer, server)
-    run_pb2_grpc.add_RunServiceServicer_to_server(QuietRunServicer(), server)
+    run_pb2_grpc.add_RunServiceServicer_to_server(run_servicer, server)
     credentials = grpc.ssl_server_credentials(
         [(identity.key_pem, identity.certificate_pem)], root_certificates=pki.root_pem, require_client_auth=True
     )
     port = server.add_secure_port(f"127.0.0.1:{grpc_port}", credentials)
     await server.start()
-    app = Http1Gateway(admission=Admission(identify=identify), handlers=gateway_handlers(servicer, QuietRunServicer()))
+    app = Http1Gateway(admission=Admission(identify=identify), handlers=gateway_handlers(servicer, run_servicer))
     bound = bound_socket("127.0.0.1", http1_port)
     http1 = http1_listener(app, bound, root_pem=pki.root_pem, identity=identity, grace_s=2.0)
     serving = asyncio.create_task(http1.server.serve(sockets=[bound]))

@@ -71,6 +71,7 @@ def make_run(site_ids: Sequence[SiteId], *, rounds: int) -> tuple[RunSpec, Publi
     """A small run over these sites and its initial state."""
     state = PublicState(version=0, adapter=LAYOUT.unflatten(np.linspace(-1, 1, 12, dtype=np.float32)))
     changes = {"cohort.sites": list(site_ids), "cohort.quorum": 3, "rounds": rounds, "privacy.clip_norm": 1.0}
+    changes |= {"adapter.rank": 2, "adapter.targets": ["m"]}
     pins = {site: spki_fingerprint(seeded_signer(site).spki_der) for site in site_ids}
     spec = resolve_run_spec(parse_run_spec(run_spec_document(changes)), pins)
     return bind_adapter(spec, layout_sha256=LAYOUT.digest(), initial_sha256=state.digest()), state
