@@ -151,7 +151,7 @@ class HostileCoordinator(FakeCoordinator):
         yield from (f"both secrets of {peer} were shared" for (_, peer), found in kinds.items() if len(found) > 1)
 
     def _second_reveals(self) -> Iterator[str]:
-        """In an attempt at a round one exchange; from one public state one set of survivors (decisions 1 and 2)."""
+        """In an attempt at a round a site reveals in one exchange, for one set of survivors."""
         revealed: dict[tuple[RoundContext, SiteId], set[bytes]] = defaultdict(set)
         for step, context, site, message in self.heard:
             if step is Step.REVEAL:
