@@ -324,6 +324,12 @@ class RoundWire(round_pb2_grpc.RoundServiceServicer):
         )
         return round_pb2.GetMaskedChunkResponse(data=found.data, path=found.path)
 
+    async def GetAuditConsistency(self, request, context):  # noqa: N802, ANN001, ANN201
+        ranges = tuple((one.from_size, one.to_size) for one in request.ranges)
+        answer = await _shown(context, lambda: self.coordinator.log.prove(ranges))
+        proofs = [round_pb2.AuditProof(nodes=[bytes.fromhex(node) for node in proof]) for proof in answer.proofs]
+        return round_pb2.GetAuditConsistencyResponse(proofs=proofs)
+
 
 async def _shown(context, show):  # noqa: ANN001, ANN202
     """What a callback shows; where it refuses, the call ends with the status that it names."""

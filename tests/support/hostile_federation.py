@@ -34,6 +34,7 @@ from site_agent.link.uploader import Uploader
 from site_agent.supervision.approval_loop import ApprovalLoop
 from site_agent.supervision.assignments import AssignmentLoop
 from site_agent.supervision.judgement import Judge, PolicyJudge
+from site_agent.supervision.policy_desk import PolicyDesk
 from site_agent.supervision.seams import SiteSeams
 from tests.integration.site_agent.conftest import AgentFederation, Site, make_run
 from tests.support.agent_fakes import DATA_SHA256, FakeJudge
@@ -187,16 +188,16 @@ class ApprovingSite(WireSite):
 
     def seams(self) -> SiteSeams:
         seams = super().seams()
+        policies = PolicyDesk(self.folder / "policy.yaml", db=seams.db, audit=seams.audit)
         judge = PolicyJudge(
             seams.db,
-            policy_path=self.folder / "policy.yaml",
+            seams.audit,
+            policies=policies,
             identity=self.identity(),
             peers=self.peers,
             clock=seams.clock,
         )
-        self._approvals = ApprovalLoop(
-            seams, policy_path=self.folder / "policy.yaml", identity=self.identity(), peers=self.peers
-        )
+        self._approvals = ApprovalLoop(seams, policies=policies, identity=self.identity(), peers=self.peers)
         return replace(seams, judge=judge)
 
     def loop(self) -> AssignmentLoop:

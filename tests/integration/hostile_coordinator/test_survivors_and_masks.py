@@ -178,7 +178,9 @@ async def test_row_9_another_run_over_one_site_less_is_refused_before_training(
 def other_run(federation: HostileFederation, site_ids: tuple[SiteId, ...]) -> HostileCoordinator:
     """A second run, that each of its sites approved, over the same initial adapter."""
     spec, state = make_run(site_ids, rounds=1)
-    other = HostileCoordinator(spec=spec, state=state, site_ids=site_ids, run_id=OTHER_RUN)
+    other = HostileCoordinator(
+        spec=spec, state=state, site_ids=site_ids, run_id=OTHER_RUN, log=federation.coordinator.log
+    )
     for site in federation.sites.values():
         site.approve(other)
     federation.attack_with(other)
