@@ -192,11 +192,14 @@ class Federation:
 
     def end(self) -> None:
         """End everything that was started."""
+        self._close_clients()
+        self.processes.end_all()
+        end_processes_of(self.folder)
+
+    def _close_clients(self) -> None:
         for client in (self._client, *(person.client for person in self._people or ())):
             if client is not None:
                 client.close()
-        self.processes.end_all()
-        end_processes_of(self.folder)
 
     def suspend_process(self, name: str) -> None:
         """SIGSTOP: it is there, and does nothing."""
@@ -243,10 +246,8 @@ class Federation:
 
     def sign_in_again(self) -> None:
         """Forget the clients: the next ones read root and token anew."""
-        for client in (self._client, self._lead):
-            if client is not None:
-                client.close()
-        self._client = self._lead = None
+        self._close_clients()
+        self._client = self._people = None
 
     def _signed_in(self, token_file: Path) -> RestClient:
         url = f"https://127.0.0.1:{self.rest_port}"
