@@ -44,6 +44,7 @@ _ACKNOWLEDGED = "SELECT 1 FROM participations WHERE round_index = 0 AND acknowle
 _REST = "a person's call over REST; one transaction each, and no other party waits for it"
 _STEWARD = "the steward's command, in a process of its own"
 _JANITOR = "after the audit window, long after the round"
+_IDENTITY = "the identity loop, beside the rounds; killed at each of its steps in test_identity_keeping"
 _RESTORE = "after a restore from a backup only"
 NOT_IN_A_ROUND: dict[str, str] = {
     # Coordinator
@@ -70,6 +71,9 @@ NOT_IN_A_ROUND: dict[str, str] = {
     "checkpoint_audit": "a signature over the log, by a loop of its own",
     "enrol_site": "before a site is one",
     "invite_site": _REST,
+    "renew_certificate": _IDENTITY,
+    "check_in": _IDENTITY,
+    "rotate_root": "a person's command on the coordinator's host, in a process of its own",
     "change_site_state": _REST,
     "change_run_state": _REST,
     "create_run": _REST,
@@ -96,6 +100,8 @@ NOT_IN_A_ROUND: dict[str, str] = {
     "record-process": "the daemon starts or stops in order",
     "record_pending_run": "before the run is approved",
     "record_denial": "before the run is approved",
+    "record-invalid-run": "documents that are not those of the digest, which this coordinator does not send",
+    "record_identity": _IDENTITY,
     "decide_run": _STEWARD,
     "withdraw_run": _STEWARD,
     "check_dataset": _STEWARD,
