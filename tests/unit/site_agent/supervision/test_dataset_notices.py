@@ -16,7 +16,7 @@ from fl_protocol.signing.signed import SignedBody, verify_body
 from site_agent.approvals.run_records import RunInHand, record_pending_run
 from site_agent.audit.store import AuditLog
 from site_agent.datasets.declaration import DatasetDeclaration
-from site_agent.datasets.inspector import Inspection
+from site_agent.datasets.inspector import DataDescription, Inspection
 from site_agent.datasets.registry import register_dataset, withdraw_dataset
 from site_agent.db.models import RunLedgerRow
 from site_agent.db.tx import SiteDb
@@ -29,7 +29,7 @@ SITE = SiteId("st-mary")
 
 
 class Inspector:
-    def inspect(self, path: Path, data_format: str) -> Inspection:
+    def inspect(self, description: DataDescription) -> Inspection:
         return Inspection(sha256=Sha256Hex("ab" * 32), n_records=12, n_patients=7)
 
 
