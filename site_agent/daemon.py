@@ -252,7 +252,13 @@ def _guarded_spawn(group: asyncio.TaskGroup) -> Spawn:
         except Exception:
             log.exception("task_failed", task=getattr(work, "__qualname__", "unknown"))
 
-    return lambda work: group.create_task(guarded(work))
+    def spawn(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = group.create_task(guarded(work))
+        # One that is cancelled before its first step has not begun the work either; Python complains of that.
+        task.add_done_callback(lambda _: work.close())
+        return task
+
+    return spawn
 
 
 async def _write_status(board: StatusBoard) -> None:

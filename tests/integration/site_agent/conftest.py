@@ -461,6 +461,8 @@ class Site:
         task = asyncio.create_task(guarded())
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        # As the daemon's: what was cancelled before it began is no forgotten coroutine.
+        task.add_done_callback(lambda _: work.close())
         return task
 
     def loop(self) -> AssignmentLoop:
