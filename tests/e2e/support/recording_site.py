@@ -16,17 +16,24 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
+from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
 import site_agent.jobs.process as process_runner
 from fl_protocol.tensors.safetensors_io import tensors_from_bytes
 from fl_protocol.wire.blob_chunks import ChunkMessage
-from fl_protocol.wire.v1 import round_pb2
 from site_agent.__main__ import main
 from site_agent.jobs.job_dir import PAYLOAD_FILE, JobFailure, JobResult, read_result
 
-CHUNK_TYPES = {"sent": round_pb2.UploadBlobRequest, "received": round_pb2.DownloadBlobResponse}
+Passed = Message | ChunkMessage | bytes
 CALL_KINDS = frozenset({"unary_unary", "unary_stream", "stream_unary", "stream_stream"})
+
+
+def type_of(method: str, direction: str) -> type[Message]:
+    """What a method takes or gives, from the descriptors: some calls hand bytes through."""
+    service, name = method.removeprefix("/").split("/")
+    found = descriptor_pool.Default().FindServiceByName(service).FindMethodByName(name)
+    return message_factory.GetMessageClass(found.input_type if direction == "sent" else found.output_type)
 
 
 class Recorder:
@@ -40,11 +47,10 @@ class Recorder:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(facts) + "\n")
 
-    def message(self, method: str, direction: str, message: Message | ChunkMessage, data: bytes) -> None:
-        """Note a message as it travels; ``data`` is what its bytes were."""
-        kind = CHUNK_TYPES[direction] if isinstance(message, ChunkMessage) else type(message)
-        # Read by protobuf, whatever wrote it: what passes is what anybody could read.
-        name = kind.FromString(data).DESCRIPTOR.full_name
+    def message(self, method: str, direction: str, data: bytes) -> None:
+        """Note a message as it travels: by its method's type, whatever wrote or read it in this program."""
+        # Read by protobuf: what passes is what anybody could read.
+        name = type_of(method, direction).FromString(data).DESCRIPTOR.full_name
         body = base64.b64encode(data).decode()
         self.write({"method": method, "direction": direction, "type": name, "body": body})
 
@@ -54,18 +60,18 @@ def recording_call(made: Callable[..., object], recorder: Recorder) -> Callable[
 
     def make(
         method: str,
-        request_serializer: Callable[[Message | ChunkMessage], bytes],
-        response_deserializer: Callable[[bytes], Message | ChunkMessage],
+        request_serializer: Callable[[Passed], bytes],
+        response_deserializer: Callable[[bytes], Passed],
         **rest: object,
     ) -> object:
-        def serialise(message: Message | ChunkMessage) -> bytes:
+        def serialise(message: Passed) -> bytes:
             data = request_serializer(message)
-            recorder.message(method, "sent", message, data)
+            recorder.message(method, "sent", data)
             return data
 
-        def deserialise(data: bytes) -> Message | ChunkMessage:
+        def deserialise(data: bytes) -> Passed:
             message = response_deserializer(data)
-            recorder.message(method, "received", message, data)
+            recorder.message(method, "received", data)
             return message
 
         return made(method, request_serializer=serialise, response_deserializer=deserialise, **rest)
