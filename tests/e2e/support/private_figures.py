@@ -18,8 +18,8 @@ from google.protobuf.message import Message
 
 from fl_protocol.packing import PackedBytesInvalidError, unpack
 
-FLOATS_THAT_ARE_NO_FIGURES = frozenset({"wait_s", "retry_after_s"})
-"""Durations that both ends choose; every other floating-point field of the schema would be suspect."""
+FLOATS_THAT_ARE_NO_FIGURES = frozenset({"wait_s", "retry_after_s", "check_in_after_s"})
+"""Durations that both ends choose, or the coordinator alone; every other floating-point field would be suspect."""
 
 _MANY_BYTES = 1 << 12
 
