@@ -26,6 +26,7 @@ from coordinator.ca.authority import GATEWAY_SERVER_NAME, CertificateAuthority, 
 from coordinator.db.migrate import migrate
 from coordinator.db.models import Certificate, Site
 from coordinator.gateway.http1_server import open_http1_gateway
+from coordinator.gateway.served_identity import ServedIdentity
 from coordinator.gateway.server import open_enrolment, open_gateway
 from coordinator.services import poll_instruction
 from fl_protocol.ids import SiteId
@@ -96,14 +97,12 @@ async def serve(folder: Path, snapshot: str) -> None:
     authority = CertificateAuthority(certificate=certificate, key=key)
     # TLS of today; what is recorded and compared stays as it was recorded.
     resources = replace(coordinator.resources, authority=authority)
-    identity = authority.issue_server_certificate(names=[GATEWAY_SERVER_NAME], now=datetime.now(UTC))
-    gateway = open_gateway(resources, coordinator.engine, identity=identity, host="127.0.0.1", port=0)
+    served = ServedIdentity(authority, names=[GATEWAY_SERVER_NAME], now=lambda: datetime.now(UTC))
+    gateway = open_gateway(resources, coordinator.engine, served=served, host="127.0.0.1", port=0)
     enrolment_identity = create_enrolment_identity(now=datetime.now(UTC))
     # What enrolment issues is of the recorded authority and time; TLS of this listener has a certificate of its own.
     enrolment = open_enrolment(coordinator.resources, identity=enrolment_identity, host="127.0.0.1", port=0)
-    http1 = open_http1_gateway(
-        resources, coordinator.engine, identity=identity, host="127.0.0.1", port=0, stop_grace_s=1.0
-    )
+    http1 = open_http1_gateway(resources, coordinator.engine, served=served, host="127.0.0.1", port=0, stop_grace_s=1.0)
     sites = site_identities(coordinator, authority)
     await gateway.server.start()
     await enrolment.server.start()

@@ -95,6 +95,18 @@ def _seeds_never_recorded(name: str) -> tuple[tuple[bytes, ...], ...]:
         "Complain": round_pb2.ComplainRequest(exchange=share.exchange, complaint=share.deal),
         "Withdraw": withdrawal,
         "ReportDatasetWithdrawn": report,
+        "GetSumEvidence": round_pb2.GetSumEvidenceRequest(run_id=approval.run_id, round_index=0),
+        "GetMaskedChunk": round_pb2.GetMaskedChunkRequest(
+            run_id=approval.run_id, round_index=0, site_id="a-site", chunk_index=0
+        ),
+        "GetAuditConsistency": round_pb2.GetAuditConsistencyRequest(
+            ranges=[round_pb2.AuditRange(from_size=1, to_size=3)]
+        ),
+        "ChallengeRenewal": enrolment_pb2.ChallengeRenewalRequest(client_nonce=bytes(32), signing_key_sha256=bytes(32)),
+        "Renew": enrolment_pb2.RenewRequest(
+            tls_csr_der=b"0", statement=approval.statement, challenge=approval.statement, challenge_signature=b"0"
+        ),
+        "CheckIn": enrolment_pb2.CheckInRequest(statement=approval.statement, agent_version="0.2"),
     }
     return ((made[name].SerializeToString(),),) if name in made else ()
 
@@ -188,7 +200,9 @@ class Mutator:
     def _change_list(self, message: Message, field: FieldDescriptor) -> None:
         found = getattr(message, field.name)
         if field.cpp_type != FieldDescriptor.CPPTYPE_MESSAGE:
-            found.extend(self._value(field, field.default_value or "") for _ in range(self._random.choice((1, 30))))
+            # Lists of bytes are hashes.
+            held = bytes(32) if field.type == FieldDescriptor.TYPE_BYTES else field.default_value or ""
+            found.extend(self._value(field, held) for _ in range(self._random.choice((1, 30))))
             return
         for _ in range(self._random.choice((1, 3, 1100))):
             self._change(found.add())
