@@ -38,12 +38,16 @@ demo: setup model ## run a real federation on this machine: coordinator, three s
 	@$(BIN)/wardround demo --models-dir .wardround/models
 
 test: setup ## run the tests (no root, no network)
-	@# The simulation keeps one core busy for minutes: it runs beside the others, and is told after them.
-	@said=$$(mktemp); trap 'kill $$beside 2>/dev/null || true; rm -f $$said' EXIT; rest=0; simulation=0; \
-	$(BIN)/python -m pytest -q tests/simulation -m "not system" >$$said 2>&1 & beside=$$!; \
-	$(BIN)/python -m pytest -q tests --ignore=tests/system --ignore=tests/simulation -m "not system" || rest=$$?; \
-	wait $$beside || simulation=$$?; cat $$said; \
-	test $$rest -eq 0 && test $$simulation -eq 0
+	@# The simulation and the suites of real processes keep one core busy for long: they run beside the others, and are
+	@# told after them.
+	@said=$$(mktemp); trap 'pkill -P $$beside 2>/dev/null || true; rm -f $$said' EXIT; rest=0; besides=0; \
+	( simulation=0; suites=0; \
+	  $(BIN)/python -m pytest -q tests/simulation -m "not system" || simulation=$$?; \
+	  $(BIN)/python -m pytest -q tests/e2e -m "not system" || suites=$$?; \
+	  test $$simulation -eq 0 && test $$suites -eq 0 ) >$$said 2>&1 & beside=$$!; \
+	$(BIN)/python -m pytest -q tests --ignore=tests/system --ignore=tests/simulation --ignore=tests/e2e -m "not system" || rest=$$?; \
+	wait $$beside || besides=$$?; cat $$said; \
+	test $$rest -eq 0 && test $$besides -eq 0
 
 test-system: setup model ## run what needs real servers, network namespaces or the real language model; some of it as root
 	@$(BIN)/python -m pytest -q tests -m system
