@@ -58,11 +58,8 @@ async def get_result(ctx: EngineContext, *, site_id: SiteId, run_id: RunId, roun
     """
 
     def look(session: Session) -> CommittedResult:
-        _require_member(ctx, session, site_id, run_id)
-        round_row = committed_round(session, run_id, round_index)
-        exchange = None if round_row is None else latest_exchange(session, round_row)
-        if round_row is None or exchange is None:
-            raise NotFoundError("this round has no published result", run_id=run_id, round_index=round_index)
+        require_member(ctx, session, site_id, run_id)
+        round_row, exchange = published_exchange(session, run_id, round_index)
         manifest = SignedBody(body=round_row.manifest_body, signature=round_row.manifest_signature)
         return CommittedResult(manifest=manifest, result=published_result(exchange))
 
@@ -125,18 +122,28 @@ def _parts(digests: PrefixDigests, chunks: Iterator[bytes], *, offset: int) -> I
         offset += len(data)
 
 
-def _require_member(ctx: EngineContext, session: Session, site_id: SiteId, run_id: RunId) -> None:
+def require_member(ctx: EngineContext, session: Session, site_id: SiteId, run_id: RunId) -> None:
+    """Check that a site may act, and is of the run's roster. Raises SiteNotActiveError, NotInCohortError."""
     require_active_site(session, site_id)
     run = require_run(session, run_id)
     if site_id not in ctx.roles.run_facts(run).spec.cohort.pins:
         raise NotInCohortError("this site is not of the run's roster", site_id=site_id, run_id=run_id)
 
 
+def published_exchange(session: Session, run_id: str, round_index: int) -> tuple[Round, Exchange]:
+    """A committed round, and the exchange that its sum was made in. Raises NotFoundError."""
+    round_row = committed_round(session, run_id, round_index)
+    exchange = None if round_row is None else latest_exchange(session, round_row)
+    if round_row is None or exchange is None:
+        raise NotFoundError("this round has no published result", run_id=run_id, round_index=round_index)
+    return round_row, exchange
+
+
 def _published_blob(
     ctx: EngineContext, session: Session, site_id: SiteId, *, run_id: RunId, sha256: str
 ) -> ExchangeContext | None:
     """The exchange whose sum the blob is; None for the initial state."""
-    _require_member(ctx, session, site_id, run_id)
+    require_member(ctx, session, site_id, run_id)
     if require_run(session, run_id).initial_blob_sha256 == sha256:
         return None
     on = (

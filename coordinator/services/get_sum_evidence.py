@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.orm import Session
 
-from coordinator.db.exchanges import context_of, find_upload, latest_exchange, messages_of
+from coordinator.db.exchanges import context_of, find_upload, messages_of
 from coordinator.db.models import Exchange, Round, Site
-from coordinator.db.rounds import committed_round, participations_of
-from coordinator.errors import NotFoundError, NotInCohortError, ScrubbedError
+from coordinator.db.rounds import participations_of
+from coordinator.errors import NotFoundError, ScrubbedError
 from coordinator.rounds.events import MessageKind
 from coordinator.services.context import EngineContext
-from coordinator.services.round_access import require_active_site, require_run
+from coordinator.services.get_result import published_exchange, require_member
 from fl_protocol.codec.chunks import CHUNK_BYTES
 from fl_protocol.ids import RunId, SiteId
 from fl_protocol.secagg.coordinator_role import SurvivingCohort, make_sum_evidence
@@ -131,15 +131,8 @@ def _read_chunk(ctx: EngineContext, name: str, chunk_index: int) -> SentMaskedCh
 def _published(
     ctx: EngineContext, session: Session, site_id: SiteId, *, run_id: RunId, round_index: int
 ) -> tuple[Round, Exchange]:
-    require_active_site(session, site_id)
-    run = require_run(session, run_id)
-    if site_id not in ctx.roles.run_facts(run).spec.cohort.pins:
-        raise NotInCohortError("this site is not of the run's roster", site_id=site_id, run_id=run_id)
-    round_row = committed_round(session, run_id, round_index)
-    exchange = None if round_row is None else latest_exchange(session, round_row)
-    if round_row is None or exchange is None:
-        raise NotFoundError("this round has no published result", run_id=run_id, round_index=round_index)
-    return round_row, exchange
+    require_member(ctx, session, site_id, run_id)
+    return published_exchange(session, run_id, round_index)
 
 
 def _witnesses(session: Session, round_row: Round) -> tuple[SumWitness, ...]:

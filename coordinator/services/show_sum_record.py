@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from coordinator.db.exchanges import context_of, find_upload, latest_exchange, messages_of
+from coordinator.db.exchanges import context_of, find_upload, messages_of
 from coordinator.db.models import Exchange, Round
-from coordinator.db.rounds import committed_round
 from coordinator.errors import NotFoundError, ScrubbedError
 from coordinator.rounds.events import MessageKind
+from coordinator.services.get_result import published_exchange
 from coordinator.services.resources import Resources
 from coordinator.services.role_cache import RoleCache
 from coordinator.services.show_runs import find_run
@@ -94,10 +94,7 @@ def open_masked_upload(resources: Resources, run_id: str, round_index: int, *, s
 
 
 def _open(session: Session, run_id: str, round_index: int) -> tuple[Round, Exchange]:
-    round_row = committed_round(session, run_id, round_index)
-    exchange = None if round_row is None else latest_exchange(session, round_row)
-    if round_row is None or exchange is None:
-        raise NotFoundError("this round has no published sum", run_id=run_id, round_index=round_index)
+    round_row, exchange = published_exchange(session, run_id, round_index)
     if exchange.scrubbed_at is not None:
         raise ScrubbedError(
             "the shares and masked uploads of this round were deleted when its audit window closed",
