@@ -129,7 +129,8 @@ class NoticeBoard:
             self._hear(notice)
         while not is_over.is_set():
             try:
-                await asyncio.wait_for(is_over.wait(), _HEARTBEAT_S)
+                async with asyncio.timeout(_HEARTBEAT_S):
+                    await is_over.wait()
             except TimeoutError:
                 await connection.fetchval("SELECT 1", timeout=_HEARTBEAT_S)
 

@@ -41,7 +41,8 @@ class Bell:
             return True
         self._n_waiting += 1
         try:
-            await asyncio.wait_for(self._rung.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._rung.wait()
         except TimeoutError:
             return False
         finally:

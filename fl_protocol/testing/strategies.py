@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from hypothesis import strategies as st
@@ -39,24 +40,41 @@ def site_names(n: int) -> tuple[SiteId, ...]:
     return tuple(SiteId(f"site-{number}") for number in range(1, n + 1))
 
 
+class Losses(StrEnum):
+    """Who leaves an exchange, by what becomes of it."""
+
+    NONE = "none"
+    SURVIVED = "survived"
+    """After M3 and before the masked vector, and as few as the others can make up for."""
+    FATAL = "fatal"
+    """Anywhere, and one more than the others can make up for, or more."""
+    ANY = "any"
+
+
 @st.composite
-def scenarios(draw: st.DrawFn, *, min_sites: int = 3, max_sites: int = 12) -> Scenario:
-    """Any cohort in the range, any admitted payload; half the times any drop-outs, else as many as a sum survives."""
-    sites = site_names(draw(st.integers(min_sites, max_sites)))
+def scenarios(draw: st.DrawFn, *, losses: Losses = Losses.ANY, max_sites: int = 12) -> Scenario:
+    """Any cohort from the smallest that can have such losses, and any admitted payload."""
+    sites = site_names(draw(st.integers(4 if losses is Losses.SURVIVED else 3, max_sites)))
     layout = small_layout(n_ring32=draw(st.integers(1, 9)), n_ring64=draw(st.integers(0, 3)), max_sites=max_sites)
     largest = layout.max_integer("update")
-    staying = st.just(LastSent.M9)
-    is_survived = draw(st.booleans())
-    # A threshold of two thirds, and one, must remain; who leaves after M3 is a loss that the others can make up for.
+    # A threshold of two thirds, and one, must remain.
     n_spare = len(sites) - (2 * len(sites) // 3 + 1)
-    leaving = st.just(LastSent.M3) if is_survived else st.sampled_from(LastSent)
-    n_leaving = draw(st.integers(0, n_spare if is_survived else len(sites) // 3 + 1))
-    leavers = set(draw(st.permutations(sites))[:n_leaving])
+    leaving, n_leaving = {
+        Losses.NONE: (st.just(LastSent.M9), st.just(0)),
+        Losses.SURVIVED: (st.just(LastSent.M3), st.integers(1, n_spare)),
+        # Who never began is no loss: the threshold is of those who did.
+        Losses.FATAL: (
+            st.sampled_from([LastSent.M1, LastSent.M3, LastSent.M5, LastSent.M7]),
+            st.integers(n_spare + 1, len(sites)),
+        ),
+        Losses.ANY: (st.sampled_from(LastSent), st.integers(0, len(sites) // 3 + 1)),
+    }[losses]
+    leavers = set(draw(st.permutations(sites))[: draw(n_leaving)])
     return Scenario(
         layout=layout,
         update={site: draw(_integers(layout.n_ring32, largest)) for site in sites},
         count={site: draw(_integers(layout.n_ring64, 1000)) for site in sites},
-        last_sent={site: draw(leaving if site in leavers else staying) for site in sites},
+        last_sent={site: draw(leaving) if site in leavers else LastSent.M9 for site in sites},
     )
 
 

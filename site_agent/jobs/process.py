@@ -295,7 +295,8 @@ class WarmTrainer:
         if process.stdin is not None:
             process.stdin.close()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), self._options.grace_s)
+            async with asyncio.timeout(self._options.grace_s):
+                await process.wait()
         await self.kill()
 
     def _forget(self, process: asyncio.subprocess.Process) -> None:

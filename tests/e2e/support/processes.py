@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 N_TAIL_LINES = 25
+_N_STACK_CHARACTERS = 12_000
 _GRACE_S = 15.0
 
 
@@ -45,7 +46,7 @@ class Processes:
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._folder = folder
-        self._environment = dict(environment)
+        self._environment = {**environment, "PYTHONFAULTHANDLER": "1"}
         self._all: dict[str, Process] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -94,7 +95,14 @@ class Processes:
         assert process.running is not None
         with contextlib.suppress(ProcessLookupError):
             process.running.terminate()
-        return process.running.wait(timeout=_GRACE_S)
+        try:
+            return process.running.wait(timeout=_GRACE_S)
+        except subprocess.TimeoutExpired:
+            # Python writes the stack of each thread to the log: what it waits for is what the test has found.
+            process.running.send_signal(signal.SIGABRT)
+            process.running.wait()
+            log = process.log_text()[-_N_STACK_CHARACTERS:]
+            raise AssertionError(f"{name} did not stop within {_GRACE_S:.0f} s of SIGTERM\n{log}") from None
 
     def look(self) -> None:
         """Start again what was killed; anything else that ended by itself fails the test."""
