@@ -112,7 +112,8 @@ def _shown(stored: NDArray[np.generic], dataset: Dataset) -> PixelArray:
 def _shown_grey(stored: NDArray[np.generic], dataset: Dataset, *, is_inverted: bool) -> PixelArray:
     if stored.ndim != 2:
         raise _undecodable(ImageFault.PHOTOMETRY_UNKNOWN)
-    values: FloatArray = apply_modality_lut(stored, dataset).astype(np.float64)
+    measured = apply_modality_lut(stored, dataset)
+    values: FloatArray = measured.astype(np.float64)
     if not np.isfinite(values).all():
         raise _undecodable(ImageFault.DAMAGED)
     center, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
@@ -121,7 +122,7 @@ def _shown_grey(stored: NDArray[np.generic], dataset: Dataset, *, is_inverted: b
         brightness = windowed(values, center=center, width=width, function=function)
     elif dataset.get("VOILUTSequence"):
         bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        brightness = apply_voi(stored, dataset).astype(np.float64) / (2**bits - 1)
+        brightness = apply_voi(measured, dataset).astype(np.float64) / (2**bits - 1)
     else:
         brightness = _stretched(values, stored, dataset)
     return _eight_bits(np.repeat((1 - brightness if is_inverted else brightness)[:, :, None], 3, axis=2))
