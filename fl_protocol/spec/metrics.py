@@ -15,6 +15,10 @@ class Metric(StrEnum):
     """What an evaluation measures."""
 
     LOSS = "loss"
+    ACCURACY = "accuracy"
+    RETRIEVAL_P1 = "retrieval-p1"
+    RETRIEVAL_P3 = "retrieval-p3"
+    RETRIEVAL_P5 = "retrieval-p5"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +57,26 @@ def ratio(counted: float, among: int) -> float | None:
     return None if among == 0 else counted / among
 
 
+def _accuracy(totals: EvaluationTotals) -> float | None:
+    return ratio(totals.counts["correct"], totals.counts["classified"])
+
+
+def _retrieval_at(k: int) -> MetricRule:
+    """Precision at k: of the k nearest candidates of each query, how many are relevant. A count a rank, each 0 or 1."""
+    ranks = tuple(f"relevant_at_{rank}" for rank in range(1, k + 1))
+
+    def value(totals: EvaluationTotals) -> float | None:
+        return ratio(sum(totals.counts[rank] for rank in ranks), k * totals.counts["queried"])
+
+    return MetricRule(counts=("queried", *ranks), value=value)
+
+
 METRICS: Mapping[Metric, MetricRule] = {
     Metric.LOSS: MetricRule(counts=(), value=lambda totals: ratio(totals.loss_sum, totals.n_units)),
+    Metric.ACCURACY: MetricRule(counts=("correct", "classified"), value=_accuracy),
+    Metric.RETRIEVAL_P1: _retrieval_at(1),
+    Metric.RETRIEVAL_P3: _retrieval_at(3),
+    Metric.RETRIEVAL_P5: _retrieval_at(5),
 }
 """Every metric of this version."""
 

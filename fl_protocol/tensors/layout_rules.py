@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from fl_protocol.spec.adapters import AdapterKind, AdapterSpec, LoraSpec
 from fl_protocol.tensors.adapter_layout import AdapterLayout
 from fl_protocol.tensors.dense_lora import check_dense_lora
+from fl_protocol.tensors.embedding_layouts import check_attention, check_joint_projection
 from fl_protocol.tensors.errors import AdapterLayoutSparseError
 
 
@@ -32,4 +33,6 @@ def _check_lora(layout: AdapterLayout, adapter: AdapterSpec) -> None:
 
 _LAYOUT_RULES: Mapping[AdapterKind, Callable[[AdapterLayout, AdapterSpec], None]] = {
     AdapterKind.LORA: _check_lora,
+    AdapterKind.ATTENTION: lambda layout, _: check_attention(layout),
+    AdapterKind.JOINT_PROJECTION: lambda layout, _: check_joint_projection(layout),
 }

@@ -63,7 +63,7 @@ from site_agent.training.local.plain import PlainRule, PlainState, PlainStep, Tr
 from site_agent.training.local.schedule import learning_rate_at
 from site_agent.training.progress import ProgressReporter
 from site_agent.training.shelf import ModelShelf
-from site_agent.training.task_half import LoadedTask, TaskExample
+from site_agent.training.task_half import LoadedTask, PreparesRecords, TaskExample
 from site_agent.training.tasks import TASKS
 from site_agent.training.tasks.drawing import FitCounts, encode_records, sample_examples
 
@@ -135,6 +135,8 @@ def train_adapter(
     dataset = read_registered_dataset(job, spec)
     split = split_of_run(dataset, spec)
     model = take_model(job, spec, shelf=shelf, compute=compute)
+    if isinstance(model, PreparesRecords):
+        model.prepare(split.training, private_folder=job_dir.parent)
     state = receive_state(job_dir, model, spec)
     belongs_to = identity_of_job(job, spec, compute=compute, state=state, dataset=dataset)
     checkpoints = CheckpointStore(job_dir, belongs_to=belongs_to, every_s=checkpoint_every_s)

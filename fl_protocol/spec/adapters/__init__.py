@@ -9,12 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from fl_protocol.spec.adapters.adapter_spec import AdapterDigests, AdapterKind, AdapterSpec
+from fl_protocol.spec.adapters.embedding import (
+    AttentionSpec,
+    JointProjectionSpec,
+    read_attention,
+    read_joint_projection,
+)
 from fl_protocol.spec.adapters.lora import LoraSpec, read_lora
 from fl_protocol.spec.faults import Reader
 
-__all__ = ["ADAPTER_READERS", "AdapterDigests", "AdapterKind", "AdapterSpec", "LoraSpec"]
+__all__ = [
+    "ADAPTER_READERS",
+    "AdapterDigests",
+    "AdapterKind",
+    "AdapterSpec",
+    "AttentionSpec",
+    "JointProjectionSpec",
+    "LoraSpec",
+]
 
 ADAPTER_READERS: Mapping[AdapterKind, Callable[[Reader, AdapterDigests], AdapterSpec]] = {
     AdapterKind.LORA: read_lora,
+    AdapterKind.ATTENTION: read_attention,
+    AdapterKind.JOINT_PROJECTION: read_joint_projection,
 }
 """Reads the rest of a section ``adapter`` whose ``kind`` is known."""

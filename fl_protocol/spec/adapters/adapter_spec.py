@@ -13,6 +13,8 @@ class AdapterKind(StrEnum):
     """Which weights are trained."""
 
     LORA = "lora"
+    ATTENTION = "attention"
+    JOINT_PROJECTION = "joint-projection"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from fl_protocol.spec.faults import Reader
+from fl_protocol.spec.tasks.image_text_adapter import read_image_text_adapter
+from fl_protocol.spec.tasks.image_text_contrastive import read_image_text_contrastive
 from fl_protocol.spec.tasks.instruction_tuning import read_instruction_tuning
 from fl_protocol.spec.tasks.task_spec import TaskKind, TaskSpec
 
@@ -15,5 +17,7 @@ __all__ = ["TASK_READERS", "TaskKind", "TaskSpec"]
 
 TASK_READERS: Mapping[TaskKind, Callable[[Reader], TaskSpec]] = {
     TaskKind.INSTRUCTION_TUNING: read_instruction_tuning,
+    TaskKind.IMAGE_TEXT_ADAPTER: read_image_text_adapter,
+    TaskKind.IMAGE_TEXT_CONTRASTIVE: read_image_text_contrastive,
 }
 """Reads the rest of a section ``task`` whose ``kind`` is known."""

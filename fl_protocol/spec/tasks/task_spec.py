@@ -10,6 +10,8 @@ class TaskKind(StrEnum):
     """What is learned."""
 
     INSTRUCTION_TUNING = "instruction-tuning"
+    IMAGE_TEXT_ADAPTER = "image-text-adapter"
+    IMAGE_TEXT_CONTRASTIVE = "image-text-contrastive"
 
 
 class TaskSpec(Protocol):

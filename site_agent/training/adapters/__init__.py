@@ -6,9 +6,12 @@ from collections.abc import Mapping
 
 from fl_protocol.spec.adapters import AdapterKind
 from site_agent.training.adapters.adapter_half import AdapterHalf
+from site_agent.training.adapters.embedding import ATTENTION, JOINT_PROJECTION
 from site_agent.training.adapters.lora import LORA
 
 ADAPTERS: Mapping[AdapterKind, AdapterHalf] = {
     AdapterKind.LORA: LORA,
+    AdapterKind.ATTENTION: ATTENTION,
+    AdapterKind.JOINT_PROJECTION: JOINT_PROJECTION,
 }
 """Every kind that this trainer can put on a model."""

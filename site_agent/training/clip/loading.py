@@ -28,9 +28,7 @@ LOADERS: Mapping[str, Loader] = {
         load=lambda _, folder: hugging_face.load_clip(folder),
         without_weights=lambda _, folder: hugging_face.clip_without_weights(folder),
     ),
-    mini_clip.MODEL_TYPE: Loader(
-        load=mini_clip.load_mini_clip, without_weights=mini_clip.mini_clip_without_weights
-    ),
+    mini_clip.MODEL_TYPE: Loader(load=mini_clip.load_mini_clip, without_weights=mini_clip.mini_clip_without_weights),
 }
 
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 from site_agent.training.errors import DatasetFormatUnknownError
 from site_agent.training.formats.dataset_format import DatasetFormat
+from site_agent.training.formats.image_manifest import IMAGE_MANIFEST
 from site_agent.training.formats.prompt_jsonl import PROMPT_JSONL
 
 FORMATS: Mapping[str, DatasetFormat] = {
     "jsonl": PROMPT_JSONL,
+    "image-manifest": IMAGE_MANIFEST,
 }
 """Every format that this trainer can read."""
 

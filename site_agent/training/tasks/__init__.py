@@ -10,9 +10,13 @@ from collections.abc import Mapping
 
 from fl_protocol.spec.tasks import TaskKind
 from site_agent.training.task_half import TaskHalf
+from site_agent.training.tasks.image_text_adapter import IMAGE_TEXT_ADAPTER
+from site_agent.training.tasks.image_text_contrastive import IMAGE_TEXT_CONTRASTIVE
 from site_agent.training.tasks.instruction_tuning import INSTRUCTION_TUNING
 
 TASKS: Mapping[TaskKind, TaskHalf] = {
     TaskKind.INSTRUCTION_TUNING: INSTRUCTION_TUNING,
+    TaskKind.IMAGE_TEXT_ADAPTER: IMAGE_TEXT_ADAPTER,
+    TaskKind.IMAGE_TEXT_CONTRASTIVE: IMAGE_TEXT_CONTRASTIVE,
 }
 """Every task kind that this trainer can do."""

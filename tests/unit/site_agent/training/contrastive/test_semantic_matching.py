@@ -41,9 +41,7 @@ def embeddings() -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(4, 6)), 2 * rng.normal(size=(5, 6))
 
 
-def loss(
-    v: np.ndarray, t: np.ndarray, l_v: np.ndarray, l_t: np.ndarray, scale: float, *, cosine: bool
-) -> torch.Tensor:
+def loss(v: np.ndarray, t: np.ndarray, l_v: np.ndarray, l_t: np.ndarray, scale: float, *, cosine: bool) -> torch.Tensor:
     similarity = label_similarity(torch.tensor(l_v), torch.tensor(l_t), is_cosine=cosine)
     return semantic_matching(torch.tensor(v), torch.tensor(t), similarity=similarity, scale=scale)
 

@@ -29,9 +29,7 @@ def png_by_hand(width: int, height: int, *, bit_depth: int = 8, colour: int = 0,
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     header = struct.pack(">IIBBBBB", width, height, bit_depth, colour, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def test_png_keeps_its_pixels() -> None:
@@ -53,9 +51,7 @@ def test_grey_has_three_equal_channels() -> None:
 
 def test_sixteen_bits_become_eight_by_scale_and_not_by_cutting() -> None:
     rows = b"\x00" + struct.pack(">HHH", 0, 0x8080, 0xFFFF)
-    np.testing.assert_array_equal(
-        decode_image(png_by_hand(3, 1, bit_depth=16, rows=rows))[0, :, 0], [0, 128, 255]
-    )
+    np.testing.assert_array_equal(decode_image(png_by_hand(3, 1, bit_depth=16, rows=rows))[0, :, 0], [0, 128, 255])
 
 
 def test_palette_with_transparency_shows_its_colours() -> None:

@@ -133,7 +133,10 @@ def test_each_frame_is_its_own_image() -> None:
         ((SAMPLES / "MR_truncated.dcm").read_bytes(), "damaged"),
         ((SAMPLES / "JPEGLSNearLossless_08.dcm").read_bytes(), "compression-unknown"),
         (dicom_bytes(np.zeros((1, 2), np.uint16), WindowCenter=1, WindowWidth=0), "window-unusable"),
-        (dicom_bytes(np.zeros((1, 2), np.uint16), WindowCenter=1, WindowWidth=2, VOILUTFunction="X"), "window-unusable"),
+        (
+            dicom_bytes(np.zeros((1, 2), np.uint16), WindowCenter=1, WindowWidth=2, VOILUTFunction="X"),
+            "window-unusable",
+        ),
         (dicom_bytes(np.zeros((1, 2), np.uint16), PhotometricInterpretation="CMYK"), "photometry-unknown"),
     ],
 )
