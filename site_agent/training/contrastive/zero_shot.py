@@ -23,7 +23,7 @@ class Ensemble(StrEnum):
 def prompt_logits(
     embeddings: torch.Tensor, prompt_embeddings: torch.Tensor, *, scale: torch.Tensor | float
 ) -> torch.Tensor:
-    """s times the cosine of each embedding with each prompt: shape (n, p) from (n, d) and (p, d)."""
+    """The scale s times the cosine of each embedding with each prompt: shape (n, p) from (n, d) and (p, d)."""
     return scale * normalize(embeddings, dim=-1) @ normalize(prompt_embeddings, dim=-1).T
 
 

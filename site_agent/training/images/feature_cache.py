@@ -1,4 +1,4 @@
-"""Features that frozen towers computed, kept at the site: an image is decoded and looked at once a run, not once a round.
+"""Features that frozen towers computed, kept at the site: an image is looked at once a run, not once a round.
 
 Safety: a feature says much of its image, so a file here is as private as the image. The folder is the run's own, for
 this user alone, and is deleted with the run; nothing reads it but this trainer. A file that is damaged, or was made by

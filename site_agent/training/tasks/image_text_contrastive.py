@@ -1,8 +1,8 @@
 """MedCLIP: images and texts that never belonged together meet by their labels.
 
-Source: Wang, Wu, Agarwal, Sun, *MedCLIP* (arXiv 2210.10163). What each record is held against is the run's prompts, which
-are public, and, for an image that has one, its own text. So a site with images and labels only, and one with texts only,
-train from the same specification. Knows no rounds.
+Source: Wang, Wu, Agarwal, Sun, *MedCLIP* (arXiv 2210.10163). What each record is held against is the run's prompts,
+which are public, and, for an image that has one, its own text. So a site with images and labels only, and one with
+texts only, train from the same specification. Knows no rounds.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ def test_each_row_becomes_a_record(folder: Path) -> None:
     assert (records[1].image.frame, records[1].image.path) == (3, (folder / "b.png").resolve())
     assert records[1].image.sha256 == hashlib.sha256(b"image b").hexdigest()
     assert records[2].image is None
-    assert SECRET not in repr(records[0]) and "a.png" not in repr(records[0]) and "a.png" not in repr(records[0].image)
+    assert "a.png" not in repr(records[0])
+    assert "a.png" not in repr(records[0].image)
 
 
 def test_label_column_is_one_class_whose_name_may_not_deny(folder: Path) -> None:
@@ -66,7 +67,7 @@ def test_label_column_is_one_class_whose_name_may_not_deny(folder: Path) -> None
 
 
 def test_digest_is_over_the_manifest_and_every_image(folder: Path) -> None:
-    path = write(folder, "image,label\ncells/a.png,A\nb.png,B\nb.png,B\n".replace("\nb.png,B\nb", "\nb"))
+    path = write(folder, "image,label\ncells/a.png,A\nb.png,B\n")
     _, sha256 = records_of_manifest(path, patient_field="patient_id")
     expected = hashlib.sha256(b"wardround/image-manifest/1\n" + hashlib.sha256(path.read_bytes()).digest())
     for name, content in (("b.png", b"image b"), ("cells/a.png", b"image a")):
