@@ -7,6 +7,7 @@ another base, is not used: its name and its checksum would have to fit.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -61,7 +62,7 @@ class FeatureCache:
                 file.write(content + _checksum(key, content))
             beside.replace(path)
         except OSError:
-            beside.unlink(missing_ok=True)
+            _delete(beside)
 
 
 def _read(path: Path, key: bytes, length: int) -> NDArray[np.float32] | None:
@@ -72,9 +73,14 @@ def _read(path: Path, key: bytes, length: int) -> NDArray[np.float32] | None:
         return None
     features, checksum = content[: 4 * length], content[4 * length :]
     if len(features) != 4 * length or checksum != _checksum(key, features):
-        path.unlink(missing_ok=True)
+        _delete(path)
         return None
     return np.frombuffer(features, dtype="<f4")
+
+
+def _delete(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _checksum(key: bytes, content: bytes) -> bytes:

@@ -6,7 +6,7 @@ An example holds an embedding that the frozen towers gave, so that training touc
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ FEATURES_FOLDER = "features"
 RETRIEVAL_RANKS = 5
 
 _PROMPT_BATCH = 64
+_MOST_KNOWN = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -110,13 +111,14 @@ def embed_prompts(module: AdaptedTowers, classes: Sequence[ImageClass]) -> Promp
 
 
 class RecordEmbedder:
-    """Embeds a record's image and text with the frozen towers, through the run's cache where there is one."""
+    """Embeds a record's image and text with the frozen towers: once in memory, and once a run on the site's disk."""
 
     def __init__(self, module: AdaptedTowers, *, base_sha256: str, precision: str) -> None:
         """Keep the towers."""
         self._module = module
         self._base = f"{base_sha256} {precision}"
         self._cache: FeatureCache | None = None
+        self._known: dict[str, torch.Tensor] = {}
 
     def keep_in(self, folder: Path) -> None:
         """Keep features in a folder from now on."""
@@ -135,9 +137,11 @@ class RecordEmbedder:
             pixels = prepare_pixels(_decode(file, line=line), towers.pixels)
             return towers.image_features(pixels[None])[0]
 
-        what, length = f"image {file.sha256} {file.frame}", towers.image_projection.in_features
-        features = look() if self._cache is None else self._cache.get(what, length=length, compute=look)
-        return self._module.image_embeddings(features[None].clone())[0]
+        what = f"image {file.sha256} {file.frame}"
+        if what not in self._known:
+            features = self._features(what, towers.image_projection.in_features, look)
+            self._remember(what, self._module.image_embeddings(features[None])[0])
+        return self._known[what]
 
     def text(self, text: str) -> torch.Tensor:
         """The embedding of a text, float32, shape (d,)."""
@@ -147,9 +151,19 @@ class RecordEmbedder:
             return towers.text_features([text])[0]
 
         what = f"text {hashlib.sha256(text.encode()).hexdigest()}"
-        length = towers.text_projection.in_features
-        features = read() if self._cache is None else self._cache.get(what, length=length, compute=read)
-        return self._module.text_embeddings(features[None].clone())[0]
+        if what not in self._known:
+            features = self._features(what, towers.text_projection.in_features, read)
+            self._remember(what, self._module.text_embeddings(features[None])[0])
+        return self._known[what]
+
+    def _features(self, what: str, length: int, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        return compute().clone() if self._cache is None else self._cache.get(what, length=length, compute=compute)
+
+    def _remember(self, what: str, embedding: torch.Tensor) -> None:
+        """Keep an embedding in memory, and let go of the first where there are many: 150 MB at 384 numbers each."""
+        if len(self._known) >= _MOST_KNOWN:
+            del self._known[next(iter(self._known))]
+        self._known[what] = embedding
 
 
 def labels_of(record: ImageTextRecord, classes: Sequence[ImageClass]) -> tuple[int, ...]:

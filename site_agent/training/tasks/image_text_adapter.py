@@ -1,7 +1,8 @@
 """FedCLIP: an adapter behind a frozen image tower learns to bring an image to the prompt of its class.
 
-Source: Lu, Hu, Wang, Xie, *FedCLIP* (arXiv 2302.13485). The text of a sample is its class's prompt; the loss is CLIP's
-own inside a batch. Knows no rounds.
+Source: Lu, Hu, Wang, Xie, *FedCLIP* (arXiv 2302.13485). The text of a sample is its class's prompt, or its own where its
+record has one; the loss is CLIP's own inside a batch. While all texts are class prompts, both kinds of targets give the
+same number: the texts of a class are equal, and so is every share of its target. Knows no rounds.
 """
 
 from __future__ import annotations
@@ -69,13 +70,19 @@ class ImageAdapterTask:
         assert record.image is not None, "as _class_of has seen"
         labels = tuple(int(other == number) for other in range(len(self.spec.classes)))
         embedding = self.embedder.image(record.image, line=record.line)
-        return EncodedRecord(fit=Fit.WHOLE, example=EmbeddingExample(embedding=embedding, is_image=True, labels=labels))
+        text = None if record.text is None else self.embedder.text(record.text)
+        return EncodedRecord(
+            fit=Fit.WHOLE, example=EmbeddingExample(embedding=embedding, is_image=True, labels=labels, own_text=text)
+        )
 
     def train_loss(self, examples: Sequence[EmbeddingExample]) -> LossSum:
         """The batch's mean loss times its images: a batch's pairs are each other's negatives, so it is no plain sum."""
         images = self.module.images(torch.stack([example.embedding for example in examples]))
         classes = torch.tensor([example.labels.index(1) for example in examples], device=images.device)
         texts = self.bank.class_embeddings()[classes]
+        for number, example in enumerate(examples):
+            if example.own_text is not None:
+                texts[number] = example.own_text
         if self.spec.targets is PairTargets.SAME_CLASS:
             targets = same_class_targets(classes, like=images)
         else:
