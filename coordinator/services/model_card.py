@@ -12,6 +12,7 @@ from datetime import datetime
 import yaml
 
 from coordinator.db.states import ApprovalDecision
+from coordinator.services.model_card_use import use_of
 from coordinator.services.release_lineage import Lineage, LineageRound
 from fl_protocol.spec.round_spec import RoundKind
 
@@ -46,9 +47,9 @@ def _front_matter(lineage: Lineage) -> str:
         "license_name": LICENCE_NAME,
         "license_link": "README.md",
         "base_model": spec.base_model.name,
-        "base_model_relation": "adapter",
-        "library_name": "peft",
-        "pipeline_tag": "text-generation",
+        "base_model_relation": use_of(spec.adapter.kind).relation,
+        "library_name": use_of(spec.adapter.kind).library,
+        "pipeline_tag": use_of(spec.adapter.kind).pipeline_tag,
         "tags": [spec.adapter.kind.value, *_TAGS, spec.task.kind.value],
     }
     return f"---\n{yaml.safe_dump(document, sort_keys=False, allow_unicode=True)}---"
@@ -59,7 +60,7 @@ def _introduction(lineage: Lineage, *, release_id: str, created_at: datetime) ->
     parents = ", ".join(f"`{parent.release_id}`" for parent in lineage.parents)
     return (
         f"# {_plain(spec.name)}\n\n"
-        f"A LoRA adapter for `{spec.base_model.name}`, trained across {len(spec.cohort.sites)} hospitals by "
+        f"{use_of(spec.adapter.kind).noun} `{spec.base_model.name}`, trained across {len(spec.cohort.sites)} hospitals by "
         "Wardround. No record left a hospital; the coordinator learned sums over sites and nothing else.\n\n"
         f"- Purpose: {_plain(spec.purpose)}\n"
         f"- Release `{release_id}` of run `{lineage.run_id}`, made {created_at:%Y-%m-%d %H:%M} UTC\n"
@@ -70,15 +71,8 @@ def _introduction(lineage: Lineage, *, release_id: str, created_at: datetime) ->
 
 
 def _use(lineage: Lineage) -> str:
-    return (
-        "## Use\n\n"
-        "```python\n"
-        "from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM\n\n"
-        f'base = AutoModelForCausalLM.from_pretrained("path/to/{lineage.spec.base_model.name}")\n'
-        'model = PeftModel.from_pretrained(base, "path/to/this/folder")\n'
-        "```"
-    )
+    spec = lineage.spec
+    return "## Use\n\n" + use_of(spec.adapter.kind).text.replace("{base}", spec.base_model.name)
 
 
 def _data(lineage: Lineage) -> str:
