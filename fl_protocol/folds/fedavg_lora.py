@@ -3,7 +3,7 @@
 With x_i = clip_L2(local - global adapter, C), w_i = min(n_i, W), and the secure sums S_x = sum_i (w_i / W) x_i,
 S_w = sum_i w_i:
 
-    mean update = S_x W / S_w = sum_i w_i x_i / sum_i w_i            theta <- ServerOptimizer(theta, mean update)
+    mean update = S_x W / S_w = sum_i w_i x_i / sum_i w_i            theta <- ServerRule(theta, mean update)
 
 Order of operations, the same at every party:
   * site: f = float32(w / W), the quotient taken in float64 and cast once; payload = float32(x * f), one product;
@@ -32,7 +32,7 @@ from fl_protocol.codec.fixed_point import (
 )
 from fl_protocol.folds.algorithm import FoldResult, RawPayloadInvalidError, RoundReport
 from fl_protocol.folds.public_state import PublicState
-from fl_protocol.folds.server_optimizer import SERVER_OPTIMIZERS
+from fl_protocol.folds.server_rules import SERVER_RULES
 from fl_protocol.spec.payload_layout import PayloadLayout, Segment, SegmentKind
 from fl_protocol.spec.round_spec import RoundKind
 from fl_protocol.spec.run_spec import RunSpec
@@ -145,8 +145,9 @@ class FedAvgLora:
         slack = 1e-6 * spec.privacy.clip_norm + math.sqrt(mean.size) * steps / 2
         if norm > spec.privacy.clip_norm + slack:
             raise ImplausibleSumError("the mean update is longer than clip_norm", segment="adapter_update", norm=norm)
-        step = SERVER_OPTIMIZERS[spec.aggregation.server.optimizer](
-            state.adapter, layout.unflatten(mean, is_shared=True), state.server
+        server = spec.aggregation.server
+        step = SERVER_RULES[server.optimizer](
+            state.adapter, layout.unflatten(mean, is_shared=True), state.server, server
         )
         report = RoundReport(
             train_loss=_mean_loss(sums, "train"),

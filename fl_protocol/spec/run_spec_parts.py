@@ -9,6 +9,7 @@ from enum import StrEnum
 import rfc8785
 
 from fl_protocol.ids import Sha256Hex, SiteId
+from fl_protocol.spec.server_spec import ServerSpec
 
 
 class TaskKind(StrEnum):
@@ -53,12 +54,6 @@ class AlgorithmName(StrEnum):
     """How sums become the next adapter."""
 
     FEDAVG_LORA = "fedavg-lora"
-
-
-class ServerOptimizerName(StrEnum):
-    """How the mean update is applied."""
-
-    FEDAVG = "fedavg"
 
 
 class Suite(StrEnum):
@@ -186,13 +181,6 @@ class LocalSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerSpec:
-    """``aggregation.server``."""
-
-    optimizer: ServerOptimizerName
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AggregationSpec:
     """``aggregation``."""
 
@@ -201,7 +189,7 @@ class AggregationSpec:
 
     def to_document(self) -> dict[str, object]:
         """The section as JSON values."""
-        return {"algorithm": self.algorithm.value, "server": {"optimizer": self.server.optimizer.value}}
+        return {"algorithm": self.algorithm.value, "server": self.server.to_document()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,8 +27,6 @@ from fl_protocol.spec.run_spec_parts import (
     PrivacySpec,
     Schedule,
     SecureAggregationSpec,
-    ServerOptimizerName,
-    ServerSpec,
     Suite,
     TaskKind,
     TaskSpec,
@@ -36,6 +34,7 @@ from fl_protocol.spec.run_spec_parts import (
     TrainerSpec,
 )
 from fl_protocol.spec.secagg_params import SMALLEST_COHORT
+from fl_protocol.spec.server_spec import read_server
 
 MAX_SITES = 200
 """The largest roster that the protocol's complete graph is meant for."""
@@ -117,14 +116,12 @@ def read_local(top: Reader) -> LocalSpec:
 
 
 def read_aggregation(top: Reader) -> AggregationSpec:
-    """``aggregation: {algorithm, server: {optimizer=fedavg}}``."""
+    """``aggregation: {algorithm, server: {optimizer=fedavg}}``; a rule's parameters: ``read_server``."""
     section = top.section("aggregation")
     algorithm = section.choice("algorithm", AlgorithmName)
-    server = section.section("server", is_required=False)
-    optimizer = server.choice("optimizer", ServerOptimizerName, default=ServerOptimizerName.FEDAVG)
-    server.finish()
+    server = read_server(section.section("server", is_required=False))
     section.finish()
-    return AggregationSpec(algorithm=algorithm, server=ServerSpec(optimizer=optimizer))
+    return AggregationSpec(algorithm=algorithm, server=server)
 
 
 def read_cohort(top: Reader) -> CohortSpec:
