@@ -39,7 +39,7 @@ from site_agent.training.exchange.fedavg_lora import EvaluationSums
 from site_agent.training.model import AdaptedModel, ModelShelf
 from site_agent.training.model_files import digest_model_folder
 from site_agent.training.progress import ProgressReporter
-from site_agent.training.recipe import evaluate, plain_rule, train
+from site_agent.training.recipe import evaluate, local_steps, train
 from site_agent.training.tasks.instruction_tuning import ChatEncoder, FitCounts, encode_records, sample_examples
 
 STUDY = Path(__file__).parent.parent / "examples" / "phenotype-definitions"
@@ -144,7 +144,7 @@ class Bench:
     def train_round(self, spec: RunSpec, start: Adapter, site: BenchSite, *, round_index: int) -> Adapter:
         """One round at one site."""
         load_adapter(self._model.module, dict(start), layout=self._model.layout)
-        rule = plain_rule(spec, round_index)
+        rule = local_steps(spec, round_index)
         seed = training_seed(run_seed=spec.local.seed, site_id=site.name, round_index=round_index, round_attempt=0)
         encoder = ChatEncoder(self._model.tokenizer, max_length=spec.local.max_length)
         examples = sample_examples(site.training, encoder, n_examples=rule.n_examples, seed=seed, counts=FitCounts())

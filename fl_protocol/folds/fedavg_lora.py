@@ -31,6 +31,14 @@ from fl_protocol.codec.fixed_point import (
     quantisation_step,
 )
 from fl_protocol.folds.algorithm import FoldResult, RawPayloadInvalidError, RoundReport
+from fl_protocol.folds.control_variate import (
+    CONTROL_UPDATE,
+    COUNTED,
+    check_control,
+    control_segments,
+    fold_control,
+    has_control,
+)
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.folds.server_rules import SERVER_RULES
 from fl_protocol.spec.payload_layout import PayloadLayout, Segment, SegmentKind
@@ -54,6 +62,10 @@ _TRAIN: dict[str, np.dtype[Any]] = {
     "train_tokens": _INT64,
     **_EVAL,
 }
+
+
+_TRAIN_WITH_CONTROL: dict[str, np.dtype[Any]] = {**_TRAIN, CONTROL_UPDATE: np.dtype(np.float32)}
+_WIDE = frozenset({"adapter_update", CONTROL_UPDATE})
 
 
 class FedAvgLora:
@@ -84,6 +96,7 @@ class FedAvgLora:
             _count("was_clipped", 1),
             _count("train_tokens", train_tokens),
             _loss("train_loss_sum", train_tokens),
+            *(control_segments(spec, n_parameters) if has_control(spec) else ()),
         )
         segments = evaluated if kind is RoundKind.EVALUATE else trained + evaluated
         return PayloadLayout(segments=segments, max_sites=len(spec.cohort.sites))
@@ -92,7 +105,7 @@ class FedAvgLora:
         self, raw: Mapping[str, NDArray[Any]], *, n_records: int, spec: RunSpec, kind: RoundKind
     ) -> dict[str, NDArray[Any]]:
         """Clip once, multiply by w / W, add w and was_clipped. See ``Algorithm.weigh``."""
-        expected = _EVAL if kind is RoundKind.EVALUATE else _TRAIN
+        expected = _EVAL if kind is RoundKind.EVALUATE else _TRAIN_WITH_CONTROL if has_control(spec) else _TRAIN
         _check_raw(raw, expected)
         payload = {name: raw[name] for name in expected}
         if kind is RoundKind.EVALUATE:
@@ -105,6 +118,10 @@ class FedAvgLora:
         payload["adapter_update"] = np.multiply(clipped, factor, dtype=np.float32)
         payload["weight"] = np.array([weight], dtype=np.int64)
         payload["was_clipped"] = np.array([int(was_clipped)], dtype=np.int64)
+        if has_control(spec):
+            # Safety: with the weight of the update. Two sums of one update under two weights would be two equations.
+            payload[CONTROL_UPDATE] = np.multiply(raw[CONTROL_UPDATE], factor, dtype=np.float32)
+            payload[COUNTED] = np.array([1], dtype=np.int64)
         return payload
 
     def fold(
@@ -138,6 +155,13 @@ class FedAvgLora:
         # Each counted site has at least one record.
         if weight < (1 if n_sites is None else n_sites):
             raise ImplausibleSumError("the weights add up to less than one record a site", segment="weight")
+        control: dict[str, NDArray[np.float32]] = {}
+        if has_control(spec):
+            if n_sites is not None and int(sums[COUNTED][:1][0]) != n_sites:
+                raise ImplausibleSumError("a counted site did not count itself", segment=COUNTED)
+            control = _control_after(
+                sums, state, spec=spec, layout=layout, payload=segments, n_sites=counted, weight=weight
+            )
         mean = _scaled(sums["adapter_update"], spec.privacy.weight_cap / weight)
         norm = l2_norm(mean)
         # Each site's update has norm <= C, so their weighted mean has; the margin is for quantisation and rounding.
@@ -158,8 +182,35 @@ class FedAvgLora:
             update_norm=norm,
         )
         return FoldResult(
-            state=PublicState(version=state.version + 1, adapter=step.adapter, server=step.server), report=report
+            state=PublicState(version=state.version + 1, adapter=step.adapter, server={**step.server, **control}),
+            report=report,
         )
+
+
+def _control_after(
+    sums: Mapping[str, SumValues],
+    state: PublicState,
+    *,
+    spec: RunSpec,
+    layout: AdapterLayout,
+    payload: PayloadLayout,
+    n_sites: int,
+    weight: int,
+) -> dict[str, NDArray[np.float32]]:
+    """The server's next control variate; the update's sum is only read, the control's is used up."""
+    # Rounds of training are numbered as the states that they start from.
+    check_control(
+        sums,
+        state.server,
+        spec=spec,
+        layout=layout,
+        payload=payload,
+        round_index=state.version,
+        n_sites=n_sites,
+    )
+    share = int(sums[COUNTED][:1][0]) / len(spec.cohort.sites)
+    mean_step = _scaled(sums[CONTROL_UPDATE], share * spec.privacy.weight_cap / weight)
+    return fold_control(state.server, mean_step, layout=layout)
 
 
 def _scaled(total: SumValues, factor: float) -> NDArray[np.float32]:
@@ -191,7 +242,7 @@ def _check_raw(raw: Mapping[str, NDArray[Any]], expected: Mapping[str, np.dtype[
         array = raw.get(name)
         if array is None:
             raise RawPayloadInvalidError("a raw segment is missing", segment=name)
-        if array.dtype != dtype or array.ndim != 1 or (name != "adapter_update" and array.shape != (1,)):
+        if array.dtype != dtype or array.ndim != 1 or (name not in _WIDE and array.shape != (1,)):
             message = "a raw segment's dtype or shape is not the algorithm's"
             raise RawPayloadInvalidError(message, segment=name, dtype=str(array.dtype), shape=str(array.shape))
 

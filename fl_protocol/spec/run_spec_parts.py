@@ -34,12 +34,15 @@ class LocalRule(StrEnum):
     """How a site trains."""
 
     PLAIN = "plain"
+    FEDPROX = "fedprox"
+    SCAFFOLD = "scaffold"
 
 
 class LocalOptimizer(StrEnum):
     """Which optimiser a site trains with."""
 
     ADAMW = "adamw"
+    SGD = "sgd"
 
 
 class Schedule(StrEnum):
@@ -48,6 +51,7 @@ class Schedule(StrEnum):
     CONSTANT = "constant"
     LINEAR = "linear"
     COSINE = "cosine"
+    COSINE_BY_ROUND = "cosine-by-round"
 
 
 class AlgorithmName(StrEnum):
@@ -144,7 +148,12 @@ class DataSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalSpec:
-    """``local``: training at a site, within one round; ``warmup_steps`` counts over all rounds."""
+    """``local``: training at a site, within one round; ``warmup_steps`` counts over all rounds.
+
+    Attributes:
+        mu: of the rule fedprox: how strongly it pulls to the global adapter. In the document of that rule only.
+        min_learning_rate: of the schedule cosine-by-round: what it falls to. In the document of that schedule only.
+    """
 
     rule: LocalRule
     steps: int
@@ -157,6 +166,8 @@ class LocalSpec:
     schedule: Schedule
     warmup_steps: int
     seed: int
+    mu: float = 0.01
+    min_learning_rate: float = 1e-6
 
     @property
     def max_tokens(self) -> int:
@@ -165,7 +176,7 @@ class LocalSpec:
 
     def to_document(self) -> dict[str, object]:
         """The section as JSON values."""
-        return {
+        document: dict[str, object] = {
             "rule": self.rule.value,
             "steps": self.steps,
             "batch_size": self.batch_size,
@@ -178,6 +189,11 @@ class LocalSpec:
             "warmup_steps": self.warmup_steps,
             "seed": self.seed,
         }
+        if self.rule is LocalRule.FEDPROX:
+            document["mu"] = self.mu
+        if self.schedule is Schedule.COSINE_BY_ROUND:
+            document["min_learning_rate"] = self.min_learning_rate
+        return document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

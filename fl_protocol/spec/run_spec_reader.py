@@ -96,10 +96,15 @@ def read_data(top: Reader) -> DataSpec:
 
 
 def read_local(top: Reader) -> LocalSpec:
-    """``local``: steps, batch_size, max_length and learning_rate are required, the rest has defaults."""
+    """``local``: steps, batch_size, max_length and learning_rate are required, the rest has defaults.
+
+    ``mu`` (0.01) is of the rule fedprox only, ``min_learning_rate`` (1e-6) of the schedule cosine-by-round only.
+    """
     section = top.section("local")
+    rule = section.choice("rule", LocalRule, default=LocalRule.PLAIN)
+    schedule = section.choice("schedule", Schedule, default=Schedule.CONSTANT)
     local = LocalSpec(
-        rule=section.choice("rule", LocalRule, default=LocalRule.PLAIN),
+        rule=rule,
         steps=section.integer("steps", low=1, high=1_000_000),
         batch_size=section.integer("batch_size", low=1, high=65_536),
         accumulation=section.integer("accumulation", low=1, high=65_536, default=1),
@@ -107,9 +112,13 @@ def read_local(top: Reader) -> LocalSpec:
         optimizer=section.choice("optimizer", LocalOptimizer, default=LocalOptimizer.ADAMW),
         learning_rate=section.number("learning_rate", above=0),
         weight_decay=section.number("weight_decay", low=0, default=0.0),
-        schedule=section.choice("schedule", Schedule, default=Schedule.CONSTANT),
+        schedule=schedule,
         warmup_steps=section.integer("warmup_steps", low=0, high=_MAX_SAFE_INTEGER, default=0),
         seed=section.integer("seed", low=0, high=_MAX_SAFE_INTEGER, default=0),
+        mu=section.number("mu", low=0, high=1e6, default=0.01) if rule is LocalRule.FEDPROX else 0.01,
+        min_learning_rate=section.number("min_learning_rate", above=0, default=1e-6)
+        if schedule is Schedule.COSINE_BY_ROUND
+        else 1e-6,
     )
     section.finish()
     return local

@@ -15,7 +15,7 @@ from site_agent.training.data import read_dataset
 from site_agent.training.device import choose_compute, cpu_flags
 from site_agent.training.model import AdaptedModel, ModelShelf
 from site_agent.training.progress import ProgressReporter
-from site_agent.training.recipe import evaluate, plain_rule, train
+from site_agent.training.recipe import evaluate, local_steps, train
 from site_agent.training.tasks.instruction_tuning import ChatEncoder, FitCounts, encode_records, sample_examples
 from tests.support.training_jobs import bound_spec
 
@@ -64,7 +64,7 @@ def test_base_in_memory_is_the_rounding_of_the_disk_and_training_leaves_it_and_l
     encoder = ChatEncoder(model.tokenizer, max_length=spec.local.max_length)
     everything = read_dataset(records).records
     examples = list(encode_records(everything, encoder, FitCounts()))
-    rule = plain_rule(spec, 0)
+    rule = local_steps(spec, 0)
     drawn = sample_examples(everything, encoder, n_examples=rule.n_examples, seed=3, counts=FitCounts())
     progress = ProgressReporter(tmp_path)
     untrained = evaluate(examples, completion_loss=model.completion_loss, progress=progress)
