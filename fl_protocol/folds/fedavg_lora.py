@@ -41,6 +41,7 @@ from fl_protocol.folds.control_variate import (
 )
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.folds.server_rules import SERVER_RULES
+from fl_protocol.spec.metrics import EvaluationTotals, counts_of, values_of
 from fl_protocol.spec.payload_layout import PayloadLayout, Segment, SegmentKind
 from fl_protocol.spec.round_spec import RoundKind
 from fl_protocol.spec.run_spec import RunSpec
@@ -73,7 +74,7 @@ class FedAvgLora:
 
     Raw segments of a training round, as the trainer writes them: adapter_update float32 (d,), train_loss_sum and
     eval_loss_sum float64 (1,), train_tokens, eval_tokens and eval_records int64 (1,). An evaluation round has only the
-    three ``eval_*``.
+    three ``eval_*``. A metric adds ``eval_<count>`` int64 (1,) for each count that it needs.
     """
 
     @property
@@ -89,6 +90,7 @@ class FedAvgLora:
             _count("eval_records", spec.evaluation.max_records),
             _count("eval_tokens", eval_tokens),
             _loss("eval_loss_sum", eval_tokens),
+            *(_count(name, eval_tokens) for name in _metric_segments(spec)),
         )
         trained = (
             Segment(name="adapter_update", kind=SegmentKind.UPDATE, length=n_parameters, bound=spec.privacy.clip_norm),
@@ -105,7 +107,9 @@ class FedAvgLora:
         self, raw: Mapping[str, NDArray[Any]], *, n_records: int, spec: RunSpec, kind: RoundKind
     ) -> dict[str, NDArray[Any]]:
         """Clip once, multiply by w / W, add w and was_clipped. See ``Algorithm.weigh``."""
-        expected = _EVAL if kind is RoundKind.EVALUATE else _TRAIN_WITH_CONTROL if has_control(spec) else _TRAIN
+        trained = _TRAIN_WITH_CONTROL if has_control(spec) else _TRAIN
+        expected = dict(_EVAL if kind is RoundKind.EVALUATE else trained)
+        expected |= dict.fromkeys(_metric_segments(spec), _INT64)
         _check_raw(raw, expected)
         payload = {name: raw[name] for name in expected}
         if kind is RoundKind.EVALUATE:
@@ -149,6 +153,7 @@ class FedAvgLora:
                 n_eval_records=n_eval_records,
                 n_clipped=0,
                 update_norm=0.0,
+                metrics=_metrics(sums, spec),
             )
             return FoldResult(state=state, report=report)
         weight = int(sums["weight"][:1][0])
@@ -180,6 +185,7 @@ class FedAvgLora:
             n_eval_records=n_eval_records,
             n_clipped=int(sums["was_clipped"][:1][0]),
             update_norm=norm,
+            metrics=_metrics(sums, spec),
         )
         return FoldResult(
             state=PublicState(version=state.version + 1, adapter=step.adapter, server={**step.server, **control}),
@@ -223,6 +229,21 @@ def _scaled(total: SumValues, factor: float) -> NDArray[np.float32]:
         part = total[start : start + _CHUNK]
         scaled[start : start + _CHUNK] = np.multiply(part, factor, out=wide[: part.size])
     return scaled
+
+
+def _metric_segments(spec: RunSpec) -> tuple[str, ...]:
+    """The segments of the run's metrics, beside those that every evaluation has."""
+    return tuple(f"eval_{name}" for name in counts_of(spec.evaluation.metrics))
+
+
+def _metrics(sums: Mapping[str, SumValues], spec: RunSpec) -> dict[str, float]:
+    totals = EvaluationTotals(
+        loss_sum=float(sums["eval_loss_sum"][:1][0]),
+        n_units=int(sums["eval_tokens"][:1][0]),
+        n_records=int(sums["eval_records"][:1][0]),
+        counts={name: int(sums[f"eval_{name}"][:1][0]) for name in counts_of(spec.evaluation.metrics)},
+    )
+    return values_of(spec.evaluation.metrics, totals)
 
 
 def _count(name: str, bound: int) -> Segment:

@@ -15,10 +15,10 @@ from fl_protocol.tensors.adapter_layout import AdapterLayout, TensorSpec
 from fl_protocol.tensors.errors import AdapterTensorError
 from fl_protocol.testing.run_specs import resolved_run_spec
 from site_agent.training.collate import Example
-from site_agent.training.completion_loss import LossSum
 from site_agent.training.local import LOCAL_RULES
 from site_agent.training.local.rule import RoundStart
 from site_agent.training.local.steps import LocalSteps, train_in_steps
+from site_agent.training.task_half import LossSum
 
 pytestmark = pytest.mark.training
 
@@ -83,7 +83,7 @@ class Bowl:
         (one,) = examples
         loss = sum(((value - one.prompt_ids[0]) ** 2).sum() / 2 for value in self.parameters.values())
         assert isinstance(loss, torch.Tensor)
-        return LossSum(loss=loss, n_tokens=1)
+        return LossSum(loss=loss, n_units=1)
 
 
 def train(start: RoundStart, targets: Sequence[int], rates: Sequence[float]) -> np.ndarray:
@@ -99,7 +99,7 @@ def train(start: RoundStart, targets: Sequence[int], rates: Sequence[float]) -> 
             learning_rates=tuple(rates),
             optimizer=LocalOptimizer.SGD,
         ),
-        completion_loss=Bowl(parameters),
+        train_loss=Bowl(parameters),
         on_step=lambda _: None,
         correct=LOCAL_RULES[start.spec.local.rule].correction(start, parameters),
     )
