@@ -185,7 +185,7 @@ class JobDesk:
         raw = tensors_from_bytes((folder / PAYLOAD_FILE).read_bytes(), is_shared=True)
         run = admitted.run
         kind = admitted.manifest.kind
-        values = run.algorithm.weigh(raw, n_records=result.records, spec=run.spec, kind=kind)
+        values = run.algorithm.weigh(raw, n_records=result.records, spec=run.spec, layout=run.layout, kind=kind)
         return encode_payload(values, admitted.layout)
 
     def delete(self, round_context: RoundContext) -> None:

@@ -135,7 +135,7 @@ class FakeCoordinator:
         )
 
     def make_manifest(self, **changes: object) -> SignedBody:
-        layout = ALGORITHMS["fedavg-lora"].segments(self.spec, LAYOUT.n_parameters, self.kind)
+        layout = ALGORITHMS["fedavg-lora"].segments(self.spec, LAYOUT, self.kind)
         fields: dict[str, object] = {
             "run_id": RUN_ID,
             "round_index": self.round_index,
@@ -169,7 +169,7 @@ class FakeCoordinator:
             manifest=self.manifest,
             exchange_index=0,
             exchange_attempt=attempt,
-            layout=ALGORITHMS["fedavg-lora"].segments(self.spec, LAYOUT.n_parameters, self.kind),
+            layout=ALGORITHMS["fedavg-lora"].segments(self.spec, LAYOUT, self.kind),
             params=SecAggParams(),
             roster=self.spec.cohort.pins,
         )

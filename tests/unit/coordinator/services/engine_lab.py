@@ -170,9 +170,9 @@ class LabSite:
     def payload(self, ref: RoundRef) -> tuple[dict[str, np.ndarray], PayloadLayout]:
         kind = RoundManifest.decode(self.manifests[ref].body).kind
         algorithm = ALGORITHMS[self.lab.spec.aggregation.algorithm]
-        layout = algorithm.segments(self.lab.spec, ADAPTER.n_parameters, kind)
+        layout = algorithm.segments(self.lab.spec, ADAPTER, kind)
         raw = self.raw(ref, kind)
-        return algorithm.weigh(raw, n_records=self.n_records, spec=self.lab.spec, kind=kind), layout
+        return algorithm.weigh(raw, n_records=self.n_records, spec=self.lab.spec, layout=ADAPTER, kind=kind), layout
 
     async def turn(self) -> bool:
         """Ask what to do and do it; whether anything was done."""

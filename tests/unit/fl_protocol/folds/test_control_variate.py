@@ -92,7 +92,7 @@ def hospitals(seed: int) -> dict[str, Hospital]:
 def run_rounds(spec: RunSpec, sites: dict[str, Hospital], present: list[tuple[str, ...]]) -> list[PublicState]:
     """The states after each round, through the secure sum; an absent site keeps its c_k."""
     algorithm = ALGORITHMS[spec.aggregation.algorithm]
-    payload = algorithm.segments(spec, D, RoundKind.TRAIN)
+    payload = algorithm.segments(spec, LAYOUT, RoundKind.TRAIN)
     federation = Federation(tuple(SiteId(name) for name in NAMES), payload)
     start = np.random.default_rng(1).normal(0, 1, D).astype(np.float32)
     states = [PublicState(version=0, adapter=LAYOUT.unflatten(start))]
@@ -101,7 +101,11 @@ def run_rounds(spec: RunSpec, sites: dict[str, Hospital], present: list[tuple[st
         vectors = {}
         for name in here:
             values = algorithm.weigh(
-                sites[name].train(spec, states[-1]), n_records=N_RECORDS[name], spec=spec, kind=RoundKind.TRAIN
+                sites[name].train(spec, states[-1]),
+                n_records=N_RECORDS[name],
+                spec=spec,
+                layout=LAYOUT,
+                kind=RoundKind.TRAIN,
             )
             vectors[SiteId(name)] = encode_payload(values, payload)
         total = federation.exchange(vectors, opened=federation.open_exchange(round_index=round_index)).total
@@ -147,7 +151,7 @@ def test_rounds_through_the_secure_sum_are_the_papers_algorithm_with_a_site_away
     states = run_rounds(spec, sites, PRESENT)
     start = LAYOUT.flatten(dict(states[0].adapter)).astype(np.float64)
     theta, control = textbook(hospitals(3), start, PRESENT)
-    payload = ALGORITHMS["fedavg-lora"].segments(spec, D, RoundKind.TRAIN)
+    payload = ALGORITHMS["fedavg-lora"].segments(spec, LAYOUT, RoundKind.TRAIN)
     # Four rounds; c is off by the control's own bound, and moves the adapter by L = 0.3 times that.
     bound = 4 * sum_error_bound(payload, "control_update", 4) + 4 * sum_error_bound(payload, "adapter_update", 4)
     bound += 4 * 40 * 2.0**-24 * CLIP / (STEPS * RATE)
@@ -201,7 +205,9 @@ def test_second_sum_publishes_nothing_that_the_first_does_not() -> None:
         norm = float(np.linalg.norm(update.astype(np.float64)))
         clipped = (update * min(1.0, 2.0 / norm)).astype(np.float32)
         step = control_step(clipped, control, spec=spec, round_index=0)
-        weighed = algorithm.weigh(raw(update, step), n_records=N_RECORDS[name], spec=spec, kind=RoundKind.TRAIN)
+        weighed = algorithm.weigh(
+            raw(update, step), n_records=N_RECORDS[name], spec=spec, layout=LAYOUT, kind=RoundKind.TRAIN
+        )
         totals = {key: total + weighed[key].astype(np.float64) for key, total in totals.items()}
     predicted = -totals["adapter_update"] / (STEPS * RATE) - control * totals["weight"] / 400
     np.testing.assert_allclose(totals["control_update"], predicted, atol=1e-5)
@@ -209,11 +215,13 @@ def test_second_sum_publishes_nothing_that_the_first_does_not() -> None:
 
 def sums_of_one_round(spec: RunSpec) -> tuple[dict[str, np.ndarray], PublicState, PayloadLayout]:
     algorithm = ALGORITHMS[spec.aggregation.algorithm]
-    payload = algorithm.segments(spec, D, RoundKind.TRAIN)
+    payload = algorithm.segments(spec, LAYOUT, RoundKind.TRAIN)
     state = PublicState(version=0, adapter=LAYOUT.unflatten(np.zeros(D, np.float32)))
     vectors = []
     for name, site in hospitals(4).items():
-        values = algorithm.weigh(site.train(spec, state), n_records=N_RECORDS[name], spec=spec, kind=RoundKind.TRAIN)
+        values = algorithm.weigh(
+            site.train(spec, state), n_records=N_RECORDS[name], spec=spec, layout=LAYOUT, kind=RoundKind.TRAIN
+        )
         vectors.append(encode_payload(values, payload))
     total = vectors[0]
     for vector in vectors[1:]:
@@ -236,14 +244,14 @@ def test_control_sum_that_does_not_follow_from_the_updates_is_refused(change: st
 
 
 def test_control_of_an_evaluation_round_is_not_asked_for() -> None:
-    payload = ALGORITHMS["fedavg-lora"].segments(spec_of(), D, RoundKind.EVALUATE)
+    payload = ALGORITHMS["fedavg-lora"].segments(spec_of(), LAYOUT, RoundKind.EVALUATE)
     assert {segment.name for segment in payload.segments} == {"eval_records", "eval_tokens", "eval_loss_sum"}
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "cosine-by-round"])
 def test_bound_of_the_control_holds_in_every_round_of_a_schedule(schedule: str) -> None:
     spec = spec_of(local__schedule=schedule, privacy__clip_norm=1.0)
-    payload = ALGORITHMS["fedavg-lora"].segments(spec, D, RoundKind.TRAIN)
+    payload = ALGORITHMS["fedavg-lora"].segments(spec, LAYOUT, RoundKind.TRAIN)
     longest = np.zeros(D, np.float32)
     longest[0] = 1.0
     control = np.zeros(D, np.float32)

@@ -108,7 +108,7 @@ def test_rounds_through_the_secure_sum_equal_the_rule_on_plain_means(optimizer: 
         }
     )
     algorithm = ALGORITHMS[spec.aggregation.algorithm]
-    payload = algorithm.segments(spec, LAYOUT.n_parameters, RoundKind.TRAIN)
+    payload = algorithm.segments(spec, LAYOUT, RoundKind.TRAIN)
     federation = Federation(tuple(SiteId(name) for name in SITE_NAMES), payload)
     rng = np.random.default_rng(11)
     start = rng.normal(0, 0.02, LAYOUT.n_parameters).astype(np.float32)
@@ -122,7 +122,8 @@ def test_rounds_through_the_secure_sum_equal_the_rule_on_plain_means(optimizer: 
         }
         vectors = {
             SiteId(name): encode_payload(
-                algorithm.weigh(raw(update), n_records=N_RECORDS[name], spec=spec, kind=RoundKind.TRAIN), payload
+                algorithm.weigh(raw(update), n_records=N_RECORDS[name], spec=spec, layout=LAYOUT, kind=RoundKind.TRAIN),
+                payload,
             )
             for name, update in updates.items()
         }
