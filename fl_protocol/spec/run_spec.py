@@ -21,6 +21,7 @@ from fl_protocol.spec.adapters import AdapterSpec
 from fl_protocol.spec.faults import Fault, Reader, RunSpecFaultsError
 from fl_protocol.spec.run_spec_parts import (
     AggregationSpec,
+    AlgorithmName,
     BaseModelSpec,
     CohortSite,
     CohortSpec,
@@ -236,6 +237,11 @@ def _local_faults(spec: RunSpec) -> Iterator[tuple[Fault, tuple[str, ...]]]:
     if local.rule is LocalRule.SCAFFOLD and local.optimizer is not LocalOptimizer.SGD:
         message = "must be sgd for the rule scaffold: its control variates are sums of gradients, not of Adam's steps"
         yield Fault(path="local.optimizer", message=message), ("local.optimizer", "local.rule")
+    if local.rule is LocalRule.SCAFFOLD and spec.aggregation.algorithm is not AlgorithmName.FEDAVG_LORA:
+        message = (
+            "scaffold is a rule of the algorithm fedavg-lora: its control variates move by the weights of the update"
+        )
+        yield Fault(path="local.rule", message=message), ("local.rule", "aggregation.algorithm")
     if local.schedule is Schedule.COSINE_BY_ROUND:
         if local.min_learning_rate > local.learning_rate:
             message = "must be at most local.learning_rate"

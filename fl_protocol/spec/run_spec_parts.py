@@ -12,6 +12,7 @@ from enum import StrEnum
 import rfc8785
 
 from fl_protocol.ids import Sha256Hex, SiteId
+from fl_protocol.spec.attention_spec import AttentionSpec
 from fl_protocol.spec.metrics import Metric
 from fl_protocol.spec.server_spec import ServerSpec
 
@@ -44,6 +45,7 @@ class AlgorithmName(StrEnum):
     """How sums become the next adapter."""
 
     FEDAVG_LORA = "fedavg-lora"
+    FEDMED = "fedmed"
 
 
 class Suite(StrEnum):
@@ -141,14 +143,16 @@ class LocalSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AggregationSpec:
-    """``aggregation``."""
+    """``aggregation``; ``attention`` is of the algorithm fedmed, and in the document of that one only."""
 
     algorithm: AlgorithmName
     server: ServerSpec
+    attention: AttentionSpec | None = None
 
     def to_document(self) -> dict[str, object]:
         """The section as JSON values."""
-        return {"algorithm": self.algorithm.value, "server": self.server.to_document()}
+        document: dict[str, object] = {"algorithm": self.algorithm.value, "server": self.server.to_document()}
+        return document if self.attention is None else {**document, "attention": self.attention.to_document()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from fl_protocol.ids import IdentifierInvalidError, Sha256Hex, SiteId, sha256_hex_from_text, site_id_from_text
 from fl_protocol.spec.adapters import ADAPTER_READERS, AdapterDigests, AdapterKind, AdapterSpec
+from fl_protocol.spec.attention_spec import read_attention
 from fl_protocol.spec.faults import Reader
 from fl_protocol.spec.metrics import Metric
 from fl_protocol.spec.run_spec_parts import (
@@ -113,12 +114,18 @@ def read_local(top: Reader) -> LocalSpec:
 
 
 def read_aggregation(top: Reader) -> AggregationSpec:
-    """``aggregation: {algorithm, server: {optimizer=fedavg}}``; a rule's parameters: ``read_server``."""
+    """``aggregation: {algorithm, server: {optimizer=fedavg}}``; a rule's parameters: ``read_server``.
+
+    The algorithm fedmed has ``attention`` besides: ``read_attention``.
+    """
     section = top.section("aggregation")
     algorithm = section.choice("algorithm", AlgorithmName)
     server = read_server(section.section("server", is_required=False))
+    attention = None
+    if algorithm is AlgorithmName.FEDMED:
+        attention = read_attention(section.section("attention", is_required=False))
     section.finish()
-    return AggregationSpec(algorithm=algorithm, server=server)
+    return AggregationSpec(algorithm=algorithm, server=server, attention=attention)
 
 
 def read_cohort(top: Reader) -> CohortSpec:

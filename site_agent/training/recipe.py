@@ -51,6 +51,7 @@ from site_agent.training.errors import (
     LossNotFiniteError,
     NoUsableRecordsError,
 )
+from site_agent.training.exchange import ALGORITHM_SEGMENTS
 from site_agent.training.exchange.fedavg_lora import (
     NOT_EVALUATED,
     EvaluationSums,
@@ -196,6 +197,7 @@ def train_adapter(
             evaluated=evaluated,
             counts=counts_of(spec.evaluation.metrics),
         )
+        segments |= ALGORITHM_SEGMENTS[spec.aggregation.algorithm](start, read_adapter(model.module))
         outcome = half.finish(start, segments["adapter_update"])
         segments |= outcome.segments
         if outcome.private is not None:
