@@ -38,7 +38,7 @@ from site_agent.training.exchange.fedavg_lora import EvaluationSums
 from site_agent.training.formats.prompt_jsonl import read_prompts
 from site_agent.training.model_files import digest_model_folder
 from site_agent.training.progress import ProgressReporter
-from site_agent.training.recipe import evaluate, plain_rule, train
+from site_agent.training.recipe import evaluate, local_steps, train
 from site_agent.training.shelf import ModelShelf
 from site_agent.training.task_half import LoadedTask, TaskExample
 from site_agent.training.tasks.drawing import FitCounts, encode_records, sample_examples
@@ -145,7 +145,7 @@ class Bench:
     def train_round(self, spec: RunSpec, start: Adapter, site: BenchSite, *, round_index: int) -> Adapter:
         """One round at one site."""
         load_adapter(self._model.module, dict(start), layout=self._model.layout)
-        rule = plain_rule(spec, round_index)
+        rule = local_steps(spec, round_index)
         seed = training_seed(run_seed=spec.local.seed, site_id=site.name, round_index=round_index, round_attempt=0)
         examples = sample_examples(
             site.training, self._model, n_examples=rule.n_examples, seed=seed, counts=FitCounts()

@@ -12,19 +12,24 @@ from enum import StrEnum
 import rfc8785
 
 from fl_protocol.ids import Sha256Hex, SiteId
+from fl_protocol.spec.attention_spec import AttentionSpec
 from fl_protocol.spec.metrics import Metric
+from fl_protocol.spec.server_spec import ServerSpec
 
 
 class LocalRule(StrEnum):
     """How a site trains."""
 
     PLAIN = "plain"
+    FEDPROX = "fedprox"
+    SCAFFOLD = "scaffold"
 
 
 class LocalOptimizer(StrEnum):
     """Which optimiser a site trains with."""
 
     ADAMW = "adamw"
+    SGD = "sgd"
 
 
 class Schedule(StrEnum):
@@ -33,18 +38,14 @@ class Schedule(StrEnum):
     CONSTANT = "constant"
     LINEAR = "linear"
     COSINE = "cosine"
+    COSINE_BY_ROUND = "cosine-by-round"
 
 
 class AlgorithmName(StrEnum):
     """How sums become the next adapter."""
 
     FEDAVG_LORA = "fedavg-lora"
-
-
-class ServerOptimizerName(StrEnum):
-    """How the mean update is applied."""
-
-    FEDAVG = "fedavg"
+    FEDMED = "fedmed"
 
 
 class Suite(StrEnum):
@@ -92,7 +93,12 @@ class DataSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalSpec:
-    """``local``: training at a site, within one round; ``warmup_steps`` counts over all rounds."""
+    """``local``: training at a site, within one round; ``warmup_steps`` counts over all rounds.
+
+    Attributes:
+        mu: of the rule fedprox: how strongly it pulls to the global adapter. In the document of that rule only.
+        min_learning_rate: of the schedule cosine-by-round: what it falls to. In the document of that schedule only.
+    """
 
     rule: LocalRule
     steps: int
@@ -105,6 +111,8 @@ class LocalSpec:
     schedule: Schedule
     warmup_steps: int
     seed: int
+    mu: float = 0.01
+    min_learning_rate: float = 1e-6
 
     @property
     def max_tokens(self) -> int:
@@ -113,7 +121,7 @@ class LocalSpec:
 
     def to_document(self) -> dict[str, object]:
         """The section as JSON values."""
-        return {
+        document: dict[str, object] = {
             "rule": self.rule.value,
             "steps": self.steps,
             "batch_size": self.batch_size,
@@ -126,25 +134,25 @@ class LocalSpec:
             "warmup_steps": self.warmup_steps,
             "seed": self.seed,
         }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerSpec:
-    """``aggregation.server``."""
-
-    optimizer: ServerOptimizerName
+        if self.rule is LocalRule.FEDPROX:
+            document["mu"] = self.mu
+        if self.schedule is Schedule.COSINE_BY_ROUND:
+            document["min_learning_rate"] = self.min_learning_rate
+        return document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AggregationSpec:
-    """``aggregation``."""
+    """``aggregation``; ``attention`` is of the algorithm fedmed, and in the document of that one only."""
 
     algorithm: AlgorithmName
     server: ServerSpec
+    attention: AttentionSpec | None = None
 
     def to_document(self) -> dict[str, object]:
         """The section as JSON values."""
-        return {"algorithm": self.algorithm.value, "server": {"optimizer": self.server.optimizer.value}}
+        document: dict[str, object] = {"algorithm": self.algorithm.value, "server": self.server.to_document()}
+        return document if self.attention is None else {**document, "attention": self.attention.to_document()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -155,7 +155,7 @@ def test_defaults_are_filled_in() -> None:
         ("task.template", "plain", "not in this version"),
         ("adapter.kind", "prefix", "not in this version"),
         ("local.rule", "proximal", "not in this version"),
-        ("local.optimizer", "sgd", "not in this version"),
+        ("local.optimizer", "lion", "not in this version"),
         ("evaluation.every", 6, "must be at most rounds"),
         ("evaluation.holdout_fraction", 1.0, "must be less than 1"),
         ("evaluation.max_records", 10**6 + 1, "must be at most"),
