@@ -16,7 +16,7 @@
         │   ├── DatasetEmptyError
         │   ├── DatasetMalformedError           at record k, in a field
         │   ├── DatasetFormatUnknownError
-        │   ├── DatasetChangedError             not the file that was registered
+        │   ├── DatasetChangedError             not the file that was registered, or changed while it was used
         │   ├── DatasetTooSmallError            fewer records or patients than the run demands
         │   └── NoUsableRecordsError            nothing to train on, or nothing held out to evaluate on
         ├── ChatTemplateError                   the model's tokenizer has none, or one that cannot be used
@@ -24,6 +24,8 @@
         ├── LossNotFiniteError
         ├── OutOfMemoryError
         ├── DeviceUnavailableError
+        ├── QuantizationUnavailableError        the run wants a base of 8 or 4 bits, and this machine cannot load one
+        ├── LibraryMissingError                 an optional library that this job needs is not installed
         └── UnexpectedFailureError              anything else: its type, never its text
 
 Safety: neither a message nor a fact quotes a record; a record is named by its line.
@@ -136,7 +138,9 @@ class DatasetMalformedError(DatasetError):
 
     code = "dataset-malformed"
     advice = (
-        'Each line is one JSON object: {"id": text, "prompt": text, "completion": text, "patient_id": text or none}.'
+        "Each record has texts under the keys that its task needs: id and prompt and completion (instruction-tuning), "
+        "id and prompt and chosen and rejected (preference-alignment), or id and text (language-modelling); and "
+        "patient_id, a text or absent."
     )
 
 
@@ -144,7 +148,7 @@ class DatasetFormatUnknownError(DatasetError):
     """The dataset is registered with a format that this trainer cannot read."""
 
     code = "dataset-format-unknown"
-    advice = "This version reads the format jsonl."
+    advice = "This version reads text records from the formats jsonl, csv and parquet."
 
 
 class DatasetChangedError(DatasetError):
@@ -203,6 +207,23 @@ class DeviceUnavailableError(TrainerError):
 
     code = "device-unavailable"
     advice = "Set the runner's device to auto or cpu, or make the GPU visible to the trainer."
+
+
+class QuantizationUnavailableError(TrainerError):
+    """The run wants its base model in 8 or 4 bits, which this machine cannot give."""
+
+    code = "quantization-unavailable"
+    advice = (
+        "base_model.quantization needs a GPU and the library bitsandbytes (pip install 'wardround[quantization]'); "
+        "decline the run otherwise, or ask the study lead for one with quantization none."
+    )
+
+
+class LibraryMissingError(TrainerError):
+    """An optional library that this job needs is not installed; the fact ``extra`` names what brings it."""
+
+    code = "library-missing"
+    advice = "Install the extra that the facts name: pip install 'wardround[EXTRA]'."
 
 
 class UnexpectedFailureError(TrainerError):
