@@ -66,7 +66,7 @@ class PaddedCompletionLoss:
         return losses.view(len(examples), -1).sum(dim=1)
 
     def _logits_and_labels(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of B examples of at most L tokens: logits, shape (B (L - 1), V), and what they predict, shape (B (L - 1),)."""
+        """Of B rows of at most L tokens: logits, shape (B (L - 1), V), and what they predict, shape (B (L - 1),)."""
         batch = pad_examples(examples, pad_id=self._pad_id)
         device = next(self._model.parameters()).device
         answer = self._model(

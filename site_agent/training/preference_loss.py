@@ -28,7 +28,7 @@ DEFAULT_BETA = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PreferencePair:
-    """Two completions of one prompt, tokenised. Invariant: both have the same prompt. Safety: its repr shows no token."""
+    """Two tokenised completions. Invariant: both have the same prompt. Safety: its repr shows no token."""
 
     chosen: Example
     rejected: Example
