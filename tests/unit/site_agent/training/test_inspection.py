@@ -7,12 +7,13 @@ import json
 import tracemalloc
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from site_agent.jobs.record_schema import schema_from_document
-from site_agent.training import inspection
 from site_agent.training.__main__ import main
 from site_agent.training.data import read_dataset
 from site_agent.training.errors import (
@@ -22,6 +23,7 @@ from site_agent.training.errors import (
     DatasetMissingError,
 )
 from site_agent.training.inspection import inspect_file
+from site_agent.training.rows import jsonl
 from tests.support.training_jobs import SECRET
 
 pytestmark = pytest.mark.training
@@ -111,7 +113,7 @@ def test_list_of_faults_is_bounded_and_their_number_is_not(tmp_path: Path) -> No
 def test_line_that_is_too_long_is_a_fault_and_is_never_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspection, "MAX_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(jsonl, "MAX_ROW_BYTES", 1 << 20)
     path = write(tmp_path / "d", GOOD, b"x" * (64 << 20), GOOD, b"y" * ((1 << 20) + 1), b"z" * (1 << 20))
     tracemalloc.start()
     try:
@@ -139,7 +141,56 @@ def test_file_that_is_not_there_or_of_another_format_is_a_typed_error(tmp_path: 
     with pytest.raises(DatasetMissingError):
         inspect_file(tmp_path / "none")
     with pytest.raises(DatasetFormatUnknownError):
-        inspect_file(tmp_path / "none", "csv")
+        inspect_file(tmp_path / "none", "xlsx")
+
+
+@pytest.mark.parametrize(
+    ("first", "wrong", "field"),
+    [
+        ({"id": "a", "text": "t"}, {"id": "b"}, "text"),
+        (
+            {"id": "a", "prompt": "p", "chosen": "c", "rejected": "r"},
+            {"id": "b", "prompt": "p", "chosen": "c"},
+            "rejected",
+        ),
+        ({"id": "a", "prompt": "p", "completion": "c"}, {"id": "b", "text": "t", "prompt": "p"}, "completion"),
+        ({"id": "a", "prompt": "p"}, {**GOOD, "id": "b"}, None),
+    ],
+)
+def test_file_is_judged_by_the_task_that_its_first_record_is_made_for(
+    tmp_path: Path, first: dict[str, str], wrong: dict[str, str], field: str | None
+) -> None:
+    found = faults_of(write(tmp_path / "d", first, wrong))
+    assert found == ([(1, "completion", "missing")] if field is None else [(2, field, "missing")])
+
+
+def test_csv_is_looked_at_with_its_numbers_as_the_schema_declares_them(tmp_path: Path) -> None:
+    declared = {
+        "id": {"type": "text"},
+        "text": {"type": "text"},
+        "age": {"type": "integer", "at_most": 120},
+        "dose": {"type": "number", "required": False},
+        "alive": {"type": "boolean"},
+    }
+    path = tmp_path / "d"
+    path.write_text("id,text,age,dose,alive\na,t,52,0.5,true\nb,t,old,,TRUE\nc,t,130,nan,yes\nd,,1,1e400,false\n")
+    found = faults_of(path, data_format="csv", schema=schema_from_document(declared))
+    assert sorted(found, key=str) == [
+        (3, "age", "not-a-whole-number"),
+        (4, "age", "too-large"),
+        (4, "alive", "not-true-or-false"),
+        (4, "dose", "not-a-number"),
+        (5, "dose", "not-a-number"),
+        (5, "text", "missing"),
+    ]
+
+
+def test_parquet_is_looked_at_as_the_trainer_reads_it(tmp_path: Path) -> None:
+    rows = [{"id": "a", "text": "t", "patient_id": "p"}, {"id": "b", "text": " ", "patient_id": "p"}]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "d")
+    report = inspect_file(tmp_path / "d", "parquet")
+    assert [(fault.line, fault.field, fault.fault) for fault in report.faults] == [(2, "text", "blank")]
+    assert (report.n_records, report.n_patients) == (2, 1)
 
 
 LINES = st.one_of(
