@@ -1,7 +1,5 @@
 """Looks at every record of a data file, one at a time: its digest, its counts, and each fault by line and field.
 
-Which task a file is for is not known yet: it is judged by the fields of its first readable record (``RECORD_SHAPES``).
-
 Safety: neither a value nor an undeclared field's name is kept or told; a fault is a line, a field and a closed code. An
 operator who may read the file finds the rest there, and nobody else should. Patients are counted by keyed hashes.
 """
@@ -19,8 +17,9 @@ from pathlib import Path
 
 from site_agent.jobs.record_schema import PATIENT_FIELD, FieldFault, FieldKind, FieldRule, RecordSchema, check_fields
 from site_agent.training.errors import DatasetEmptyError, DatasetMissingError
-from site_agent.training.rows.row import RowFault
-from site_agent.training.text_records import INSTRUCTIONS, RECORD_SHAPES, open_rows
+from site_agent.training.rows.jsonl import JsonlFile
+from site_agent.training.rows.row import RowFault, RowFile
+from site_agent.training.text_records import PROMPTS, RecordShape, TextRecord
 
 MAX_LISTED_FAULTS = 50
 """So many faults are listed; all are counted."""
@@ -55,35 +54,37 @@ class FileReport:
             self.faults.append(fault)
 
 
-def inspect_file(
-    path: Path, data_format: str = "jsonl", *, patient_field: str = PATIENT_FIELD, schema: RecordSchema | None = None
+def inspect_file(path: Path, *, patient_field: str = PATIENT_FIELD, schema: RecordSchema | None = None) -> FileReport:
+    """Look at a whole JSONL file of prompts and completions. See ``inspect_rows``."""
+    return inspect_rows(JsonlFile(path), PROMPTS, patient_field=patient_field, schema=schema)
+
+
+def inspect_rows(
+    rows: RowFile, shape: RecordShape[TextRecord], *, patient_field: str, schema: RecordSchema | None
 ) -> FileReport:
     """Look at a whole file.
 
     Args:
-        path: of the file.
-        data_format: jsonl, csv or parquet.
+        rows: of the file.
+        shape: what its records are.
         patient_field: the field that names a record's patient.
-        schema: what its owner declared; None: only what the file's task needs is checked.
+        schema: what its owner declared; None: only what the shape needs is checked.
 
     Raises:
-        DatasetFormatUnknownError: it is none of these formats.
         DatasetMissingError: there is no readable file.
         DatasetEmptyError: it holds no record.
         DatasetMalformedError: the file as a whole is not of its format.
         LibraryMissingError: the format needs a library that is not installed.
     """
-    rows = open_rows(path, data_format)
+    rules = _rules_of_shape(shape, patient_field)
     digest, report, patients, key = hashlib.sha256(), FileReport(), set[bytes](), os.urandom(32)
-    rules: tuple[FieldRule, ...] | None = None
     try:
         for row in rows.look(digest):
             report.n_records += 1
             if isinstance(row.values, RowFault):
                 report.note(Fault(line=row.number, field=None, fault=row.values.value))
                 continue
-            rules = rules or _task_rules(row.values, patient_field)
-            values = row.values if data_format != "csv" or schema is None else _typed(row.values, schema)
+            values = _typed(row.values, schema) if rows.is_all_text and schema is not None else row.values
             _check(values, row.number, rules, schema, report)
             patients.add(_person(row.values, patient_field, key))
     except OSError as error:
@@ -94,9 +95,8 @@ def inspect_file(
     return report
 
 
-def _task_rules(first: Mapping[str, object], patient_field: str) -> tuple[FieldRule, ...]:
-    """What the task that a file's first record is made for needs of every record."""
-    shape = next((shape for shape in RECORD_SHAPES if first.keys() >= set(shape.texts)), INSTRUCTIONS)
+def _rules_of_shape(shape: RecordShape[TextRecord], patient_field: str) -> tuple[FieldRule, ...]:
+    """What a shape needs of every record."""
     needed = [FieldRule(name=name, kind=FieldKind.TEXT, is_blank_allowed=False) for name in ("id", *shape.texts)]
     patient = FieldRule(name=patient_field, kind=FieldKind.TEXT, is_required=False, is_blank_allowed=False)
     return (*needed, patient)

@@ -1,4 +1,4 @@
-"""What all adapters have in common: peft's name for the one adapter on a model, and its warnings."""
+"""What peft calls things, and what it warns of without need."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-ADAPTER_NAME = "default"
+PEFT_NAME = "default"
+"""The name of the one adapter on a model; it is no part of the names that peft saves."""
 
 
 @contextmanager

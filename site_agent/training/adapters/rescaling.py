@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from peft import IA3Config, TaskType, get_peft_model
 
-from site_agent.training.adapters.peft_names import ADAPTER_NAME, peft_warnings_silenced
+from site_agent.training.adapters.peft_names import PEFT_NAME, peft_warnings_silenced
 
 
 def attach_ia3(base: torch.nn.Module, *, targets: Sequence[str], feedforward: Sequence[str]) -> torch.nn.Module:
@@ -25,7 +25,7 @@ def attach_ia3(base: torch.nn.Module, *, targets: Sequence[str], feedforward: Se
         target_modules=list(targets), feedforward_modules=list(feedforward), task_type=TaskType.CAUSAL_LM
     )
     with peft_warnings_silenced():
-        return get_peft_model(base, config, adapter_name=ADAPTER_NAME, autocast_adapter_dtype=True).eval()
+        return get_peft_model(base, config, adapter_name=PEFT_NAME, autocast_adapter_dtype=True).eval()
 
 
 def ia3_document(*, base_model: str, targets: Sequence[str], feedforward: Sequence[str]) -> Mapping[str, object]:

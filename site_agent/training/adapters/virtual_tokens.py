@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from peft import PrefixTuningConfig, PromptTuningConfig, PromptTuningInit, TaskType, get_peft_model
 
-from site_agent.training.adapters.peft_names import ADAPTER_NAME, peft_warnings_silenced
+from site_agent.training.adapters.peft_names import PEFT_NAME, peft_warnings_silenced
 
 SAVED_NAME = "prompt_embeddings"
 """The one tensor that peft saves of either kind."""
@@ -26,7 +26,7 @@ def attach_prompt(base: torch.nn.Module, *, virtual_tokens: int) -> torch.nn.Mod
         task_type=TaskType.CAUSAL_LM,
     )
     with peft_warnings_silenced():
-        return get_peft_model(base, config, adapter_name=ADAPTER_NAME).eval()
+        return get_peft_model(base, config, adapter_name=PEFT_NAME).eval()
 
 
 def attach_prefix(base: torch.nn.Module, *, virtual_tokens: int) -> torch.nn.Module:
@@ -37,7 +37,7 @@ def attach_prefix(base: torch.nn.Module, *, virtual_tokens: int) -> torch.nn.Mod
         task_type=TaskType.CAUSAL_LM,
     )
     with peft_warnings_silenced():
-        return get_peft_model(base, config, adapter_name=ADAPTER_NAME).eval()
+        return get_peft_model(base, config, adapter_name=PEFT_NAME).eval()
 
 
 def virtual_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

@@ -10,7 +10,7 @@ import csv
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 from site_agent.training.errors import DatasetChangedError, DatasetMalformedError
 from site_agent.training.rows.jsonl import skip_byte_order_mark
@@ -23,6 +23,8 @@ class _TooLongError(Exception):
 
 class CsvFile:
     """A CSV file. Invariant: ``read`` is asked only after a whole ``look``, which reads the header."""
+
+    is_all_text: ClassVar[bool] = True
 
     def __init__(self, path: Path) -> None:
         """Name the file; nothing is opened."""

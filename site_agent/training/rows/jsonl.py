@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 from site_agent.training.errors import DatasetChangedError
 from site_agent.training.rows.row import MAX_ROW_BYTES, Row, RowFault
@@ -16,6 +16,8 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 class JsonlFile:
     """A JSONL file. A line feed at the end of the last line begins no further one."""
+
+    is_all_text: ClassVar[bool] = False
 
     def __init__(self, path: Path) -> None:
         """Name the file; nothing is opened."""

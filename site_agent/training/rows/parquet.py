@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from site_agent.training.errors import DatasetChangedError, DatasetMalformedError, LibraryMissingError
 from site_agent.training.rows.row import Row
@@ -27,6 +27,8 @@ _LOOKED_AT = 256
 
 class ParquetFile:
     """A Parquet file."""
+
+    is_all_text: ClassVar[bool] = False
 
     def __init__(self, path: Path) -> None:
         """Name the file; nothing is opened."""

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 MAX_ROW_BYTES = 16 << 20
 """A longer row is a fault: it is never in memory whole."""
@@ -55,7 +55,13 @@ class Row:
 
 
 class RowFile(Protocol):
-    """A file of rows."""
+    """A file of rows.
+
+    Attributes:
+        is_all_text: whether the format knows no value but texts.
+    """
+
+    is_all_text: ClassVar[bool]
 
     def look(self, digest: hashlib._Hash) -> Iterator[Row]:
         """Every row in the file's order. Every byte of the file goes through ``digest``.

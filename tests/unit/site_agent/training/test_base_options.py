@@ -10,11 +10,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from site_agent.jobs.job_dir import DeviceChoice
 from site_agent.training.adapters.peft_names import peft_warnings_silenced
 from site_agent.training.base_options import quantization_config, recompute_activations
+from site_agent.training.causal_model import load_base
 from site_agent.training.collate import Example
 from site_agent.training.completion_loss import PackedCompletionLoss
 from site_agent.training.device import Compute, choose_compute
 from site_agent.training.errors import BaseModelInvalidError, QuantizationUnavailableError
-from site_agent.training.model import load_base
 
 pytestmark = pytest.mark.training
 

@@ -15,13 +15,13 @@ from pyarrow import parquet
 
 from site_agent.jobs.record_schema import schema_from_document
 from site_agent.training.__main__ import main
-from site_agent.training.data import read_dataset
 from site_agent.training.errors import (
     DatasetEmptyError,
-    DatasetFormatUnknownError,
     DatasetMalformedError,
     DatasetMissingError,
 )
+from site_agent.training.formats import FORMATS
+from site_agent.training.formats.prompt_jsonl import read_prompts
 from site_agent.training.inspection import inspect_file
 from site_agent.training.rows import jsonl
 from tests.support.training_jobs import SECRET
@@ -137,31 +137,9 @@ def test_file_without_records_is_a_typed_error(tmp_path: Path, content: bytes) -
         inspect_file(tmp_path / "d")
 
 
-def test_file_that_is_not_there_or_of_another_format_is_a_typed_error(tmp_path: Path) -> None:
+def test_file_that_is_not_there_is_a_typed_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetMissingError):
         inspect_file(tmp_path / "none")
-    with pytest.raises(DatasetFormatUnknownError):
-        inspect_file(tmp_path / "none", "xlsx")
-
-
-@pytest.mark.parametrize(
-    ("first", "wrong", "field"),
-    [
-        ({"id": "a", "text": "t"}, {"id": "b"}, "text"),
-        (
-            {"id": "a", "prompt": "p", "chosen": "c", "rejected": "r"},
-            {"id": "b", "prompt": "p", "chosen": "c"},
-            "rejected",
-        ),
-        ({"id": "a", "prompt": "p", "completion": "c"}, {"id": "b", "text": "t", "prompt": "p"}, "completion"),
-        ({"id": "a", "prompt": "p"}, {**GOOD, "id": "b"}, None),
-    ],
-)
-def test_file_is_judged_by_the_task_that_its_first_record_is_made_for(
-    tmp_path: Path, first: dict[str, str], wrong: dict[str, str], field: str | None
-) -> None:
-    found = faults_of(write(tmp_path / "d", first, wrong))
-    assert found == ([(1, "completion", "missing")] if field is None else [(2, field, "missing")])
 
 
 def test_csv_is_looked_at_with_its_numbers_as_the_schema_declares_them(tmp_path: Path) -> None:
@@ -174,7 +152,8 @@ def test_csv_is_looked_at_with_its_numbers_as_the_schema_declares_them(tmp_path:
     }
     path = tmp_path / "d"
     path.write_text("id,text,age,dose,alive\na,t,52,0.5,true\nb,t,old,,TRUE\nc,t,130,nan,yes\nd,,1,1e400,false\n")
-    found = faults_of(path, data_format="csv", schema=schema_from_document(declared))
+    report = FORMATS["text-csv"].inspect(path, patient_field="patient_id", schema=schema_from_document(declared))
+    found = [(fault.line, fault.field, fault.fault) for fault in report.faults]
     assert sorted(found, key=str) == [
         (3, "age", "not-a-whole-number"),
         (4, "age", "too-large"),
@@ -188,7 +167,7 @@ def test_csv_is_looked_at_with_its_numbers_as_the_schema_declares_them(tmp_path:
 def test_parquet_is_looked_at_as_the_trainer_reads_it(tmp_path: Path) -> None:
     rows = [{"id": "a", "text": "t", "patient_id": "p"}, {"id": "b", "text": " ", "patient_id": "p"}]
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "d")
-    report = inspect_file(tmp_path / "d", "parquet")
+    report = FORMATS["text-parquet"].inspect(tmp_path / "d", patient_field="patient_id", schema=None)
     assert [(fault.line, fault.field, fault.fault) for fault in report.faults] == [(2, "text", "blank")]
     assert (report.n_records, report.n_patients) == (2, 1)
 
@@ -214,16 +193,16 @@ def test_what_passes_inspection_is_what_the_trainer_reads(
         report = inspect_file(path)
     except DatasetEmptyError:
         with pytest.raises(DatasetEmptyError):
-            read_dataset(path)
+            read_prompts(path)
         return
     if report.n_faults:
         with pytest.raises(DatasetMalformedError) as caught:
-            read_dataset(path)
+            read_prompts(path)
         # The same first fault, at the same place.
         first = report.faults[0]
         assert (first.line, first.field) == (caught.value.facts["record"], caught.value.facts.get("field"))
         return
-    dataset = read_dataset(path)
+    dataset = read_prompts(path)
     assert (report.sha256, report.n_records, report.n_patients) == (
         dataset.sha256,
         len(dataset.records),

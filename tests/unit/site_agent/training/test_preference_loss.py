@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from site_agent.training.adapter_io import peft_warnings_silenced
+from site_agent.training.adapters.peft_names import peft_warnings_silenced
 from site_agent.training.collate import Example
 from site_agent.training.completion_loss import CompletionLoss, PackedCompletionLoss, PaddedCompletionLoss
 from site_agent.training.preference_loss import PreferenceLoss, PreferencePair

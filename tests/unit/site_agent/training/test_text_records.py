@@ -6,30 +6,20 @@ import json
 import tracemalloc
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from site_agent.training.data import split_dataset
 from site_agent.training.errors import (
     DatasetChangedError,
     DatasetEmptyError,
-    DatasetFormatUnknownError,
     DatasetMalformedError,
     DatasetMissingError,
     LibraryMissingError,
 )
-from site_agent.training.text_records import (
-    INSTRUCTIONS,
-    PLAIN_TEXTS,
-    PREFERENCES,
-    InstructionRecord,
-    PlainTextRecord,
-    PreferenceRecord,
-    RecordShape,
-    index_records,
-    places_of_split,
-)
+from site_agent.training.formats import FORMATS
+from site_agent.training.text_records import PlainTextRecord, PreferenceRecord, PromptRecord
 
 ROWS = [
     {"id": "r1", "prompt": "q1", "completion": "a1", "patient_id": "p1"},
@@ -59,32 +49,35 @@ def write(path: Path, data_format: str, rows: list[dict[str, str | None]]) -> Pa
 @pytest.mark.parametrize("data_format", ["jsonl", "csv", "parquet"])
 def test_index_gives_the_records_of_every_format(tmp_path: Path, data_format: str) -> None:
     path = write(tmp_path / "d", data_format, ROWS)
-    records, sha256 = index_records(path, data_format, INSTRUCTIONS, patient_field="patient_id")
-    assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    dataset = FORMATS[data_format].read(path, patient_field="patient_id")
+    records = dataset.records
+    assert dataset.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert len(records) == 4
-    assert records[2] == InstructionRecord(record_id="r3", patient_id="p1", prompt="q3", completion="a3")
-    assert records[-1].prompt == "q4"
+    assert records[2] == PromptRecord(record_id="r3", patient_id="p1", prompt="q3", completion="a3")
+    assert records[-1].record_id == "r4"
     assert [one.record_id for one in records[1:3]] == ["r2", "r3"]
-    assert records.split_hashes.tolist() == [expected_hash(person) for person in ("p1", "r2", "p1", "r2")]
+    assert dataset.split_hashes.tolist() == [expected_hash(person) for person in ("p1", "r2", "p1", "r2")]
     # Patient p1 once; the record r2 without a patient and a patient called r2 are two.
-    assert records.n_patients == 3
+    assert dataset.n_patients == 3
 
 
+@pytest.mark.parametrize("container", ["jsonl", "csv", "parquet"])
 @pytest.mark.parametrize(
     ("shape", "row", "expected"),
     [
         (
-            PREFERENCES,
+            "preferences-",
             {"id": "a", "prompt": "q", "chosen": "c", "rejected": "r"},
             PreferenceRecord(record_id="a", patient_id=None, prompt="q", chosen="c", rejected="r"),
         ),
-        (PLAIN_TEXTS, {"id": "a", "text": "t"}, PlainTextRecord(record_id="a", patient_id=None, text="t")),
+        ("text-", {"id": "a", "text": "t"}, PlainTextRecord(record_id="a", patient_id=None, text="t")),
     ],
 )
 def test_shape_makes_its_record(
-    tmp_path: Path, shape: RecordShape[PreferenceRecord], row: dict[str, str | None], expected: object
+    tmp_path: Path, container: str, shape: str, row: dict[str, str | None], expected: object
 ) -> None:
-    records, _ = index_records(write(tmp_path / "d", "jsonl", [row]), "jsonl", shape, patient_field="patient_id")
+    path = write(tmp_path / "d", container, [row])
+    records = FORMATS[shape + container].read(path, patient_field="patient_id").records
     assert records[0] == expected
     assert repr(records[0]) == f"{type(expected).__name__}(...)"
 
@@ -103,7 +96,7 @@ def test_fault_names_row_and_field_and_quotes_nothing(
     good: dict[str, str | None] = {"id": "a", "prompt": "secret", "chosen": "c", "rejected": "r", "patient_id": "p"}
     path = write(tmp_path / "d", data_format, [good, good | change, good])
     with pytest.raises(DatasetMalformedError) as caught:
-        index_records(path, data_format, PREFERENCES, patient_field="patient_id")
+        FORMATS[f"preferences-{data_format}"].read(path, patient_field="patient_id")
     assert caught.value.facts == {"record": number, "field": field}
     assert "secret" not in str(caught.value)
 
@@ -111,7 +104,7 @@ def test_fault_names_row_and_field_and_quotes_nothing(
 def test_wrong_schema_for_the_task_is_told_by_its_first_missing_field(tmp_path: Path) -> None:
     path = write(tmp_path / "d", "jsonl", ROWS)
     with pytest.raises(DatasetMalformedError) as caught:
-        index_records(path, "jsonl", PREFERENCES, patient_field="patient_id")
+        FORMATS["preferences-jsonl"].read(path, patient_field="patient_id")
     assert caught.value.facts == {"record": 1, "field": "chosen"}
 
 
@@ -119,14 +112,13 @@ def test_wrong_schema_for_the_task_is_told_by_its_first_missing_field(tmp_path: 
 def test_file_without_records_is_empty(tmp_path: Path, data_format: str) -> None:
     (tmp_path / "d").write_bytes(b"" if data_format == "jsonl" else b"id,text\n")
     with pytest.raises(DatasetEmptyError):
-        index_records(tmp_path / "d", data_format, PLAIN_TEXTS, patient_field="patient_id")
+        FORMATS[f"text-{data_format}"].read(tmp_path / "d", patient_field="patient_id")
 
 
-def test_unknown_format_and_missing_file_are_told(tmp_path: Path) -> None:
-    with pytest.raises(DatasetFormatUnknownError):
-        index_records(tmp_path / "d", "xlsx", PLAIN_TEXTS, patient_field="patient_id")
+@pytest.mark.parametrize("data_format", ["jsonl", "csv", "parquet"])
+def test_missing_file_is_told(tmp_path: Path, data_format: str) -> None:
     with pytest.raises(DatasetMissingError):
-        index_records(tmp_path / "d", "jsonl", PLAIN_TEXTS, patient_field="patient_id")
+        FORMATS[data_format].read(tmp_path / "d", patient_field="patient_id")
 
 
 def test_parquet_without_its_library_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,14 +126,14 @@ def test_parquet_without_its_library_is_told(tmp_path: Path, monkeypatch: pytest
     # What Python itself does with a module that is not there.
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(LibraryMissingError) as caught:
-        index_records(path, "parquet", INSTRUCTIONS, patient_field="patient_id")
+        FORMATS["parquet"].read(path, patient_field="patient_id")
     assert caught.value.facts == {"extra": "parquet"}
 
 
 def test_another_persons_record_in_a_place_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "d"
     path.write_text('{"id": "a", "text": "t"}\n{"id": "b", "text": "t"}\n')
-    records, _ = index_records(path, "jsonl", PLAIN_TEXTS, patient_field="patient_id")
+    records = FORMATS["text-jsonl"].read(path, patient_field="patient_id").records
     path.write_text('{"id": "b", "text": "t"}\n{"id": "a", "text": "t"}\n')
     with pytest.raises(DatasetChangedError):
         records[0]
@@ -149,7 +141,7 @@ def test_another_persons_record_in_a_place_is_refused(tmp_path: Path) -> None:
 
 def test_file_that_vanished_is_told_when_a_record_is_drawn(tmp_path: Path) -> None:
     path = write(tmp_path / "d", "jsonl", ROWS)
-    records, _ = index_records(path, "jsonl", INSTRUCTIONS, patient_field="patient_id")
+    records = FORMATS["jsonl"].read(path, patient_field="patient_id").records
     path.unlink()
     with pytest.raises(DatasetMissingError):
         records[0]
@@ -157,26 +149,19 @@ def test_file_that_vanished_is_told_when_a_record_is_drawn(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 0.9])
 @pytest.mark.parametrize("max_records", [1, 7, 1000])
-def test_split_by_places_equals_the_split_by_sorting_all(fraction: float, max_records: int) -> None:
+def test_split_of_records_in_a_file_is_that_of_sorting_all(tmp_path: Path, fraction: float, max_records: int) -> None:
     # Several records a person, so that equal hashes are cut through by max_records.
     names = [f"r{(k * 37) % 200:03d}" for k in range(200)]
-    persons = [f"p{k % 40}" for k in range(200)]
-    hashes = [expected_hash(person) for person in persons]
-    asked: set[int] = set()
-
-    def record_id_at(place: int) -> str:
-        asked.add(place)
-        return names[place]
-
-    training, held_out = places_of_split(
-        np.array(hashes, dtype=np.uint64), record_id_at, holdout_fraction=fraction, max_records=max_records
-    )
-    limit = fraction * 2**64
-    below = sorted((hashed, names[k], k) for k, hashed in enumerate(hashes) if hashed < limit)
-    assert held_out.tolist() == [k for _, _, k in below[:max_records]]
-    assert training.tolist() == [k for k, hashed in enumerate(hashes) if hashed >= limit]
-    # At most one more person than needed is looked at: five records each.
-    assert len(asked) <= max_records + 5
+    rows: list[dict[str, str | None]] = [
+        {"id": name, "text": "t", "patient_id": f"p{k % 40}"} for k, name in enumerate(names)
+    ]
+    dataset = FORMATS["text-jsonl"].read(write(tmp_path / "d", "jsonl", rows), patient_field="patient_id")
+    split = split_dataset(dataset, holdout_fraction=fraction, max_records=max_records)
+    hashes = [expected_hash(f"p{k % 40}") for k in range(200)]
+    below = sorted((hashed, name) for hashed, name in zip(hashes, names, strict=True) if hashed < fraction * 2**64)
+    assert [one.record_id for one in split.held_out] == [name for _, name in below[:max_records]]
+    kept = [name for hashed, name in zip(hashes, names, strict=True) if hashed >= fraction * 2**64]
+    assert [one.record_id for one in split.training] == kept
 
 
 @pytest.mark.parametrize("data_format", ["jsonl", "csv", "parquet"])
@@ -198,11 +183,9 @@ def test_memory_stays_bounded_on_a_file_larger_than_the_bound(tmp_path: Path, da
     pa.set_memory_pool(pool)
     tracemalloc.start()
     try:
-        records, _ = index_records(path, data_format, PLAIN_TEXTS, patient_field="patient_id")
-        training, held_out = places_of_split(
-            records.split_hashes, lambda place: records[place].record_id, holdout_fraction=0.1, max_records=64
-        )
-        drawn = sum(len(records[int(place)].text) for place in (*held_out, *training[::40]))
+        dataset = FORMATS[f"text-{data_format}"].read(path, patient_field="patient_id")
+        split = split_dataset(dataset, holdout_fraction=0.1, max_records=64)
+        drawn = sum(len(record.text) for part in (split.held_out, split.training[::40]) for record in part)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
