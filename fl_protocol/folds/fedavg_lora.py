@@ -33,7 +33,7 @@ from fl_protocol.codec.fixed_point import (
 from fl_protocol.folds.algorithm import FoldResult, RawPayloadInvalidError, RoundReport
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.folds.server_optimizer import SERVER_OPTIMIZERS
-from fl_protocol.spec.metrics import EvaluationTotals, counts_of, values_of
+from fl_protocol.spec.metrics import MOST_A_UNIT, EvaluationTotals, counts_of, values_of
 from fl_protocol.spec.payload_layout import PayloadLayout, Segment, SegmentKind
 from fl_protocol.spec.round_spec import RoundKind
 from fl_protocol.spec.run_spec import RunSpec
@@ -78,7 +78,7 @@ class FedAvgLora:
             _count("eval_records", spec.evaluation.max_records),
             _count("eval_tokens", eval_tokens),
             _loss("eval_loss_sum", eval_tokens),
-            *(_count(name, eval_tokens) for name in _metric_segments(spec)),
+            *(_count(name, eval_tokens * most) for name, most in _metric_segments(spec).items()),
         )
         trained = (
             Segment(name="adapter_update", kind=SegmentKind.UPDATE, length=n_parameters, bound=spec.privacy.clip_norm),
@@ -178,9 +178,9 @@ def _scaled(total: SumValues, factor: float) -> NDArray[np.float32]:
     return scaled
 
 
-def _metric_segments(spec: RunSpec) -> tuple[str, ...]:
-    """The segments of the run's metrics, beside those that every evaluation has."""
-    return tuple(f"eval_{name}" for name in counts_of(spec.evaluation.metrics))
+def _metric_segments(spec: RunSpec) -> dict[str, int]:
+    """The segments of the run's metrics, beside those that every evaluation has: how much of each a unit may give."""
+    return {f"eval_{name}": MOST_A_UNIT.get(name, 1) for name in counts_of(spec.evaluation.metrics)}
 
 
 def _metrics(sums: Mapping[str, SumValues], spec: RunSpec) -> dict[str, float]:

@@ -21,6 +21,15 @@ class LocalRule(StrEnum):
     PLAIN = "plain"
 
 
+class Quantization(StrEnum):
+    """How many bits a frozen weight of the base model has while a site trains."""
+
+    NONE = "none"
+    """As many as the site's device computes with."""
+    INT8 = "int8"
+    INT4 = "int4"
+
+
 class LocalOptimizer(StrEnum):
     """Which optimiser a site trains with."""
 
@@ -67,14 +76,21 @@ class CompressionKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseModelSpec:
-    """``base_model``: a name for people, the model digest for machines."""
+    """``base_model``: a name for people, the model digest for machines.
+
+    ``quantization`` is not in the document of a spec that does not set it: its digest is what it was before.
+    """
 
     name: str
     sha256: Sha256Hex
+    quantization: Quantization = Quantization.NONE
 
     def to_document(self) -> dict[str, object]:
         """The section as JSON values."""
-        return {"name": self.name, "sha256": self.sha256}
+        document: dict[str, object] = {"name": self.name, "sha256": self.sha256}
+        if self.quantization is Quantization.NONE:
+            return document
+        return {**document, "quantization": self.quantization.value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +108,10 @@ class DataSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalSpec:
-    """``local``: training at a site, within one round; ``warmup_steps`` counts over all rounds."""
+    """``local``: training at a site, within one round; ``warmup_steps`` counts over all rounds.
+
+    ``gradient_checkpointing`` is not in the document of a spec that does not set it: its digest is what it was before.
+    """
 
     rule: LocalRule
     steps: int
@@ -105,6 +124,7 @@ class LocalSpec:
     schedule: Schedule
     warmup_steps: int
     seed: int
+    gradient_checkpointing: bool = False
 
     @property
     def max_tokens(self) -> int:
@@ -113,7 +133,7 @@ class LocalSpec:
 
     def to_document(self) -> dict[str, object]:
         """The section as JSON values."""
-        return {
+        document: dict[str, object] = {
             "rule": self.rule.value,
             "steps": self.steps,
             "batch_size": self.batch_size,
@@ -126,6 +146,7 @@ class LocalSpec:
             "warmup_steps": self.warmup_steps,
             "seed": self.seed,
         }
+        return {**document, "gradient_checkpointing": True} if self.gradient_checkpointing else document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from fl_protocol.spec.run_spec_parts import (
     LocalSpec,
     Mechanism,
     PrivacySpec,
+    Quantization,
     Schedule,
     SecureAggregationSpec,
     ServerOptimizerName,
@@ -53,9 +54,13 @@ def read_task(top: Reader) -> TaskSpec:
 
 
 def read_base_model(top: Reader) -> BaseModelSpec:
-    """``base_model: {name, sha256}``."""
+    """``base_model: {name, sha256, quantization=none}``."""
     section = top.section("base_model")
-    model = BaseModelSpec(name=section.label("name"), sha256=section.digest("sha256") or _NO_DIGEST)
+    model = BaseModelSpec(
+        name=section.label("name"),
+        sha256=section.digest("sha256") or _NO_DIGEST,
+        quantization=section.choice("quantization", Quantization, default=Quantization.NONE),
+    )
     section.finish()
     return model
 
@@ -99,6 +104,7 @@ def read_local(top: Reader) -> LocalSpec:
         schedule=section.choice("schedule", Schedule, default=Schedule.CONSTANT),
         warmup_steps=section.integer("warmup_steps", low=0, high=_MAX_SAFE_INTEGER, default=0),
         seed=section.integer("seed", low=0, high=_MAX_SAFE_INTEGER, default=0),
+        gradient_checkpointing=section.switch("gradient_checkpointing") or False,
     )
     section.finish()
     return local

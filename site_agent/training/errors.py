@@ -20,6 +20,8 @@
         │   ├── DatasetTooSmallError            fewer records or patients than the run demands
         │   └── NoUsableRecordsError            nothing to train on, or nothing held out to evaluate on
         ├── ChatTemplateError                   the model's tokenizer has none, or one that cannot be used
+        ├── TextMarksMissingError               the model's tokenizer has no token to begin a text with
+        ├── PackingUnavailableError             the run demands packed rows, and the model does not permit them
         ├── CheckpointUnusableError             never stops a job: it starts from its beginning
         ├── LossNotFiniteError
         ├── OutOfMemoryError
@@ -180,6 +182,20 @@ class ChatTemplateError(TrainerError):
 
     code = "chat-template-unusable"
     advice = "Use an instruction-tuned base model whose tokenizer brings its chat template."
+
+
+class TextMarksMissingError(TrainerError):
+    """The base model's tokenizer marks neither the beginning nor the end of a text."""
+
+    code = "text-marks-missing"
+    advice = "Use a base model whose tokenizer has a beginning-of-text or an end-of-text token."
+
+
+class PackingUnavailableError(TrainerError):
+    """The run demands packed rows, and they would give another loss on this base with this adapter."""
+
+    code = "packing-unavailable"
+    advice = "The study lead should leave task.packing out: rows are then packed where the base model permits it."
 
 
 class CheckpointUnusableError(TrainerError):

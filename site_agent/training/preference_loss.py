@@ -48,6 +48,11 @@ class PreferencePair:
         """The length of both sequences together."""
         return self.chosen.n_tokens + self.rejected.n_tokens
 
+    @property
+    def n_units(self) -> int:
+        """A pair has one loss."""
+        return 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairLosses:

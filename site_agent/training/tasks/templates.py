@@ -6,10 +6,10 @@ apart, so that training sees the prompt as generation will, and only the answer 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
+from site_agent.training.causal_model import Tokenizer
 from site_agent.training.errors import ChatTemplateError
 
 ALPACA_PROMPT = (
@@ -19,30 +19,6 @@ ALPACA_PROMPT = (
 """As OpenFedLLM has it (``utils/template.py``): a space stands behind the instruction, none behind the marker."""
 
 ALPACA_ANSWER = " {response}{eos}"
-
-
-class Tokenizer(Protocol):
-    """What the tasks on text need of a tokenizer."""
-
-    chat_template: str | None
-    bos_token: str | None
-    eos_token: str | None
-    bos_token_id: int | None
-    eos_token_id: int | None
-
-    def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
-    ) -> str:
-        """The conversation as text."""
-        ...
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """The text as tokens."""
-        ...
-
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
-        """Tokens as text."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -58,7 +34,13 @@ class Turn:
 
 
 class TextTemplate(Protocol):
-    """Makes text of a question and an answer."""
+    """Makes text of a question and an answer.
+
+    Attributes:
+        wants_bos: whether the tokenizer is to put its beginning-of-text token before a prompt, if that is its habit.
+    """
+
+    wants_bos: ClassVar[bool]
 
     def prompt(self, question: str) -> str:
         """The question as the text that the model is to continue.
@@ -76,13 +58,11 @@ class TextTemplate(Protocol):
         """
         ...
 
-    def begins_with_bos(self) -> bool:
-        """Whether the tokenizer is to put its beginning-of-text token before a prompt, if that is its habit."""
-        ...
-
 
 class ChatTemplate:
     """The model's own chat template, which writes every mark itself."""
+
+    wants_bos: ClassVar[bool] = False
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Keep the tokenizer.
@@ -109,10 +89,6 @@ class ChatTemplate:
         place = answered.rfind(end) if end else -1
         return Turn(prompt=prompt, answer=answered if end is None or place < 0 else answered[: place + len(end)])
 
-    def begins_with_bos(self) -> bool:
-        """See ``TextTemplate``."""
-        return False
-
     def _render(self, turns: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
         from jinja2 import TemplateError  # jinja2 renders chat templates; it comes with transformers
 
@@ -127,6 +103,8 @@ class ChatTemplate:
 
 class AlpacaTemplate:
     """Alpaca's form without an input, for bases that know no chat. Any tokenizer with an end-of-text token will do."""
+
+    wants_bos: ClassVar[bool] = True
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Keep how the tokenizer marks a text's end.
@@ -145,15 +123,3 @@ class AlpacaTemplate:
     def turn(self, question: str, answer: str) -> Turn:
         """See ``TextTemplate``."""
         return Turn(prompt=self.prompt(question), answer=ALPACA_ANSWER.format(response=answer, eos=self._eos))
-
-    def begins_with_bos(self) -> bool:
-        """See ``TextTemplate``."""
-        return True
-
-
-def prompt_ids_of(tokenizer: Tokenizer, template: TextTemplate, prompt: str) -> list[int]:
-    """A prompt's tokens, behind the beginning-of-text token where template and tokenizer have the habit of it."""
-    bos = tokenizer.bos_token_id
-    if template.begins_with_bos() and bos is not None and tokenizer.encode("a", add_special_tokens=True)[:1] == [bos]:
-        return [bos, *tokenizer.encode(prompt, add_special_tokens=False)]
-    return tokenizer.encode(prompt, add_special_tokens=False)

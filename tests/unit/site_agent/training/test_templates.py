@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 from tokenizers import processors
 
+from fl_protocol.spec.tasks.instruction_tuning import Template
 from site_agent.training.errors import ChatTemplateError
-from site_agent.training.tasks.templates import AlpacaTemplate, ChatTemplate, prompt_ids_of
+from site_agent.training.tasks.templates import AlpacaTemplate, ChatTemplate
+from site_agent.training.tasks.text_tasks import TurnEncoder
 from tests.support.tiny_model import make_tiny_tokenizer
 
 pytestmark = pytest.mark.training
@@ -61,9 +63,12 @@ def test_beginning_of_text_stands_once_where_the_tokenizer_puts_it(has_habit: bo
         tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
             single="<|im_start|> $A", special_tokens=[("<|im_start|>", bos)]
         )
-    alpaca, chat = AlpacaTemplate(tokenizer), ChatTemplate(tokenizer)
-    assert prompt_ids_of(tokenizer, alpaca, "ab") == [*([bos] if has_habit else []), *tokenizer.encode("ab")[-2:]]
-    assert len(prompt_ids_of(tokenizer, chat, "ab")) == 2
+    prompts = {name: TurnEncoder(tokenizer, name, max_length=500).prompt_ids("ab") for name in Template}
+    alpaca = AlpacaTemplate(tokenizer).prompt("ab")
+    # The tokenizer has one token a byte.
+    assert len(prompts[Template.ALPACA]) == len(alpaca.encode()) + has_habit
+    assert (prompts[Template.ALPACA][0] == bos) is has_habit
+    assert prompts[Template.CHAT].count(bos) == 2
 
 
 def test_turn_shows_nothing_of_itself() -> None:
