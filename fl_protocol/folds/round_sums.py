@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fl_protocol.codec.fixed_point import ImplausibleSumError, SumValues, UpdateSum
 from fl_protocol.folds.algorithm import RawPayloadInvalidError, RoundReport
-from fl_protocol.spec.metrics import EvaluationTotals, counts_of, values_of
+from fl_protocol.spec.metrics import MOST_A_UNIT, EvaluationTotals, counts_of, values_of
 from fl_protocol.spec.payload_layout import PayloadLayout, Segment, SegmentKind
 from fl_protocol.spec.run_spec import RunSpec
 
@@ -35,7 +35,7 @@ def evaluation_segments(spec: RunSpec) -> tuple[Segment, ...]:
         count_segment("eval_records", spec.evaluation.max_records),
         count_segment("eval_tokens", eval_tokens),
         loss_segment("eval_loss_sum", eval_tokens),
-        *(count_segment(name, eval_tokens) for name in metric_segments(spec)),
+        *(count_segment(name, eval_tokens * most) for name, most in metric_segments(spec).items()),
     )
 
 
@@ -136,9 +136,9 @@ def scaled(total: SumValues, pieces: Sequence[tuple[int, float]]) -> NDArray[np.
     return result
 
 
-def metric_segments(spec: RunSpec) -> tuple[str, ...]:
-    """The names of the segments of the run's metrics, beside those that every evaluation has."""
-    return tuple(f"eval_{name}" for name in counts_of(spec.evaluation.metrics))
+def metric_segments(spec: RunSpec) -> dict[str, int]:
+    """The segments of the run's metrics, beside those that every evaluation has: how much of each a unit may give."""
+    return {f"eval_{name}": MOST_A_UNIT.get(name, 1) for name in counts_of(spec.evaluation.metrics)}
 
 
 def metrics_of(sums: Mapping[str, SumValues], spec: RunSpec) -> dict[str, float]:

@@ -6,15 +6,22 @@ one row of the table; its task's ``evaluate`` fills the counts.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from fl_protocol.spec.tasks.task_spec import TaskKind
 
 
 class Metric(StrEnum):
     """What an evaluation measures."""
 
     LOSS = "loss"
+    PERPLEXITY = "perplexity"
+    PREFERENCE_ACCURACY = "preference-accuracy"
+    PREFERENCE_MARGIN = "preference-margin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +47,14 @@ class MetricRule:
 
     Attributes:
         counts: names of the counts that it needs beside loss, units and records; each is one ring64 segment
-            ``eval_<name>``, at most one a unit of the loss.
+            ``eval_<name>``, at most ``MOST_A_UNIT`` of its name a unit of the loss.
         value: the metric, or None where nothing was counted.
+        tasks: the only tasks that count for it; None: any.
     """
 
     counts: tuple[str, ...]
     value: Callable[[EvaluationTotals], float | None]
+    tasks: frozenset[TaskKind] | None = None
 
 
 def ratio(counted: float, among: int) -> float | None:
@@ -53,8 +62,35 @@ def ratio(counted: float, among: int) -> float | None:
     return None if among == 0 else counted / among
 
 
+MARGIN_STEPS = 1000
+"""A margin is counted in thousandths of a nat, what is above zero and what is below apart: a count is not negative."""
+
+_ON_TOKENS = frozenset({TaskKind.INSTRUCTION_TUNING, TaskKind.LANGUAGE_MODELLING})
+_ON_PAIRS = frozenset({TaskKind.PREFERENCE_ALIGNMENT})
+
+MOST_A_UNIT: Mapping[str, int] = {"margin_above": 64 * MARGIN_STEPS, "margin_below": 64 * MARGIN_STEPS}
+"""How much of a count a unit of the loss may give, where it is not 1; a token's share of a margin is below 64 nats."""
+
+
+def perplexity(totals: EvaluationTotals) -> float | None:
+    """Exp of the mean loss; infinite where that is too large for a float."""
+    mean = ratio(totals.loss_sum, totals.n_units)
+    return None if mean is None else math.exp(mean) if mean < math.log(sys.float_info.max) else math.inf
+
+
+def mean_margin(totals: EvaluationTotals) -> float | None:
+    """Nats a pair: beta times how much likelier the chosen completion became than the rejected one."""
+    total = totals.counts["margin_above"] - totals.counts["margin_below"]
+    return ratio(total / MARGIN_STEPS, totals.n_units)
+
+
 METRICS: Mapping[Metric, MetricRule] = {
     Metric.LOSS: MetricRule(counts=(), value=lambda totals: ratio(totals.loss_sum, totals.n_units)),
+    Metric.PERPLEXITY: MetricRule(counts=(), value=perplexity, tasks=_ON_TOKENS),
+    Metric.PREFERENCE_ACCURACY: MetricRule(
+        counts=("preferred",), value=lambda totals: ratio(totals.counts["preferred"], totals.n_units), tasks=_ON_PAIRS
+    ),
+    Metric.PREFERENCE_MARGIN: MetricRule(counts=("margin_above", "margin_below"), value=mean_margin, tasks=_ON_PAIRS),
 }
 """Every metric of this version."""
 

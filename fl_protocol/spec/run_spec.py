@@ -17,8 +17,9 @@ import rfc8785
 from fl_protocol.errors import ProtocolError
 from fl_protocol.ids import IdentifierInvalidError, Sha256Hex, SiteId, sha256_hex_from_text
 from fl_protocol.spec import run_spec_reader as reader
-from fl_protocol.spec.adapters import AdapterSpec
+from fl_protocol.spec.adapters import AdapterKind, AdapterSpec
 from fl_protocol.spec.faults import Fault, Reader, RunSpecFaultsError
+from fl_protocol.spec.metrics import METRICS
 from fl_protocol.spec.run_spec_parts import (
     AggregationSpec,
     AlgorithmName,
@@ -227,6 +228,14 @@ def _cross_faults(spec: RunSpec) -> Iterator[tuple[Fault, tuple[str, ...]]]:
         message = "must be at most local.steps x rounds, all the steps of the run"
         yield Fault(path="local.warmup_steps", message=message), ("local.warmup_steps", "local.steps", "rounds")
     yield from _local_faults(spec)
+    for index, metric in enumerate(spec.evaluation.metrics):
+        tasks = METRICS[metric].tasks
+        if tasks is not None and spec.task.kind not in tasks:
+            message = f"{metric.value!r} is not measured of the task {spec.task.kind.value!r}"
+            yield Fault(path=f"evaluation.metrics[{index}]", message=message), ("evaluation.metrics", "task.kind")
+    if spec.local.gradient_checkpointing and spec.adapter.kind is AdapterKind.PREFIX:
+        message = "does not go with a prefix, whose keys and values a layer that is computed twice would lose"
+        yield Fault(path="local.gradient_checkpointing", message=message), ("local", "adapter.kind")
     if spec.evaluation.every > spec.rounds:
         yield Fault(path="evaluation.every", message="must be at most rounds"), ("evaluation.every", "rounds")
 

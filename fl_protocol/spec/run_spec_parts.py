@@ -25,6 +25,15 @@ class LocalRule(StrEnum):
     SCAFFOLD = "scaffold"
 
 
+class Quantization(StrEnum):
+    """How many bits a frozen weight of the base model has while a site trains."""
+
+    NONE = "none"
+    """As many as the site's device computes with."""
+    INT8 = "int8"
+    INT4 = "int4"
+
+
 class LocalOptimizer(StrEnum):
     """Which optimiser a site trains with."""
 
@@ -68,14 +77,21 @@ class CompressionKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseModelSpec:
-    """``base_model``: a name for people, the model digest for machines."""
+    """``base_model``: a name for people, the model digest for machines.
+
+    ``quantization`` is not in the document of a spec that does not set it: its digest is what it was before.
+    """
 
     name: str
     sha256: Sha256Hex
+    quantization: Quantization = Quantization.NONE
 
     def to_document(self) -> dict[str, object]:
         """The section as JSON values."""
-        return {"name": self.name, "sha256": self.sha256}
+        document: dict[str, object] = {"name": self.name, "sha256": self.sha256}
+        if self.quantization is Quantization.NONE:
+            return document
+        return {**document, "quantization": self.quantization.value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +114,7 @@ class LocalSpec:
     Attributes:
         mu: of the rule fedprox: how strongly it pulls to the global adapter. In the document of that rule only.
         min_learning_rate: of the schedule cosine-by-round: what it falls to. In the document of that schedule only.
+        gradient_checkpointing: in the document of a spec that sets it only, so that older digests are what they were.
     """
 
     rule: LocalRule
@@ -113,6 +130,7 @@ class LocalSpec:
     seed: int
     mu: float = 0.01
     min_learning_rate: float = 1e-6
+    gradient_checkpointing: bool = False
 
     @property
     def max_tokens(self) -> int:
@@ -138,7 +156,7 @@ class LocalSpec:
             document["mu"] = self.mu
         if self.schedule is Schedule.COSINE_BY_ROUND:
             document["min_learning_rate"] = self.min_learning_rate
-        return document
+        return {**document, "gradient_checkpointing": True} if self.gradient_checkpointing else document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

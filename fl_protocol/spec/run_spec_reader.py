@@ -24,6 +24,7 @@ from fl_protocol.spec.run_spec_parts import (
     LocalSpec,
     Mechanism,
     PrivacySpec,
+    Quantization,
     Schedule,
     SecureAggregationSpec,
     Suite,
@@ -53,9 +54,13 @@ def read_task(top: Reader) -> TaskSpec:
 
 
 def read_base_model(top: Reader) -> BaseModelSpec:
-    """``base_model: {name, sha256}``."""
+    """``base_model: {name, sha256, quantization=none}``."""
     section = top.section("base_model")
-    model = BaseModelSpec(name=section.label("name"), sha256=section.digest("sha256") or _NO_DIGEST)
+    model = BaseModelSpec(
+        name=section.label("name"),
+        sha256=section.digest("sha256") or _NO_DIGEST,
+        quantization=section.choice("quantization", Quantization, default=Quantization.NONE),
+    )
     section.finish()
     return model
 
@@ -108,6 +113,7 @@ def read_local(top: Reader) -> LocalSpec:
         min_learning_rate=section.number("min_learning_rate", above=0, default=1e-6)
         if schedule is Schedule.COSINE_BY_ROUND
         else 1e-6,
+        gradient_checkpointing=section.switch("gradient_checkpointing") or False,
     )
     section.finish()
     return local

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from fl_protocol.spec.adapters import AdapterKind, AdapterSpec, LoraSpec
+from fl_protocol.spec.adapters import AdapterKind, AdapterSpec, Ia3Spec, LoraSpec, PrefixSpec, PromptSpec
 from fl_protocol.tensors.adapter_layout import AdapterLayout
 from fl_protocol.tensors.dense_lora import check_dense_lora
+from fl_protocol.tensors.dense_vectors import check_rescaling, check_virtual_tokens
 from fl_protocol.tensors.errors import AdapterLayoutSparseError
 
 
@@ -30,6 +31,19 @@ def _check_lora(layout: AdapterLayout, adapter: AdapterSpec) -> None:
     check_dense_lora(layout, rank=adapter.rank, targets=adapter.targets)
 
 
+def _check_virtual_tokens(layout: AdapterLayout, adapter: AdapterSpec) -> None:
+    assert isinstance(adapter, PromptSpec | PrefixSpec), "the table says so"
+    check_virtual_tokens(layout, virtual_tokens=adapter.virtual_tokens)
+
+
+def _check_ia3(layout: AdapterLayout, adapter: AdapterSpec) -> None:
+    assert isinstance(adapter, Ia3Spec), "the table says so"
+    check_rescaling(layout, targets=adapter.targets)
+
+
 _LAYOUT_RULES: Mapping[AdapterKind, Callable[[AdapterLayout, AdapterSpec], None]] = {
     AdapterKind.LORA: _check_lora,
+    AdapterKind.PROMPT: _check_virtual_tokens,
+    AdapterKind.PREFIX: _check_virtual_tokens,
+    AdapterKind.IA3: _check_ia3,
 }

@@ -13,6 +13,9 @@ class AdapterKind(StrEnum):
     """Which weights are trained."""
 
     LORA = "lora"
+    PROMPT = "prompt"
+    PREFIX = "prefix"
+    IA3 = "ia3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,11 +9,15 @@ from collections.abc import Callable, Mapping
 
 from fl_protocol.spec.faults import Reader
 from fl_protocol.spec.tasks.instruction_tuning import read_instruction_tuning
+from fl_protocol.spec.tasks.language_modelling import read_language_modelling
+from fl_protocol.spec.tasks.preference_alignment import read_preference_alignment
 from fl_protocol.spec.tasks.task_spec import TaskKind, TaskSpec
 
 __all__ = ["TASK_READERS", "TaskKind", "TaskSpec"]
 
 TASK_READERS: Mapping[TaskKind, Callable[[Reader], TaskSpec]] = {
     TaskKind.INSTRUCTION_TUNING: read_instruction_tuning,
+    TaskKind.PREFERENCE_ALIGNMENT: read_preference_alignment,
+    TaskKind.LANGUAGE_MODELLING: read_language_modelling,
 }
 """Reads the rest of a section ``task`` whose ``kind`` is known."""

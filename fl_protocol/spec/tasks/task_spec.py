@@ -10,6 +10,8 @@ class TaskKind(StrEnum):
     """What is learned."""
 
     INSTRUCTION_TUNING = "instruction-tuning"
+    PREFERENCE_ALIGNMENT = "preference-alignment"
+    LANGUAGE_MODELLING = "language-modelling"
 
 
 class TaskSpec(Protocol):

@@ -6,9 +6,14 @@ from collections.abc import Mapping
 
 from fl_protocol.spec.adapters import AdapterKind
 from site_agent.training.adapters.adapter_half import AdapterHalf
+from site_agent.training.adapters.ia3 import IA3
 from site_agent.training.adapters.lora import LORA
+from site_agent.training.adapters.virtual_tokens import PREFIX, PROMPT
 
 ADAPTERS: Mapping[AdapterKind, AdapterHalf] = {
     AdapterKind.LORA: LORA,
+    AdapterKind.PROMPT: PROMPT,
+    AdapterKind.PREFIX: PREFIX,
+    AdapterKind.IA3: IA3,
 }
 """Every kind that this trainer can put on a model."""

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 from site_agent.training.errors import DatasetFormatUnknownError
 from site_agent.training.formats.dataset_format import DatasetFormat
-from site_agent.training.formats.prompt_jsonl import PROMPT_JSONL
+from site_agent.training.formats.text_files import PLAIN_TEXT_FORMATS, PREFERENCE_FORMATS, PROMPT_FORMATS
 
 FORMATS: Mapping[str, DatasetFormat] = {
-    "jsonl": PROMPT_JSONL,
+    **PROMPT_FORMATS,
+    **PREFERENCE_FORMATS,
+    **PLAIN_TEXT_FORMATS,
 }
 """Every format that this trainer can read."""
 

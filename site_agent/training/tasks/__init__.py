@@ -11,8 +11,12 @@ from collections.abc import Mapping
 from fl_protocol.spec.tasks import TaskKind
 from site_agent.training.task_half import TaskHalf
 from site_agent.training.tasks.instruction_tuning import INSTRUCTION_TUNING
+from site_agent.training.tasks.language_modelling import LANGUAGE_MODELLING
+from site_agent.training.tasks.preference_alignment import PREFERENCE_ALIGNMENT
 
 TASKS: Mapping[TaskKind, TaskHalf] = {
     TaskKind.INSTRUCTION_TUNING: INSTRUCTION_TUNING,
+    TaskKind.PREFERENCE_ALIGNMENT: PREFERENCE_ALIGNMENT,
+    TaskKind.LANGUAGE_MODELLING: LANGUAGE_MODELLING,
 }
 """Every task kind that this trainer can do."""

@@ -153,7 +153,7 @@ def test_defaults_are_filled_in() -> None:
         ("aggregation.server.optimizer", "adam", "not in this version"),
         ("task.kind", "next-token", "not in this version"),
         ("task.template", "plain", "not in this version"),
-        ("adapter.kind", "prefix", "not in this version"),
+        ("adapter.kind", "dora", "not in this version"),
         ("local.rule", "proximal", "not in this version"),
         ("local.optimizer", "lion", "not in this version"),
         ("evaluation.every", 6, "must be at most rounds"),
