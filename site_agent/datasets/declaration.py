@@ -21,7 +21,7 @@ from site_agent.jobs.record_schema import (
 )
 from site_agent.strict_yaml import read_yaml
 
-FORMATS = frozenset({"jsonl"})
+FORMATS = frozenset({"jsonl", "timeline-rows", "omop", "fhir"})
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _TAG = re.compile(r"[a-z0-9][a-z0-9._:-]{0,99}")
 _KEYS = frozenset(

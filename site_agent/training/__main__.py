@@ -3,6 +3,7 @@
     python -m site_agent.training serve --spool DIR
     python -m site_agent.training run JOB_DIR
     python -m site_agent.training init-adapter --run-spec run.yaml --base-model DIR --out DIR
+    python -m site_agent.training make-timeline-base --vocabulary vocab.txt --out DIR --seed 7
     python -m site_agent.training inspect --data records.jsonl
     python -m site_agent.training generate --base-model DIR --adapter none --prompt "What is proteinuria?"
     python -m site_agent.training digest-model DIR
@@ -69,6 +70,21 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true")
     verb.set_defaults(command=init_adapter_command)
 
+    verb = verbs.add_parser(
+        "make-timeline-base", help="make a small causal model over a vocabulary of codes, from a seed"
+    )
+    verb.add_argument("--vocabulary", type=Path, required=True, metavar="FILE", help="vocab.txt: one code a line")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR")
+    verb.add_argument("--layers", type=at_least_one, default=2, metavar="N", help="default: 2")
+    verb.add_argument("--heads", type=at_least_one, default=4, metavar="N", help="default: 4")
+    verb.add_argument(
+        "--width", type=at_least_one, default=64, metavar="N", help="a multiple of twice the heads (default: 64)"
+    )
+    verb.add_argument("--max-length", type=at_least_one, default=256, metavar="N", help="tokens (default: 256)")
+    verb.add_argument("--seed", type=int, required=True, metavar="N", help="from 0")
+    verb.add_argument("--json", action="store_true")
+    verb.set_defaults(command=make_timeline_base_command)
+
     verb = verbs.add_parser("inspect", help="look at every record of a dataset, count it, and name each fault's place")
     verb.add_argument("--data", type=Path, required=True, metavar="FILE")
     verb.add_argument("--format", default="jsonl")
@@ -114,6 +130,15 @@ def seconds(text: str) -> float:
     return value
 
 
+def at_least_one(text: str) -> int:
+    """A whole number from 1."""
+    value = int(text)
+    if value < 1:
+        message = f"must be at least 1: {text}"
+        raise argparse.ArgumentTypeError(message)
+    return value
+
+
 def serve_command(arguments: argparse.Namespace) -> int:
     """``serve``."""
     from site_agent.training.serve import StopSignal, serve
@@ -151,6 +176,22 @@ def init_adapter_command(arguments: argparse.Namespace) -> int:
     from site_agent.training.initial_adapter import make_initial_adapter
 
     document = make_initial_adapter(arguments.run_spec, base_model=arguments.base_model, out=arguments.out)
+    print_document(document, as_json=arguments.json)
+    return 0
+
+
+def make_timeline_base_command(arguments: argparse.Namespace) -> int:
+    """``make-timeline-base``."""
+    from site_agent.training.timeline_base import TimelineShape, make_timeline_base
+
+    shape = TimelineShape(
+        layers=arguments.layers, heads=arguments.heads, width=arguments.width, max_length=arguments.max_length
+    )
+    try:
+        document = make_timeline_base(arguments.vocabulary, out=arguments.out, shape=shape, seed=arguments.seed)
+    except ValueError as error:
+        print_error({"code": "usage", "message": str(error), "facts": {}}, as_json=arguments.json)
+        return 2
     print_document(document, as_json=arguments.json)
     return 0
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from fl_protocol.spec.adapters.adapter_spec import AdapterDigests, AdapterKind, AdapterSpec
+from fl_protocol.spec.adapters.full import FullSpec, read_full
 from fl_protocol.spec.adapters.lora import LoraSpec, read_lora
 from fl_protocol.spec.faults import Reader
 
-__all__ = ["ADAPTER_READERS", "AdapterDigests", "AdapterKind", "AdapterSpec", "LoraSpec"]
+__all__ = ["ADAPTER_READERS", "AdapterDigests", "AdapterKind", "AdapterSpec", "FullSpec", "LoraSpec"]
 
 ADAPTER_READERS: Mapping[AdapterKind, Callable[[Reader, AdapterDigests], AdapterSpec]] = {
     AdapterKind.LORA: read_lora,
+    AdapterKind.FULL: read_full,
 }
 """Reads the rest of a section ``adapter`` whose ``kind`` is known."""

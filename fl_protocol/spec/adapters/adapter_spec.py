@@ -13,6 +13,7 @@ class AdapterKind(StrEnum):
     """Which weights are trained."""
 
     LORA = "lora"
+    FULL = "full"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

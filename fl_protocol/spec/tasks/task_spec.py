@@ -10,6 +10,7 @@ class TaskKind(StrEnum):
     """What is learned."""
 
     INSTRUCTION_TUNING = "instruction-tuning"
+    CONCEPT_TIMELINE = "concept-timeline"
 
 
 class TaskSpec(Protocol):

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 from fl_protocol.spec.adapters import AdapterKind
 from site_agent.training.adapters.adapter_half import AdapterHalf
+from site_agent.training.adapters.full import FULL
 from site_agent.training.adapters.lora import LORA
 
 ADAPTERS: Mapping[AdapterKind, AdapterHalf] = {
     AdapterKind.LORA: LORA,
+    AdapterKind.FULL: FULL,
 }
 """Every kind that this trainer can put on a model."""

@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from site_agent.training.errors import DatasetFormatUnknownError
 from site_agent.training.formats.dataset_format import DatasetFormat
 from site_agent.training.formats.prompt_jsonl import PROMPT_JSONL
+from site_agent.training.formats.timelines import FHIR_BUNDLES, OMOP_TABLES, TIMELINE_ROWS
 
 FORMATS: Mapping[str, DatasetFormat] = {
     "jsonl": PROMPT_JSONL,
+    "timeline-rows": TIMELINE_ROWS,
+    "omop": OMOP_TABLES,
+    "fhir": FHIR_BUNDLES,
 }
 """Every format that this trainer can read."""
 

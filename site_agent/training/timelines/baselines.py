@@ -52,7 +52,9 @@ class CoOccurrence:
             pairs[np.ix_(present, present)] += 1
         counts = np.diag(pairs).copy()
         np.fill_diagonal(pairs, 0.0)
-        conditional: Float64Array = np.divide(pairs, counts[:, None], out=np.zeros_like(pairs), where=counts[:, None] > 0)
+        conditional: Float64Array = np.divide(
+            pairs, counts[:, None], out=np.zeros_like(pairs), where=counts[:, None] > 0
+        )
         self._conditional = conditional
         # Small enough to decide between equal scores only: two sums of such quotients differ by more, or not at all.
         self._tie_break = counts * 1e-9

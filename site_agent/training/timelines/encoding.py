@@ -13,9 +13,10 @@ the vocabulary does not know is left out, and ``min_tokens`` counts what is left
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-from site_agent.training.timelines.timeline import Timeline
+from fl_protocol.spec.tasks.concept_timeline import Occurrences
+from site_agent.training.task_half import EncodedRecord, Fit
+from site_agent.training.timelines.timeline import Timeline, first_occurrences
 from site_agent.training.timelines.vocabulary import PAD, SEP, SEX_TOKENS, SPECIAL_TOKENS, Vocabulary, age_token
 
 PAD_ID = SPECIAL_TOKENS.index(PAD)
@@ -23,16 +24,6 @@ _ID_OF_SPECIAL = {token: index for index, token in enumerate(SPECIAL_TOKENS)}
 
 MIN_TOKENS = 5
 """MedGPT leaves patients with fewer codes out."""
-
-
-class TimelineFit(StrEnum):
-    """How a timeline fits."""
-
-    WHOLE = "whole"
-    END_CUT = "end-cut"
-    """Longer than ``max_length``: its last codes are left out."""
-    TOO_SHORT = "too-short"
-    """Fewer known codes than ``min_tokens``: no example."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -77,44 +68,47 @@ class TimelineExample:
         return tuple(self.token_ids[place] for place in self.targets)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedTimeline:
-    """An example and how it fits. Invariant: there is none exactly when the timeline is too short."""
-
-    fit: TimelineFit
-    example: TimelineExample | None
-
-
 class TimelineEncoder:
     """Turns timelines into examples of one vocabulary."""
 
-    def __init__(self, vocabulary: Vocabulary, *, max_length: int, min_tokens: int = MIN_TOKENS) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        max_length: int,
+        min_tokens: int = MIN_TOKENS,
+        occurrences: Occurrences = Occurrences.FIRST,
+    ) -> None:
         """Keep what is needed.
 
         Args:
             vocabulary: codes that it lacks are left out.
             max_length: tokens of a sequence, special ones included; at least 4, so that one code always fits.
             min_tokens: codes that a patient must have; at least 1.
+            occurrences: whether a code counts the first time only.
         """
         self._vocabulary = vocabulary
         self._max_length = max_length
         self._min_tokens = min_tokens
+        self._occurrences = occurrences
 
-    def encode(self, timeline: Timeline) -> EncodedTimeline:
-        """The example of one patient, or none."""
+    def encode(self, timeline: Timeline) -> EncodedRecord:
+        """The example of one patient; none (``NO_ROOM``) where it has fewer known codes than ``min_tokens``."""
+        if self._occurrences is Occurrences.FIRST:
+            timeline = first_occurrences(timeline)
         ids = self._vocabulary.id_of_code
         known = [(ids[code], day) for code, day in zip(timeline.codes, timeline.days, strict=True) if code in ids]
         if len(known) < max(self._min_tokens, 1):
-            return EncodedTimeline(fit=TimelineFit.TOO_SHORT, example=None)
+            return EncodedRecord(fit=Fit.NO_ROOM, example=None)
         tokens, last_age = self._head(timeline, known[0][1])
         targets: list[int] = []
         days: list[int] = []
-        fit = TimelineFit.WHOLE
+        fit = Fit.WHOLE
         for code_id, day in known:
             age = self._age(timeline, day)
             ahead = [] if age is None or age == last_age else [age]
             if len(tokens) + len(ahead) + 1 > self._max_length:
-                fit = TimelineFit.END_CUT
+                fit = Fit.CUT
                 break
             tokens.extend(ahead)
             last_age = age
@@ -122,11 +116,11 @@ class TimelineEncoder:
             days.append(day)
             tokens.append(code_id)
         example = TimelineExample(token_ids=tuple(tokens), targets=tuple(targets), days=tuple(days))
-        return EncodedTimeline(fit=fit, example=example)
+        return EncodedRecord(fit=fit, example=example)
 
     def _head(self, timeline: Timeline, first_day: int) -> tuple[list[int], int | None]:
         """What is known of the person, and the age that was said."""
-        sex = timeline.person.sex
+        sex = timeline.demographics.sex
         head = [] if sex is None else [_ID_OF_SPECIAL[SEX_TOKENS[sex]]]
         age = self._age(timeline, first_day)
         head += [] if age is None else [age]
@@ -134,5 +128,5 @@ class TimelineEncoder:
 
     @staticmethod
     def _age(timeline: Timeline, day: int) -> int | None:
-        birth = timeline.person.birth_day
+        birth = timeline.demographics.birth_day
         return None if birth is None else _ID_OF_SPECIAL[age_token(birth_day=birth, day=day)]

@@ -11,14 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fl_protocol.spec.tasks.concept_timeline import Occurrences
 from site_agent.training.errors import DatasetMalformedError, VocabularyInvalidError
+from site_agent.training.task_half import Fit
 from site_agent.training.timelines import grouping
-from site_agent.training.timelines.encoding import TimelineEncoder, TimelineExample, TimelineFit
+from site_agent.training.timelines.encoding import TimelineEncoder, TimelineExample
 from site_agent.training.timelines.grouping import group_by_patient
 from site_agent.training.timelines.rows import Event, Person, Row, Sex
 from site_agent.training.timelines.timeline import (
-    Occurrences,
     Timeline,
+    first_occurrences,
     timeline_from_history,
     timelines_from_histories,
 )
@@ -114,14 +116,14 @@ def test_timeline_keeps_first_occurrences_and_orders_ties_by_source_and_code() -
     history = history_of(
         (2, 0, "", "A"), (1, 9, "b", "B"), (1, 9, "a", "Z"), (1, 9, "b", "A"), (1, 0, "z", "Y"), (3, 0, "", "B")
     )
-    timeline = timeline_from_history(history)
+    timeline = first_occurrences(timeline_from_history(history))
     assert timeline.codes == ("Y", "Z", "A", "B")
     assert timeline.days == (1, 1, 1, 1)
 
 
 def test_timeline_of_all_occurrences_has_a_code_once_a_day() -> None:
     history = history_of((1, 0, "", "A"), (1, 5, "", "A"), (1, 7, "", "B"), (2, 0, "", "A"))
-    timeline = timeline_from_history(history, Occurrences.ALL)
+    timeline = timeline_from_history(history)
     assert list(zip(timeline.days, timeline.codes, strict=True)) == [(1, "A"), (1, "B"), (2, "A")]
 
 
@@ -194,13 +196,13 @@ BORN = date(1950, 1, 1).toordinal()
 AT_69, AT_70 = date(2019, 12, 31).toordinal(), date(2020, 1, 1).toordinal()
 
 
-def tokens_of(example: TimelineExample | None) -> list[str]:
-    assert example is not None
+def tokens_of(example: object) -> list[str]:
+    assert isinstance(example, TimelineExample)
     return [VOCABULARY.tokens[token_id] for token_id in example.token_ids]
 
 
 def timeline(codes: str, days: list[int], person: Person | None = None) -> Timeline:
-    return Timeline(patient_id="p", person=person or Person(), codes=tuple(codes), days=tuple(days))
+    return Timeline(patient_id="p", demographics=person or Person(), codes=tuple(codes), days=tuple(days))
 
 
 def test_encoding_says_sex_age_and_the_decades_that_begin() -> None:
@@ -208,8 +210,8 @@ def test_encoding_says_sex_age_and_the_decades_that_begin() -> None:
     encoded = TimelineEncoder(VOCABULARY, max_length=20, min_tokens=1).encode(
         timeline("abc", [AT_69, AT_70, AT_70], person)
     )
-    assert encoded.fit is TimelineFit.WHOLE
-    assert encoded.example is not None
+    assert encoded.fit is Fit.WHOLE
+    assert isinstance(encoded.example, TimelineExample)
     assert tokens_of(encoded.example) == ["<SEX:female>", "<AGE:60>", "<SEP>", "a", "<AGE:70>", "b", "c"]
     assert encoded.example.targets == (3, 5, 6)
     assert encoded.example.days == (AT_69, AT_70, AT_70)
@@ -219,14 +221,21 @@ def test_encoding_says_sex_age_and_the_decades_that_begin() -> None:
 
 def test_encoding_without_a_person_begins_with_the_separator() -> None:
     encoded = TimelineEncoder(VOCABULARY, max_length=20).encode(timeline("abxcyde", [1, 2, 3, 4, 5, 6, 7]))
-    assert encoded.example is not None
+    assert isinstance(encoded.example, TimelineExample)
     assert tokens_of(encoded.example) == ["<SEP>", "a", "b", "c", "d", "e"]
     assert encoded.example.days == (1, 2, 4, 6, 7)
 
 
+def test_encoding_takes_each_code_the_first_time_or_each_time() -> None:
+    twice = timeline("aba", [1, 2, 3])
+    for occurrences, expected in ((Occurrences.FIRST, "ab"), (Occurrences.ALL, "aba")):
+        encoder = TimelineEncoder(VOCABULARY, max_length=20, min_tokens=1, occurrences=occurrences)
+        assert tokens_of(encoder.encode(twice).example) == ["<SEP>", *expected]
+
+
 def test_encoding_counts_known_codes_only_against_the_minimum() -> None:
     encoder = TimelineEncoder(VOCABULARY, max_length=20)
-    assert encoder.encode(timeline("abcd", [1] * 4)).fit is TimelineFit.TOO_SHORT
+    assert encoder.encode(timeline("abcd", [1] * 4)).fit is Fit.NO_ROOM
     assert encoder.encode(timeline("abcdxyz", [1] * 7)).example is None
     assert encoder.encode(timeline("abcde", [1] * 5)).example is not None
 
@@ -236,8 +245,8 @@ def test_encoding_cuts_the_end_and_never_leaves_an_age_token_last() -> None:
     whole = timeline("abcdef", [AT_69, AT_69, AT_70, AT_70, AT_70, AT_70], person)
     for max_length, expected in ((4, "a"), (5, "ab"), (6, "ab"), (7, "abc"), (9, "abcde")):
         encoded = TimelineEncoder(VOCABULARY, max_length=max_length).encode(whole)
-        assert encoded.fit is TimelineFit.END_CUT
-        assert encoded.example is not None
+        assert encoded.fit is Fit.CUT
+        assert isinstance(encoded.example, TimelineExample)
         assert [VOCABULARY.tokens[code_id] for code_id in encoded.example.code_ids] == list(expected)
         assert encoded.example.token_ids[-1] == encoded.example.code_ids[-1]
 
