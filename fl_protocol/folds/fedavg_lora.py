@@ -30,7 +30,7 @@ from fl_protocol.codec.fixed_point import (
     l2_norm,
     quantisation_step,
 )
-from fl_protocol.folds.algorithm import FoldResult, RawPayloadInvalidError, RoundReport
+from fl_protocol.folds.algorithm import FoldResult, Publishes, RawPayloadInvalidError, RoundReport
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.folds.server_optimizer import SERVER_OPTIMIZERS
 from fl_protocol.spec.metrics import EvaluationTotals, counts_of, values_of
@@ -64,6 +64,8 @@ class FedAvgLora:
     eval_loss_sum float64 (1,), train_tokens, eval_tokens and eval_records int64 (1,). An evaluation round has only the
     three ``eval_*``. A metric adds ``eval_<count>`` int64 (1,) for each count that it needs.
     """
+
+    publishes = Publishes.SUM
 
     @property
     def name(self) -> str:

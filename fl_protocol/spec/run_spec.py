@@ -19,6 +19,7 @@ from fl_protocol.ids import IdentifierInvalidError, Sha256Hex, SiteId, sha256_he
 from fl_protocol.spec import run_spec_reader as reader
 from fl_protocol.spec.adapters import AdapterSpec
 from fl_protocol.spec.faults import Fault, Reader, RunSpecFaultsError
+from fl_protocol.spec.pairings import pairing_faults
 from fl_protocol.spec.run_spec_parts import (
     AggregationSpec,
     BaseModelSpec,
@@ -222,6 +223,8 @@ def _cross_faults(spec: RunSpec) -> Iterator[tuple[Fault, tuple[str, ...]]]:
     if spec.local.warmup_steps > spec.local.steps * spec.rounds:
         message = "must be at most local.steps x rounds, all the steps of the run"
         yield Fault(path="local.warmup_steps", message=message), ("local.warmup_steps", "local.steps", "rounds")
+    algorithm, n_sites = spec.aggregation.algorithm, len(spec.cohort.sites)
+    yield from pairing_faults(spec.task, spec.adapter, algorithm, rounds=spec.rounds, n_sites=n_sites)
     if spec.evaluation.every > spec.rounds:
         yield Fault(path="evaluation.every", message="must be at most rounds"), ("evaluation.every", "rounds")
 

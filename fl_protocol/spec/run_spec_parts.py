@@ -39,6 +39,7 @@ class AlgorithmName(StrEnum):
     """How sums become the next adapter."""
 
     FEDAVG_LORA = "fedavg-lora"
+    THRESHOLDED_COUNTS = "thresholded-counts"
 
 
 class ServerOptimizerName(StrEnum):

@@ -11,12 +11,22 @@ from collections.abc import Callable, Mapping
 from fl_protocol.spec.adapters.adapter_spec import AdapterDigests, AdapterKind, AdapterSpec
 from fl_protocol.spec.adapters.full import FullSpec, read_full
 from fl_protocol.spec.adapters.lora import LoraSpec, read_lora
+from fl_protocol.spec.adapters.published_codes import PublishedCodesSpec, read_published_codes
 from fl_protocol.spec.faults import Reader
 
-__all__ = ["ADAPTER_READERS", "AdapterDigests", "AdapterKind", "AdapterSpec", "FullSpec", "LoraSpec"]
+__all__ = [
+    "ADAPTER_READERS",
+    "AdapterDigests",
+    "AdapterKind",
+    "AdapterSpec",
+    "FullSpec",
+    "LoraSpec",
+    "PublishedCodesSpec",
+]
 
 ADAPTER_READERS: Mapping[AdapterKind, Callable[[Reader, AdapterDigests], AdapterSpec]] = {
     AdapterKind.LORA: read_lora,
     AdapterKind.FULL: read_full,
+    AdapterKind.PUBLISHED_CODES: read_published_codes,
 }
 """Reads the rest of a section ``adapter`` whose ``kind`` is known."""

@@ -14,6 +14,7 @@ class AdapterKind(StrEnum):
 
     LORA = "lora"
     FULL = "full"
+    PUBLISHED_CODES = "published-codes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

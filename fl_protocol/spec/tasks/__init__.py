@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from fl_protocol.spec.faults import Reader
 from fl_protocol.spec.tasks.concept_timeline import read_concept_timeline
+from fl_protocol.spec.tasks.concept_vocabulary import read_concept_vocabulary
 from fl_protocol.spec.tasks.instruction_tuning import read_instruction_tuning
 from fl_protocol.spec.tasks.task_spec import TaskKind, TaskSpec
 
@@ -17,5 +18,6 @@ __all__ = ["TASK_READERS", "TaskKind", "TaskSpec"]
 TASK_READERS: Mapping[TaskKind, Callable[[Reader], TaskSpec]] = {
     TaskKind.INSTRUCTION_TUNING: read_instruction_tuning,
     TaskKind.CONCEPT_TIMELINE: read_concept_timeline,
+    TaskKind.CONCEPT_VOCABULARY: read_concept_vocabulary,
 }
 """Reads the rest of a section ``task`` whose ``kind`` is known."""

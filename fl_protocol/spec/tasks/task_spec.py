@@ -11,6 +11,7 @@ class TaskKind(StrEnum):
 
     INSTRUCTION_TUNING = "instruction-tuning"
     CONCEPT_TIMELINE = "concept-timeline"
+    CONCEPT_VOCABULARY = "concept-vocabulary"
 
 
 class TaskSpec(Protocol):

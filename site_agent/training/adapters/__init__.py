@@ -8,9 +8,11 @@ from fl_protocol.spec.adapters import AdapterKind
 from site_agent.training.adapters.adapter_half import AdapterHalf
 from site_agent.training.adapters.full import FULL
 from site_agent.training.adapters.lora import LORA
+from site_agent.training.adapters.published_codes import PUBLISHED_CODES
 
 ADAPTERS: Mapping[AdapterKind, AdapterHalf] = {
     AdapterKind.LORA: LORA,
     AdapterKind.FULL: FULL,
+    AdapterKind.PUBLISHED_CODES: PUBLISHED_CODES,
 }
 """Every kind that this trainer can put on a model."""

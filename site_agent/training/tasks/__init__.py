@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from fl_protocol.spec.tasks import TaskKind
 from site_agent.training.task_half import TaskHalf
 from site_agent.training.tasks.concept_timeline import CONCEPT_TIMELINE
+from site_agent.training.tasks.concept_vocabulary import CONCEPT_VOCABULARY
 from site_agent.training.tasks.instruction_tuning import INSTRUCTION_TUNING
 
 TASKS: Mapping[TaskKind, TaskHalf] = {
     TaskKind.INSTRUCTION_TUNING: INSTRUCTION_TUNING,
     TaskKind.CONCEPT_TIMELINE: CONCEPT_TIMELINE,
+    TaskKind.CONCEPT_VOCABULARY: CONCEPT_VOCABULARY,
 }
 """Every task kind that this trainer can do."""
