@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -21,6 +22,15 @@ class RawPayloadInvalidError(ProtocolError):
     """What a trainer wrote is not what the algorithm's site half needs."""
 
     code = "raw-payload-invalid"
+
+
+class Publishes(StrEnum):
+    """What of a round is published beyond those who make and check its sum (decision 0046)."""
+
+    SUM = "sum"
+    """The sum itself may be kept for as long as the run is."""
+    FOLD = "fold"
+    """Only what the fold made of it: the sum goes when the round's audit window closes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +71,11 @@ class Algorithm(Protocol):
     @property
     def name(self) -> str:
         """The name in ``aggregation.algorithm``."""
+        ...
+
+    @property
+    def publishes(self) -> Publishes:
+        """What of a round is published."""
         ...
 
     def segments(self, spec: RunSpec, layout: AdapterLayout, kind: RoundKind) -> PayloadLayout:

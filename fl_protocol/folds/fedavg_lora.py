@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_protocol.codec.fixed_point import ImplausibleSumError, SumValues, clip_l2, l2_norm, quantisation_step
-from fl_protocol.folds.algorithm import FoldResult
+from fl_protocol.folds.algorithm import FoldResult, Publishes
 from fl_protocol.folds.control_variate import (
     CONTROL_UPDATE,
     COUNTED,
@@ -60,6 +60,8 @@ class FedAvgLora:
     eval_loss_sum float64 (1,), train_tokens, eval_tokens and eval_records int64 (1,). An evaluation round has only the
     three ``eval_*``. A metric adds ``eval_<count>`` int64 (1,) for each count that it needs.
     """
+
+    publishes = Publishes.SUM
 
     @property
     def name(self) -> str:

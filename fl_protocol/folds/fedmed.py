@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_protocol.codec.fixed_point import ImplausibleSumError, SumValues, clip_l2, l2_norm, quantisation_step
-from fl_protocol.folds.algorithm import FoldResult, RawPayloadInvalidError
+from fl_protocol.folds.algorithm import FoldResult, Publishes, RawPayloadInvalidError
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.folds.round_sums import (
     check_raw,
@@ -71,6 +71,8 @@ class FedMed:
     Raw segments of a training round are those of ``fedavg-lora`` and, as the trainer writes them, layer_distance
     float64 (L,), in the layout's order and at least 0, and is_attentive int64 (1,), what ``is_attentive`` says.
     """
+
+    publishes = Publishes.SUM
 
     @property
     def name(self) -> str:

@@ -20,6 +20,7 @@ from fl_protocol.spec import run_spec_reader as reader
 from fl_protocol.spec.adapters import AdapterKind, AdapterSpec
 from fl_protocol.spec.faults import Fault, Reader, RunSpecFaultsError
 from fl_protocol.spec.metrics import METRICS
+from fl_protocol.spec.pairings import pairing_faults
 from fl_protocol.spec.run_spec_parts import (
     AggregationSpec,
     AlgorithmName,
@@ -236,6 +237,8 @@ def _cross_faults(spec: RunSpec) -> Iterator[tuple[Fault, tuple[str, ...]]]:
     if spec.local.gradient_checkpointing and spec.adapter.kind is AdapterKind.PREFIX:
         message = "does not go with a prefix, whose keys and values a layer that is computed twice would lose"
         yield Fault(path="local.gradient_checkpointing", message=message), ("local", "adapter.kind")
+    algorithm, n_sites = spec.aggregation.algorithm, len(spec.cohort.sites)
+    yield from pairing_faults(spec.task, spec.adapter, algorithm, rounds=spec.rounds, n_sites=n_sites)
     if spec.evaluation.every > spec.rounds:
         yield Fault(path="evaluation.every", message="must be at most rounds"), ("evaluation.every", "rounds")
 

@@ -55,6 +55,7 @@ class AlgorithmName(StrEnum):
 
     FEDAVG_LORA = "fedavg-lora"
     FEDMED = "fedmed"
+    THRESHOLDED_COUNTS = "thresholded-counts"
 
 
 class Suite(StrEnum):

@@ -15,10 +15,12 @@
         │   ├── DatasetMissingError
         │   ├── DatasetEmptyError
         │   ├── DatasetMalformedError           at record k, in a field
+        │   │   └── CodeWithoutDateError        a row of a timeline has a code and no time
         │   ├── DatasetFormatUnknownError
         │   ├── DatasetChangedError             not the file that was registered, or changed while it was used
         │   ├── DatasetTooSmallError            fewer records or patients than the run demands
         │   └── NoUsableRecordsError            nothing to train on, or nothing held out to evaluate on
+        ├── VocabularyInvalidError              the list of codes is none, or not the one that the run names
         ├── ChatTemplateError                   the model's tokenizer has none, or one that cannot be used
         ├── TextMarksMissingError               the model's tokenizer has no token to begin a text with
         ├── PackingUnavailableError             the run demands packed rows, and the model does not permit them
@@ -146,6 +148,13 @@ class DatasetMalformedError(DatasetError):
     )
 
 
+class CodeWithoutDateError(DatasetMalformedError):
+    """A code of a timeline has no time, so that nobody can say what came before it."""
+
+    code = "code-without-date"
+    advice = "Leave rows without a date out of the export, or export the date on which they were recorded."
+
+
 class DatasetFormatUnknownError(DatasetError):
     """The dataset is registered with a format that this trainer cannot read."""
 
@@ -175,6 +184,13 @@ class NoUsableRecordsError(DatasetError):
 
     code = "no-usable-records"
     advice = "Prompts may fill local.max_length, or evaluation.holdout_fraction may hold out every record."
+
+
+class VocabularyInvalidError(TrainerError):
+    """A list of codes is none, or not the one that the run names."""
+
+    code = "vocabulary-invalid"
+    advice = "Take vocab.txt as the vocabulary run released it; its SHA-256 is task.vocabulary_sha256 of the run."
 
 
 class ChatTemplateError(TrainerError):

@@ -18,6 +18,7 @@ from fl_protocol.spec.adapters import AdapterKind
 from fl_protocol.spec.learning_rate import learning_rate_at
 from fl_protocol.spec.metrics import EvaluationTotals, counts_of, values_of
 from fl_protocol.spec.run_spec import RunSpec, parse_run_spec
+from fl_protocol.spec.tasks import TaskKind
 from fl_protocol.tensors.adapter_layout import AdapterLayout
 from fl_protocol.tensors.safetensors_io import bytes_from_tensors
 from site_agent.jobs.job_dir import (
@@ -64,6 +65,7 @@ from site_agent.training.identity import identity_of_job, installed_versions
 from site_agent.training.local import LOCAL_RULES
 from site_agent.training.local.rule import RoundStart
 from site_agent.training.local.steps import LocalSteps, StepDone, StepsState, TrainingSums, train_in_steps
+from site_agent.training.model_files import verify_model_folder
 from site_agent.training.private_state import (
     digest_of_private_state,
     read_private_state,
@@ -73,6 +75,7 @@ from site_agent.training.progress import ProgressReporter
 from site_agent.training.shelf import ModelShelf
 from site_agent.training.task_half import LoadedTask, TaskExample
 from site_agent.training.tasks import TASKS
+from site_agent.training.tasks.concept_vocabulary import write_counts
 from site_agent.training.tasks.drawing import FitCounts, encode_records, sample_examples
 
 CHECKPOINT_EVERY_S = 30.0
@@ -99,6 +102,9 @@ def perform_job(
     """
     if job.kind is JobKind.INSPECT:
         return inspect_data(job)
+    spec = parse_run_spec(job.run_spec or {})
+    if spec.task.kind is TaskKind.CONCEPT_VOCABULARY:
+        return count_codes(job_dir, job, spec, progress=progress)
     return train_adapter(job_dir, job, shelf=shelf, progress=progress, checkpoint_every_s=checkpoint_every_s)
 
 
@@ -117,6 +123,21 @@ def inspect_data(job: JobSpec) -> JobResult:
         versions=installed_versions(),
         sha256=dataset.sha256,
     )
+
+
+def count_codes(job_dir: Path, job: JobSpec, spec: RunSpec, *, progress: ProgressReporter) -> JobResult:
+    """Count over the run's list of codes: the segments of one round of a vocabulary run. Loads no model.
+
+    Raises:
+        As ``perform_job``.
+    """
+    dataset = read_registered_dataset(job, spec)
+    split = split_of_run(dataset, spec)
+    folder = folder_of_base(job, spec)
+    verify_model_folder(folder, spec.base_model.sha256)
+    layout = TASKS[spec.task.kind].layout_without_weights(folder, spec)
+    verify_layout(layout, spec, AdapterLayout.from_document(read_document(job_dir / LAYOUT_FILE)))
+    return write_counts(job_dir, job, dataset=dataset, split=split, folder=folder, progress=progress)
 
 
 def train_adapter(
@@ -287,9 +308,18 @@ def take_model(job: JobSpec, spec: RunSpec, *, shelf: ModelShelf, compute: Compu
         JobFileInvalidError: job and run name different base models.
         BaseModelError, TargetModulesUnknownError: as ``ModelShelf.take``.
     """
+    return shelf.take(folder_of_base(job, spec), spec, sha256=spec.base_model.sha256, compute=compute)
+
+
+def folder_of_base(job: JobSpec, spec: RunSpec) -> Path:
+    """Where the run's base lies on this machine.
+
+    Raises:
+        JobFileInvalidError: job and run name different base models.
+    """
     if job.base_model is None or job.base_model.sha256 != spec.base_model.sha256:
         raise JobFileInvalidError("job and run name different base models", field="base_model.sha256")
-    return shelf.take(Path(job.base_model.path), spec, sha256=spec.base_model.sha256, compute=compute)
+    return Path(job.base_model.path)
 
 
 def receive_state(job_dir: Path, model: LoadedTask, spec: RunSpec) -> PublicState:

@@ -16,6 +16,8 @@ class AdapterKind(StrEnum):
     PROMPT = "prompt"
     PREFIX = "prefix"
     IA3 = "ia3"
+    FULL = "full"
+    PUBLISHED_CODES = "published-codes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

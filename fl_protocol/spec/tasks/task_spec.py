@@ -12,6 +12,8 @@ class TaskKind(StrEnum):
     INSTRUCTION_TUNING = "instruction-tuning"
     PREFERENCE_ALIGNMENT = "preference-alignment"
     LANGUAGE_MODELLING = "language-modelling"
+    CONCEPT_TIMELINE = "concept-timeline"
+    CONCEPT_VOCABULARY = "concept-vocabulary"
 
 
 class TaskSpec(Protocol):

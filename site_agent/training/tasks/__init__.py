@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from fl_protocol.spec.tasks import TaskKind
 from site_agent.training.task_half import TaskHalf
+from site_agent.training.tasks.concept_timeline import CONCEPT_TIMELINE
+from site_agent.training.tasks.concept_vocabulary import CONCEPT_VOCABULARY
 from site_agent.training.tasks.instruction_tuning import INSTRUCTION_TUNING
 from site_agent.training.tasks.language_modelling import LANGUAGE_MODELLING
 from site_agent.training.tasks.preference_alignment import PREFERENCE_ALIGNMENT
@@ -18,5 +20,7 @@ TASKS: Mapping[TaskKind, TaskHalf] = {
     TaskKind.INSTRUCTION_TUNING: INSTRUCTION_TUNING,
     TaskKind.PREFERENCE_ALIGNMENT: PREFERENCE_ALIGNMENT,
     TaskKind.LANGUAGE_MODELLING: LANGUAGE_MODELLING,
+    TaskKind.CONCEPT_TIMELINE: CONCEPT_TIMELINE,
+    TaskKind.CONCEPT_VOCABULARY: CONCEPT_VOCABULARY,
 }
 """Every task kind that this trainer can do."""
