@@ -83,6 +83,8 @@ def choose_setting(
     values = _mean_values(cells, value_of)
     sign = 1.0 if better is Better.LOWER else -1.0
     trained = [arm for arm in arms if arm is not Arm.BEFORE]
+    if not trained:
+        return Setting(steps=min(grid.steps), learning_rates={})
 
     def best_rate(arm: Arm, steps: int) -> float:
         return min(sorted(grid.learning_rates), key=lambda rate: sign * values[arm, rate, steps])

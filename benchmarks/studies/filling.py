@@ -101,7 +101,7 @@ def fill_table(filling: Filling, table: Table, workshop: Workshop, shown: TableP
     shown.begin(_work_of(filling, (*missing, *later)))
     n_done = _compute(filling, table, workshop, shown, missing)
     setting = own if filling.grid is None else _chosen(filling, table, searched)
-    table.chosen = None if filling.grid is None else setting.to_document(rounds=_rounds(filling))
+    table.chosen = None if filling.grid is None else _chosen_document(filling, table, setting)
     missing = _missing(filling, table, _table_keys(filling, setting))
     _refuse_other_settings(filling, table, missing)
     shown.begin(_work_of(filling, missing))
@@ -165,6 +165,20 @@ def _chosen(filling: Filling, table: Table, searched: Sequence[CellKey]) -> Sett
         grid=filling.grid,
         arms=filling.searching_arms,
     )
+
+
+def _chosen_document(filling: Filling, table: Table, setting: Setting) -> Mapping[str, object] | None:
+    """What was chosen, beside what an earlier call chose for arms that this one leaves out."""
+    if not setting.learning_rates:
+        return table.chosen
+    document = setting.to_document(rounds=_rounds(filling))
+    before = table.chosen or {}
+    if before.get("steps") != setting.steps:
+        return document
+    return {
+        **document,
+        "learning_rates": {**_section(before, "learning_rates"), **_section(document, "learning_rates")},
+    }
 
 
 def _own_setting(filling: Filling) -> Setting:

@@ -57,9 +57,9 @@ class Pace:
 class TableProgress:
     """Says on stderr which cell is being filled, how far it is, and the time left for all."""
 
-    def __init__(self, stream: TextIO = sys.stderr, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """``stream``: a terminal is drawn over, anything else gets a line now and then."""
-        self._stream = stream
+    def __init__(self, stream: TextIO | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """``stream``, else stderr: a terminal is drawn over, anything else gets a line now and then."""
+        self._stream = stream or sys.stderr
         self._clock = clock
         self._pace = Pace()
         self._rest = NO_WORK
