@@ -32,15 +32,16 @@ from fl_protocol.spec.run_spec import RunSpec, parse_run_spec
 from fl_protocol.spec.seeds import training_seed
 from site_agent.jobs.job_dir import DeviceChoice
 from site_agent.training.adapter_io import initial_adapter, load_adapter, read_adapter
-from site_agent.training.collate import Example
-from site_agent.training.data import Record, read_dataset, split_dataset
+from site_agent.training.data import Record, split_dataset
 from site_agent.training.device import choose_compute
 from site_agent.training.exchange.fedavg_lora import EvaluationSums
-from site_agent.training.model import AdaptedModel, ModelShelf
+from site_agent.training.formats.prompt_jsonl import read_prompts
 from site_agent.training.model_files import digest_model_folder
 from site_agent.training.progress import ProgressReporter
 from site_agent.training.recipe import evaluate, plain_rule, train
-from site_agent.training.tasks.instruction_tuning import ChatEncoder, FitCounts, encode_records, sample_examples
+from site_agent.training.shelf import ModelShelf
+from site_agent.training.task_half import LoadedTask, TaskExample
+from site_agent.training.tasks.drawing import FitCounts, encode_records, sample_examples
 
 STUDY = Path(__file__).parent.parent / "examples" / "phenotype-definitions"
 MODEL = Path(".wardround/models/smollm2-135m-instruct")
@@ -57,7 +58,7 @@ class BenchSite:
     name: SiteId
     n_records: int
     training: tuple[Record, ...]
-    held_out: tuple[Example, ...]
+    held_out: tuple[TaskExample, ...]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,7 +83,7 @@ class Losses:
 class Bench:
     """The study in one process, one model for all sites."""
 
-    def __init__(self, spec: RunSpec, model: AdaptedModel, sites: Sequence[BenchSite], scratch: Path) -> None:
+    def __init__(self, spec: RunSpec, model: LoadedTask, sites: Sequence[BenchSite], scratch: Path) -> None:
         """Keep what all seeds share."""
         self._spec = spec
         self._model = model
@@ -146,8 +147,9 @@ class Bench:
         load_adapter(self._model.module, dict(start), layout=self._model.layout)
         rule = plain_rule(spec, round_index)
         seed = training_seed(run_seed=spec.local.seed, site_id=site.name, round_index=round_index, round_attempt=0)
-        encoder = ChatEncoder(self._model.tokenizer, max_length=spec.local.max_length)
-        examples = sample_examples(site.training, encoder, n_examples=rule.n_examples, seed=seed, counts=FitCounts())
+        examples = sample_examples(
+            site.training, self._model, n_examples=rule.n_examples, seed=seed, counts=FitCounts()
+        )
         started = time.perf_counter()
         train(self._model, examples, rule=rule, seed=seed, progress=self._progress)
         self.measured.step_s.append((time.perf_counter() - started) / len(rule.learning_rates))
@@ -157,7 +159,7 @@ class Bench:
         """The held-out sums of one site."""
         load_adapter(self._model.module, dict(adapter), layout=self._model.layout)
         started = time.perf_counter()
-        sums = evaluate(site.held_out, completion_loss=self._model.completion_loss, progress=self._progress)
+        sums = evaluate(self._model, site.held_out, progress=self._progress)
         self.measured.evaluation_s.append(time.perf_counter() - started)
         return sums
 
@@ -174,7 +176,7 @@ def read_study(run_spec: Path, model_folder: Path) -> RunSpec:
     return parse_run_spec(document)
 
 
-def prepare_sites(spec: RunSpec, model: AdaptedModel, folder: Path) -> list[BenchSite]:
+def prepare_sites(spec: RunSpec, model: LoadedTask, folder: Path) -> list[BenchSite]:
     """Every site's dataset, made by the study's own program."""
     location = importlib.util.spec_from_file_location("phenotype_definitions_prepare", STUDY / "prepare.py")
     if location is None or location.loader is None:
@@ -184,13 +186,12 @@ def prepare_sites(spec: RunSpec, model: AdaptedModel, folder: Path) -> list[Benc
     sys.modules[location.name] = module
     location.loader.exec_module(module)
     module.prepare(len(spec.cohort.sites), folder)
-    encoder = ChatEncoder(model.tokenizer, max_length=spec.local.max_length)
     sites: list[BenchSite] = []
     for number, name in enumerate(spec.cohort.names, start=1):
-        dataset = read_dataset(folder / f"site-{number}.jsonl")
+        dataset = read_prompts(folder / f"site-{number}.jsonl")
         evaluation = spec.evaluation
         split = split_dataset(dataset, holdout_fraction=evaluation.holdout_fraction, max_records=evaluation.max_records)
-        held_out = tuple(encode_records(split.held_out, encoder, FitCounts()))
+        held_out = tuple(encode_records(split.held_out, model, FitCounts()))
         site = BenchSite(name=name, n_records=len(dataset.records), training=split.training, held_out=held_out)
         sites.append(site)
     return sites

@@ -190,6 +190,7 @@ class Report(_Answer):
     n_eval_records: int | None = None
     n_clipped: int | None = None
     update_norm: float | None = None
+    metrics: dict[str, float] | None = None
 
 
 class Round(_Answer):

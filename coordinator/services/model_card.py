@@ -18,6 +18,8 @@ from fl_protocol.spec.round_spec import RoundKind
 LICENCE_NAME = "that-of-the-base-model-and-of-the-sites"
 _MARKS = frozenset("\\`|<>[]*_#")
 
+_TAGS = ("federated-learning", "secure-aggregation", "wardround")
+
 
 def model_card(lineage: Lineage, *, release_id: str, created_at: datetime) -> str:
     """README.md of the folder: front matter that a hub reads, then sentences that people read."""
@@ -47,7 +49,7 @@ def _front_matter(lineage: Lineage) -> str:
         "base_model_relation": "adapter",
         "library_name": "peft",
         "pipeline_tag": "text-generation",
-        "tags": ["lora", "federated-learning", "secure-aggregation", "wardround", spec.task.kind.value],
+        "tags": [spec.adapter.kind.value, *_TAGS, spec.task.kind.value],
     }
     return f"---\n{yaml.safe_dump(document, sort_keys=False, allow_unicode=True)}---"
 
@@ -99,8 +101,8 @@ def _training(lineage: Lineage) -> str:
     spec, trained = lineage.spec, _trained(lineage)
     counted = ", ".join(str(len(one.counted_sites)) for one in trained)
     rows = (
-        ("Task", f"{spec.task.kind.value}, loss over completion tokens"),
-        ("Adapter", f"LoRA, rank {spec.adapter.rank}, alpha {spec.adapter.alpha:g}, {', '.join(spec.adapter.targets)}"),
+        ("Task", f"{spec.task.kind.value}, loss over {spec.task.loss_unit}"),
+        ("Adapter", spec.adapter.summary),
         ("Rounds", f"{len(trained)}, sites counted in each: {counted}"),
         ("Updates that were clipped, in each", ", ".join(_figure(one.report, "n_clipped") for one in trained)),
         (
@@ -126,7 +128,8 @@ def _evaluation(lineage: Lineage) -> str:
         for one in lineage.rounds
     )
     return (
-        f"## Evaluation\n\nMean loss a completion token on {held_out} at the sites, itself a secure sum.\n\n"
+        f"## Evaluation\n\nMean loss over {lineage.spec.task.loss_unit} of {held_out} at the sites, "
+        "itself a secure sum.\n\n"
         "| | loss |\n|---|---|\n"
         f"| before (initial adapter) | {_loss(lineage.eval_loss_before)} |\n"
         f"| after (this adapter) | {_loss(lineage.eval_loss_after)} |\n"

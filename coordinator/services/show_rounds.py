@@ -16,7 +16,7 @@ from coordinator.services.resources import Resources
 from coordinator.services.show_runs import find_run
 from fl_protocol.spec.round_spec import RoundKind
 
-_METRICS = ("train_loss", "eval_loss", "n_records", "n_eval_records", "n_clipped", "update_norm")
+_METRICS = ("train_loss", "eval_loss", "n_records", "n_eval_records", "n_clipped", "update_norm", "metrics")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

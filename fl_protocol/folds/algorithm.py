@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -28,13 +28,14 @@ class RoundReport:
     """What a round's sums say, for people. Every figure is over the counted sites together.
 
     Attributes:
-        train_loss: mean loss of a trained completion token; None where nothing was trained.
-        eval_loss: mean loss of a held-out completion token under the adapter that the round started from; None where
+        train_loss: mean loss of a trained unit, such as a completion token; None where nothing was trained.
+        eval_loss: mean loss of a held-out unit under the adapter that the round started from; None where
             nothing was evaluated.
         n_records: the sum of the weights, min(records, weight_cap) of each site; 0 in an evaluation round.
         n_eval_records: held-out records that were evaluated.
         n_clipped: how many sites' updates were longer than clip_norm.
         update_norm: L2 norm of the mean update. For display: its last bits may differ between machines.
+        metrics: the run's metrics by name, each from sums; for display as well. One without a value is left out.
     """
 
     train_loss: float | None
@@ -43,6 +44,7 @@ class RoundReport:
     n_eval_records: int
     n_clipped: int
     update_norm: float
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ from fl_protocol.codec.fixed_point import (
 from fl_protocol.folds.algorithm import FoldResult, RawPayloadInvalidError, RoundReport
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.folds.server_optimizer import SERVER_OPTIMIZERS
+from fl_protocol.spec.metrics import EvaluationTotals, counts_of, values_of
 from fl_protocol.spec.payload_layout import PayloadLayout, Segment, SegmentKind
 from fl_protocol.spec.round_spec import RoundKind
 from fl_protocol.spec.run_spec import RunSpec
@@ -61,7 +62,7 @@ class FedAvgLora:
 
     Raw segments of a training round, as the trainer writes them: adapter_update float32 (d,), train_loss_sum and
     eval_loss_sum float64 (1,), train_tokens, eval_tokens and eval_records int64 (1,). An evaluation round has only the
-    three ``eval_*``.
+    three ``eval_*``. A metric adds ``eval_<count>`` int64 (1,) for each count that it needs.
     """
 
     @property
@@ -77,6 +78,7 @@ class FedAvgLora:
             _count("eval_records", spec.evaluation.max_records),
             _count("eval_tokens", eval_tokens),
             _loss("eval_loss_sum", eval_tokens),
+            *(_count(name, eval_tokens) for name in _metric_segments(spec)),
         )
         trained = (
             Segment(name="adapter_update", kind=SegmentKind.UPDATE, length=n_parameters, bound=spec.privacy.clip_norm),
@@ -92,7 +94,8 @@ class FedAvgLora:
         self, raw: Mapping[str, NDArray[Any]], *, n_records: int, spec: RunSpec, kind: RoundKind
     ) -> dict[str, NDArray[Any]]:
         """Clip once, multiply by w / W, add w and was_clipped. See ``Algorithm.weigh``."""
-        expected = _EVAL if kind is RoundKind.EVALUATE else _TRAIN
+        expected = dict(_EVAL if kind is RoundKind.EVALUATE else _TRAIN)
+        expected |= dict.fromkeys(_metric_segments(spec), _INT64)
         _check_raw(raw, expected)
         payload = {name: raw[name] for name in expected}
         if kind is RoundKind.EVALUATE:
@@ -132,6 +135,7 @@ class FedAvgLora:
                 n_eval_records=n_eval_records,
                 n_clipped=0,
                 update_norm=0.0,
+                metrics=_metrics(sums, spec),
             )
             return FoldResult(state=state, report=report)
         weight = int(sums["weight"][:1][0])
@@ -155,6 +159,7 @@ class FedAvgLora:
             n_eval_records=n_eval_records,
             n_clipped=int(sums["was_clipped"][:1][0]),
             update_norm=norm,
+            metrics=_metrics(sums, spec),
         )
         return FoldResult(
             state=PublicState(version=state.version + 1, adapter=step.adapter, server=step.server), report=report
@@ -171,6 +176,21 @@ def _scaled(total: SumValues, factor: float) -> NDArray[np.float32]:
         part = total[start : start + _CHUNK]
         scaled[start : start + _CHUNK] = np.multiply(part, factor, out=wide[: part.size])
     return scaled
+
+
+def _metric_segments(spec: RunSpec) -> tuple[str, ...]:
+    """The segments of the run's metrics, beside those that every evaluation has."""
+    return tuple(f"eval_{name}" for name in counts_of(spec.evaluation.metrics))
+
+
+def _metrics(sums: Mapping[str, SumValues], spec: RunSpec) -> dict[str, float]:
+    totals = EvaluationTotals(
+        loss_sum=float(sums["eval_loss_sum"][:1][0]),
+        n_units=int(sums["eval_tokens"][:1][0]),
+        n_records=int(sums["eval_records"][:1][0]),
+        counts={name: int(sums[f"eval_{name}"][:1][0]) for name in counts_of(spec.evaluation.metrics)},
+    )
+    return values_of(spec.evaluation.metrics, totals)
 
 
 def _count(name: str, bound: int) -> Segment:

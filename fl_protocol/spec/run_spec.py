@@ -17,9 +17,9 @@ import rfc8785
 from fl_protocol.errors import ProtocolError
 from fl_protocol.ids import IdentifierInvalidError, Sha256Hex, SiteId, sha256_hex_from_text
 from fl_protocol.spec import run_spec_reader as reader
+from fl_protocol.spec.adapters import AdapterSpec
 from fl_protocol.spec.faults import Fault, Reader, RunSpecFaultsError
 from fl_protocol.spec.run_spec_parts import (
-    AdapterSpec,
     AggregationSpec,
     BaseModelSpec,
     CohortSite,
@@ -30,9 +30,9 @@ from fl_protocol.spec.run_spec_parts import (
     LocalSpec,
     PrivacySpec,
     SecureAggregationSpec,
-    TaskSpec,
     TrainerSpec,
 )
+from fl_protocol.spec.tasks import TaskSpec
 
 __all__ = [
     "Fault",

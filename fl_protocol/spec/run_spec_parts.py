@@ -1,4 +1,7 @@
-"""The sections of a RunSpec as values: what each key means and how it is rendered. Reads nothing and checks nothing."""
+"""The sections of a RunSpec as values: what each key means and how it is rendered. Reads nothing and checks nothing.
+
+The sections ``task`` and ``adapter`` have a class a kind: ``tasks`` and ``adapters``.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,7 @@ from enum import StrEnum
 import rfc8785
 
 from fl_protocol.ids import Sha256Hex, SiteId
-
-
-class TaskKind(StrEnum):
-    """What is learned."""
-
-    INSTRUCTION_TUNING = "instruction-tuning"
-
-
-class Template(StrEnum):
-    """How a record becomes text."""
-
-    CHAT = "chat"
-
-
-class AdapterKind(StrEnum):
-    """Which weights are trained."""
-
-    LORA = "lora"
+from fl_protocol.spec.metrics import Metric
 
 
 class LocalRule(StrEnum):
@@ -79,24 +65,6 @@ class CompressionKind(StrEnum):
     NONE = "none"
 
 
-class Metric(StrEnum):
-    """What an evaluation measures."""
-
-    LOSS = "loss"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskSpec:
-    """``task``."""
-
-    kind: TaskKind
-    template: Template
-
-    def to_document(self) -> dict[str, object]:
-        """The section as JSON values."""
-        return {"kind": self.kind.value, "template": self.template.value}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseModelSpec:
     """``base_model``: a name for people, the model digest for machines."""
@@ -107,31 +75,6 @@ class BaseModelSpec:
     def to_document(self) -> dict[str, object]:
         """The section as JSON values."""
         return {"name": self.name, "sha256": self.sha256}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterSpec:
-    """``adapter``; the two digests come from ``init-adapter`` and may be absent until then."""
-
-    kind: AdapterKind
-    rank: int
-    alpha: float
-    dropout: float
-    targets: tuple[str, ...]
-    layout_sha256: Sha256Hex | None
-    initial_sha256: Sha256Hex | None
-
-    def to_document(self) -> dict[str, object]:
-        """The section as JSON values."""
-        return {
-            "kind": self.kind.value,
-            "rank": self.rank,
-            "alpha": self.alpha,
-            "dropout": self.dropout,
-            "targets": list(self.targets),
-            "layout_sha256": self.layout_sha256,
-            "initial_sha256": self.initial_sha256,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from fl_protocol.ids import IdentifierInvalidError, Sha256Hex, SiteId, sha256_hex_from_text, site_id_from_text
+from fl_protocol.spec.adapters import ADAPTER_READERS, AdapterDigests, AdapterKind, AdapterSpec
 from fl_protocol.spec.faults import Reader
+from fl_protocol.spec.metrics import Metric
 from fl_protocol.spec.run_spec_parts import (
-    AdapterKind,
-    AdapterSpec,
     AggregationSpec,
     AlgorithmName,
     BaseModelSpec,
@@ -23,19 +22,16 @@ from fl_protocol.spec.run_spec_parts import (
     LocalRule,
     LocalSpec,
     Mechanism,
-    Metric,
     PrivacySpec,
     Schedule,
     SecureAggregationSpec,
     ServerOptimizerName,
     ServerSpec,
     Suite,
-    TaskKind,
-    TaskSpec,
-    Template,
     TrainerSpec,
 )
 from fl_protocol.spec.secagg_params import SMALLEST_COHORT
+from fl_protocol.spec.tasks import TASK_READERS, TaskKind, TaskSpec
 
 MAX_SITES = 200
 """The largest roster that the protocol's complete graph is meant for."""
@@ -46,16 +42,12 @@ _MAX_SAFE_INTEGER = 2**53 - 1
 
 _MONTH_S = 31 * 86400
 _NO_DIGEST = Sha256Hex("0" * 64)
-_TARGET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,127}")
 
 
 def read_task(top: Reader) -> TaskSpec:
-    """``task: {kind, template=chat}``."""
+    """``task: {kind, ...}``: the other keys are the kind's own."""
     section = top.section("task")
-    task = TaskSpec(
-        kind=section.choice("kind", TaskKind),
-        template=section.choice("template", Template, default=Template.CHAT),
-    )
+    task = TASK_READERS[section.choice("kind", TaskKind)](section)
     section.finish()
     return task
 
@@ -69,17 +61,13 @@ def read_base_model(top: Reader) -> BaseModelSpec:
 
 
 def read_adapter(top: Reader) -> AdapterSpec:
-    """``adapter: {kind, rank, alpha, targets, dropout=0, layout_sha256=null, initial_sha256=null}``."""
+    """``adapter: {kind, layout_sha256=null, initial_sha256=null, ...}``: the other keys are the kind's own."""
     section = top.section("adapter")
-    adapter = AdapterSpec(
-        kind=section.choice("kind", AdapterKind),
-        rank=section.integer("rank", low=1, high=1024),
-        alpha=section.number("alpha", above=0, high=1e6),
-        dropout=section.number("dropout", low=0, below=1, default=0.0),
-        targets=_read_targets(section),
+    digests = AdapterDigests(
         layout_sha256=section.digest("layout_sha256", is_required=False),
         initial_sha256=section.digest("initial_sha256", is_required=False),
     )
+    adapter = ADAPTER_READERS[section.choice("kind", AdapterKind)](section, digests)
     section.finish()
     return adapter
 
@@ -208,19 +196,6 @@ def read_trainer(top: Reader) -> TrainerSpec:
     trainer = TrainerSpec(image_sha256=section.digest("image_sha256", is_required=False))
     section.finish()
     return trainer
-
-
-def _read_targets(section: Reader) -> tuple[str, ...]:
-    targets: list[str] = []
-    for index, item in enumerate(section.items("targets")):
-        key = f"targets[{index}]"
-        if not isinstance(item, str) or _TARGET.fullmatch(item) is None:
-            section.fault(key, "must be the name of a module: letters, digits, dots, underscores")
-        elif item in targets:
-            section.fault(key, f"{item!r} is named twice")
-        else:
-            targets.append(item)
-    return tuple(targets)
 
 
 def _read_metrics(section: Reader) -> tuple[Metric, ...]:

@@ -13,8 +13,8 @@ from fl_protocol.folds import ALGORITHMS
 from fl_protocol.spec.round_spec import RoundKind
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.tensors.adapter_layout import AdapterLayout
-from fl_protocol.tensors.dense_lora import check_dense_lora
 from fl_protocol.tensors.errors import AdapterLayoutSparseError
+from fl_protocol.tensors.layout_rules import check_layout
 from site_agent.approvals.errors import LayoutSparseError, RunDocumentInvalidError
 from site_agent.datasets.registry import list_datasets
 from site_agent.enrolment.identity_file import SiteIdentity
@@ -70,7 +70,7 @@ def payload_bytes(run_spec: RunSpec, layout_json: bytes) -> int:
         layout = AdapterLayout.from_document(document)
         if layout.digest() != run_spec.adapter.layout_sha256:
             raise _layout_error("the adapter's layout is not the one that the run names")
-        check_dense_lora(layout, rank=run_spec.adapter.rank, targets=run_spec.adapter.targets)
+        check_layout(layout, run_spec.adapter)
         segments = ALGORITHMS[run_spec.aggregation.algorithm].segments
         return max(segments(run_spec, layout.n_parameters, kind).n_bytes for kind in RoundKind)
     except AdapterLayoutSparseError as error:

@@ -58,7 +58,7 @@ def page_lines(page: RunPage) -> list[RenderableType]:
         ("purpose", spec.purpose),
         ("task", f"{spec.task.kind}, {spec.rounds} rounds of {spec.local.steps} steps"),
         ("base model", f"{spec.base_model.name}  sha256:{spec.base_model.sha256}"),
-        ("adapter", f"{spec.adapter.kind}, rank {spec.adapter.rank}"),
+        ("adapter", spec.adapter.summary),
         ("dataset", f"{spec.data.dataset}, at least {spec.data.min_records} records"),
         ("each sum", f"at least {spec.secure_aggregation.min_cohort} sites of {len(spec.cohort.sites)}"),
         ("privacy", f"clip norm {spec.privacy.clip_norm:g}, noise: {spec.privacy.mechanism}"),

@@ -147,7 +147,8 @@ def run_findings(run_spec: RunSpec, policy: SitePolicy, ledger: SiteLedger) -> I
     yield _one_of("tasks", run_spec.task.kind, policy.tasks)
     yield _one_of("base_models", run_spec.base_model.sha256, policy.base_models)
     yield _one_of("adapters.kinds", run_spec.adapter.kind, policy.adapters.kinds)
-    yield _at_most("adapters.max_rank", run_spec.adapter.rank, policy.adapters.max_rank)
+    if run_spec.adapter.low_rank is not None:
+        yield _at_most("adapters.max_rank", run_spec.adapter.low_rank, policy.adapters.max_rank)
     yield from _dataset_findings(run_spec, policy, ledger)
     yield from _cohort_findings(run_spec, policy, ledger)
     without_dp = policy.privacy.without_dp

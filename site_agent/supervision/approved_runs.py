@@ -19,8 +19,8 @@ from fl_protocol.spec.payload_layout import PayloadLayout
 from fl_protocol.spec.round_spec import RoundKind
 from fl_protocol.spec.run_spec import RunSpec, parse_run_spec
 from fl_protocol.tensors.adapter_layout import AdapterLayout
-from fl_protocol.tensors.dense_lora import check_dense_lora
 from fl_protocol.tensors.errors import AdapterLayoutSparseError
+from fl_protocol.tensors.layout_rules import check_layout
 from site_agent.approvals.statement import Decision
 from site_agent.audit.store import AuditLog
 from site_agent.db.instants import instant_from_text
@@ -79,7 +79,7 @@ def read_approved_run(session: Session, run_id: RunId) -> ApprovedRun:
         message = "the adapter's layout is not the one that the run spec names"
         raise RoundRefusedError(message, reason="adapter-layout-mismatch", run_id=run_id)
     try:
-        check_dense_lora(layout, rank=spec.adapter.rank, targets=spec.adapter.targets)
+        check_layout(layout, spec.adapter)
     except AdapterLayoutSparseError as error:
         # Asked again: an agent of before 0.2 approved a layout by its digest alone.
         raise RoundRefusedError(str(error), reason=error.code, run_id=run_id) from error

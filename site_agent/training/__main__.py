@@ -121,7 +121,7 @@ def serve_command(arguments: argparse.Namespace) -> int:
     stop_signal = StopSignal(arguments.spool)
     # What takes long is done before the trainer says that it is ready.
     from site_agent.training.closing import close_job
-    from site_agent.training.model import ModelShelf
+    from site_agent.training.shelf import ModelShelf
 
     shelf = ModelShelf()
     every_s: float = arguments.checkpoint_every_s
@@ -137,7 +137,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     """``run``."""
     from site_agent.jobs.job_dir import JobFailure
     from site_agent.training.closing import close_job
-    from site_agent.training.model import ModelShelf
+    from site_agent.training.shelf import ModelShelf
 
     outcome = close_job(arguments.job_dir, shelf=ModelShelf(), checkpoint_every_s=arguments.checkpoint_every_s)
     if isinstance(outcome, JobFailure):
@@ -158,7 +158,7 @@ def init_adapter_command(arguments: argparse.Namespace) -> int:
 def inspect_command(arguments: argparse.Namespace) -> int:
     """``inspect``."""
     from site_agent.jobs.record_schema import RecordSchemaFaultsError, schema_from_document
-    from site_agent.training.inspection import inspect_file
+    from site_agent.training.formats import format_called
 
     try:
         declared = None if arguments.schema is None else schema_from_document(json.loads(_read_text(arguments.schema)))
@@ -166,7 +166,8 @@ def inspect_command(arguments: argparse.Namespace) -> int:
         faults = error.faults if isinstance(error, RecordSchemaFaultsError) else ("the schema is no JSON document",)
         print_error({"code": "schema-invalid", "message": "; ".join(faults), "facts": {}}, as_json=arguments.json)
         return 2
-    report = inspect_file(arguments.data, arguments.format, patient_field=arguments.patient_field, schema=declared)
+    inspect = format_called(arguments.format).inspect
+    report = inspect(arguments.data, patient_field=arguments.patient_field, schema=declared)
     if report.n_faults:
         return _tell_faults(report, as_json=arguments.json)
     document = {"sha256": report.sha256, "records": report.n_records, "patients": report.n_patients}

@@ -39,10 +39,11 @@ from site_agent.training.local.plain import PlainState, TrainingSums
 
 _log = logging.getLogger(__name__)
 
-_FORMAT = "1"
+_FORMAT = "2"
 """Raised with every change of what the tensors mean; a checkpoint of another format is of another program."""
 
 _PRIVATE_FOLDER = 0o700
+_METRIC = "evaluated/metric/"
 _LEAST_SHARE = 20
 """A checkpoint is written only after this many times its own cost: at most a twentieth of the time goes into them."""
 
@@ -152,6 +153,7 @@ def _tensors_of(checkpoint: Checkpoint) -> Tensors:
     tensors: Tensors = {
         "evaluated/loss_sum": np.array([evaluated.loss_sum], dtype=np.float64),
         "evaluated/counts": np.array(counts, dtype=np.int64),
+        **{f"{_METRIC}{name}": np.array([value], dtype=np.int64) for name, value in evaluated.counts.items()},
     }
     if trained is not None:
         tensors |= {
@@ -165,6 +167,9 @@ def _tensors_of(checkpoint: Checkpoint) -> Tensors:
 def _checkpoint_from_tensors(tensors: Tensors) -> Checkpoint:
     n_tokens, n_records, is_evaluated = (int(count) for count in tensors["evaluated/counts"])
     loss_sum = float(tensors["evaluated/loss_sum"][0])
+    metric_counts = {
+        name.removeprefix(_METRIC): int(tensor[0]) for name, tensor in tensors.items() if name.startswith(_METRIC)
+    }
     trained: PlainState | None = None
     if "trained/counts" in tensors:
         trained_tokens, step = (int(count) for count in tensors["trained/counts"])
@@ -176,7 +181,7 @@ def _checkpoint_from_tensors(tensors: Tensors) -> Checkpoint:
             },
         )
     return Checkpoint(
-        evaluated=EvaluationSums(loss_sum=loss_sum, n_tokens=n_tokens, n_records=n_records),
+        evaluated=EvaluationSums(loss_sum=loss_sum, n_tokens=n_tokens, n_records=n_records, counts=metric_counts),
         is_evaluated=bool(is_evaluated),
         trained=trained,
     )

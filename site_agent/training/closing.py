@@ -28,9 +28,9 @@ from site_agent.jobs.job_dir import (
 )
 from site_agent.training.device import release_memory
 from site_agent.training.errors import OutOfMemoryError, TrainerError, UnexpectedFailureError
-from site_agent.training.model import ModelShelf
 from site_agent.training.progress import ProgressReporter, never_stops
 from site_agent.training.recipe import CHECKPOINT_EVERY_S, perform_job
+from site_agent.training.shelf import ModelShelf
 
 _log = logging.getLogger(__name__)
 

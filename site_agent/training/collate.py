@@ -45,6 +45,11 @@ class Example:
         """The length of the whole sequence."""
         return len(self.prompt_ids) + len(self.completion_ids)
 
+    @property
+    def n_units(self) -> int:
+        """Completion tokens: what carries loss."""
+        return len(self.completion_ids)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedRow:

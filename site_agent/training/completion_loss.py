@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from site_agent.training.collate import IGNORED_LABEL, Example, pack_examples, pad_examples
+from site_agent.training.task_half import LossSum
 
 _log = logging.getLogger(__name__)
 
@@ -23,14 +23,6 @@ _RELATIVE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16:
 
 _ROW_TOKENS = {False: 512, True: 4096}
 """How many tokens a row may have, without and with a GPU: where the square in attention begins to be felt."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LossSum:
-    """A loss summed over tokens, in nats: a float32 or float64 scalar with its graph; and how many tokens."""
-
-    loss: torch.Tensor
-    n_tokens: int
 
 
 class CompletionLoss(Protocol):
@@ -59,7 +51,7 @@ class PaddedCompletionLoss:
         labels = batch.labels[:, 1:].reshape(-1).to(device)
         logits = answer.logits[:, :-1].reshape(len(labels), -1)
         loss = cross_entropy(at_least_float32(logits), labels, ignore_index=IGNORED_LABEL, reduction="sum")
-        return LossSum(loss=loss, n_tokens=int((labels != IGNORED_LABEL).sum()))
+        return LossSum(loss=loss, n_units=int((labels != IGNORED_LABEL).sum()))
 
 
 class PackedCompletionLoss:
@@ -76,7 +68,7 @@ class PackedCompletionLoss:
         """See ``CompletionLoss``. Attention grows with a row's square, so that long batches take several rows."""
         row_tokens = _ROW_TOKENS[self._head.weight.device.type == "cuda"]
         losses = [self._loss_of_row(group) for group in groups_of_tokens(examples, row_tokens)]
-        return LossSum(loss=sum(losses[1:], losses[0]), n_tokens=sum(len(one.completion_ids) for one in examples))
+        return LossSum(loss=sum(losses[1:], losses[0]), n_units=sum(len(one.completion_ids) for one in examples))
 
     def _loss_of_row(self, examples: Sequence[Example]) -> torch.Tensor:
         row = pack_examples(examples, share_beginning=self._share_beginning)

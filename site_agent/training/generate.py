@@ -9,10 +9,10 @@ import torch
 from peft import PeftModel
 
 from site_agent.jobs.job_dir import DeviceChoice
-from site_agent.training.adapter_io import peft_warnings_silenced
+from site_agent.training.adapters.peft_names import peft_warnings_silenced
+from site_agent.training.causal_model import load_base, load_tokenizer
 from site_agent.training.device import choose_compute
 from site_agent.training.errors import AdapterUnreadableError
-from site_agent.training.model import load_base, load_tokenizer
 from site_agent.training.tasks.instruction_tuning import render_prompt
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")

@@ -16,9 +16,8 @@ from fl_protocol.spec.faults import Fault, RunSpecFaultsError
 from fl_protocol.spec.run_spec import RunSpec, bind_adapter, parse_run_spec
 from site_agent.jobs.job_dir import LAYOUT_FILE, write_file
 from site_agent.training.adapter_io import initial_adapter
-from site_agent.training.errors import ChatTemplateError
-from site_agent.training.model import layout_without_weights, load_tokenizer
 from site_agent.training.model_files import verify_model_folder
+from site_agent.training.tasks import TASKS
 
 INITIAL_FILE = "initial.safetensors"
 
@@ -29,14 +28,11 @@ def make_initial_adapter(run_spec_file: Path, *, base_model: Path, out: Path) ->
     Raises:
         RunSpecFaultsError: the specification is missing, not YAML, not valid, or names other digests.
         BaseModelError: the folder does not hold the specification's base model.
-        TargetModulesUnknownError: the base has no module of a name that the adapter targets.
-        ChatTemplateError: the base has no chat template, so that no site could train it.
+        TrainerError: no site could train this task or this adapter on this base.
     """
     spec = read_run_spec(run_spec_file)
     verify_model_folder(base_model, spec.base_model.sha256)
-    if not load_tokenizer(base_model).chat_template:
-        raise ChatTemplateError("the base model's tokenizer has no chat template")
-    layout = layout_without_weights(base_model, spec)
+    layout = TASKS[spec.task.kind].layout_without_weights(base_model, spec)
     state = initial_adapter(layout, spec.local.seed)
     bind_adapter(spec, layout_sha256=layout.digest(), initial_sha256=state.digest())
     out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Looks at every record of a data file, one line at a time: its digest, its counts, and each fault by line and field.
+"""Looks at every record of a JSONL file, one line at a time: its digest, its counts, and each fault by line and field.
 
 Safety: neither a value nor an undeclared field's name is kept or told; a fault is a line, a field and a closed code. An
 operator who may read the file finds the rest there, and nobody else should. Patients are counted by keyed hashes.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from site_agent.jobs.record_schema import PATIENT_FIELD, FieldFault, FieldKind, FieldRule, RecordSchema, check_fields
-from site_agent.training.errors import DatasetEmptyError, DatasetFormatUnknownError, DatasetMissingError
+from site_agent.training.errors import DatasetEmptyError, DatasetMissingError
 
 MAX_LINE_BYTES = 16 << 20
 """A longer line is a fault: it is never in memory whole."""
@@ -63,24 +63,18 @@ class FileReport:
             self.faults.append(fault)
 
 
-def inspect_file(
-    path: Path, data_format: str = "jsonl", *, patient_field: str = PATIENT_FIELD, schema: RecordSchema | None = None
-) -> FileReport:
-    """Look at a whole file.
+def inspect_file(path: Path, *, patient_field: str = PATIENT_FIELD, schema: RecordSchema | None = None) -> FileReport:
+    """Look at a whole file of prompts and completions.
 
     Args:
         path: of the file.
-        data_format: jsonl.
         patient_field: the field that names a record's patient.
         schema: what its owner declared; None: only what every task needs is checked.
 
     Raises:
-        DatasetFormatUnknownError: the format is not jsonl.
         DatasetMissingError: there is no readable file.
         DatasetEmptyError: it holds no record.
     """
-    if data_format != "jsonl":
-        raise DatasetFormatUnknownError("this trainer cannot read the dataset's format", format=data_format[:40])
     rules = _task_rules(patient_field)
     digest, report, patients, key = hashlib.sha256(), FileReport(), set[bytes](), os.urandom(32)
     try:

@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 
 from fl_protocol.folds.public_state import PublicState
+from fl_protocol.spec.adapters import AdapterKind
+from fl_protocol.spec.metrics import EvaluationTotals, counts_of, values_of
 from fl_protocol.spec.run_spec import RunSpec, parse_run_spec
 from fl_protocol.tensors.adapter_layout import AdapterLayout
 from fl_protocol.tensors.safetensors_io import bytes_from_tensors
@@ -39,12 +41,11 @@ from site_agent.training.adapter_io import (
     verify_layout,
 )
 from site_agent.training.checkpoints import Checkpoint, CheckpointStore
-from site_agent.training.collate import Example
-from site_agent.training.completion_loss import CompletionLoss
-from site_agent.training.data import Dataset, Split, read_dataset, split_dataset
+from site_agent.training.data import Dataset, Split, split_dataset
 from site_agent.training.device import Compute, choose_compute, peak_memory_bytes
 from site_agent.training.errors import (
     DatasetChangedError,
+    DatasetFormatUnknownError,
     DatasetTooSmallError,
     LossNotFiniteError,
     NoUsableRecordsError,
@@ -56,12 +57,15 @@ from site_agent.training.exchange.fedavg_lora import (
     evaluation_segments,
     training_segments,
 )
+from site_agent.training.formats import format_called
 from site_agent.training.identity import identity_of_job, installed_versions
 from site_agent.training.local.plain import PlainRule, PlainState, PlainStep, TrainingSums, train_plain
 from site_agent.training.local.schedule import learning_rate_at
-from site_agent.training.model import AdaptedModel, ModelShelf
 from site_agent.training.progress import ProgressReporter
-from site_agent.training.tasks.instruction_tuning import ChatEncoder, FitCounts, encode_records, sample_examples
+from site_agent.training.shelf import ModelShelf
+from site_agent.training.task_half import LoadedTask, TaskExample
+from site_agent.training.tasks import TASKS
+from site_agent.training.tasks.drawing import FitCounts, encode_records, sample_examples
 
 CHECKPOINT_EVERY_S = 30.0
 """The shortest time between two checkpoints; the first comes after twice that, so that a small round writes none."""
@@ -93,7 +97,7 @@ def perform_job(
 def inspect_data(job: JobSpec) -> JobResult:
     """Read a dataset whole and count it. Needs no model."""
     started = time.monotonic()
-    dataset = read_dataset(Path(job.data.path), job.data.format, patient_field=job.data.patient_field)
+    dataset = read_records(job)
     return JobResult(
         records=len(dataset.records),
         patients=dataset.n_patients,
@@ -128,11 +132,10 @@ def train_adapter(
 
     # Load: what was approved, this site's records, the model, and the adapter that all sites start from.
     spec = parse_run_spec(job.run_spec or {})
-    dataset = read_registered_dataset(job)
+    dataset = read_registered_dataset(job, spec)
     split = split_of_run(dataset, spec)
     model = take_model(job, spec, shelf=shelf, compute=compute)
     state = receive_state(job_dir, model, spec)
-    encoder = ChatEncoder(model.tokenizer, max_length=spec.local.max_length)
     belongs_to = identity_of_job(job, spec, compute=compute, state=state, dataset=dataset)
     checkpoints = CheckpointStore(job_dir, belongs_to=belongs_to, every_s=checkpoint_every_s)
     resumed = checkpoints.newest()
@@ -141,23 +144,23 @@ def train_adapter(
     # Evaluate the adapter that was received, on records that are never trained on.
     evaluated, held_out_fits = NOT_EVALUATED, FitCounts()
     if job.kind is JobKind.EVALUATE or job.round_index % spec.evaluation.every == 0:
-        held_out = list(encode_records(split.held_out, encoder, held_out_fits))
+        held_out = list(encode_records(split.held_out, model, held_out_fits))
         evaluated = evaluate(
+            model,
             held_out,
-            completion_loss=model.completion_loss,
             progress=progress,
             keep=checkpoints.offer,
             resumed=resumed,
         )
-    metrics = metrics_of_evaluation(evaluated, held_out_fits)
+    metrics = metrics_of_evaluation(evaluated, held_out_fits, spec)
 
     # Train, and put into the payload what the secure sum is to add up.
     if job.kind is JobKind.EVALUATE:
-        segments = evaluation_segments(evaluated)
+        segments = evaluation_segments(evaluated, counts_of(spec.evaluation.metrics))
     else:
         fits = FitCounts()
         rule = plain_rule(spec, job.round_index)
-        examples = sample_examples(split.training, encoder, n_examples=rule.n_examples, seed=job.seed, counts=fits)
+        examples = sample_examples(split.training, model, n_examples=rule.n_examples, seed=job.seed, counts=fits)
         trained = train(
             model,
             examples,
@@ -173,6 +176,7 @@ def train_adapter(
             global_adapter=state.adapter,
             trained=trained,
             evaluated=evaluated,
+            counts=counts_of(spec.evaluation.metrics),
         )
         metrics |= metrics_of_training(segments, trained, fits)
     write_file(job_dir / PAYLOAD_FILE, bytes_from_tensors(segments))
@@ -205,13 +209,26 @@ def prepare_compute(job: JobSpec) -> Compute:
     return compute
 
 
-def read_registered_dataset(job: JobSpec) -> Dataset:
-    """The records of the job's data file, which must be the one that was registered.
+def read_records(job: JobSpec) -> Dataset:
+    """The records of the job's data file.
 
     Raises:
-        DatasetError: it cannot be read, or is another file now.
+        DatasetError: it cannot be read.
     """
-    dataset = read_dataset(Path(job.data.path), job.data.format, patient_field=job.data.patient_field)
+    return format_called(job.data.format).read(Path(job.data.path), patient_field=job.data.patient_field)
+
+
+def read_registered_dataset(job: JobSpec, spec: RunSpec) -> Dataset:
+    """The records of the job's data file, which must be the one that was registered, in a format of the run's task.
+
+    Raises:
+        DatasetError: it cannot be read, holds records of another kind, or is another file now.
+    """
+    formats = TASKS[spec.task.kind].formats
+    if job.data.format not in formats:
+        message = f"the run's task takes other records (it takes: {', '.join(sorted(formats))})"
+        raise DatasetFormatUnknownError(message, format=job.data.format[:40])
+    dataset = read_records(job)
     if job.data.sha256 is not None and job.data.sha256 != dataset.sha256:
         message = "the data file changed since it was registered; register it again"
         raise DatasetChangedError(message, expected=job.data.sha256, found=dataset.sha256)
@@ -239,7 +256,7 @@ def split_of_run(dataset: Dataset, spec: RunSpec) -> Split:
     return split
 
 
-def take_model(job: JobSpec, spec: RunSpec, *, shelf: ModelShelf, compute: Compute) -> AdaptedModel:
+def take_model(job: JobSpec, spec: RunSpec, *, shelf: ModelShelf, compute: Compute) -> LoadedTask:
     """The run's base model with its adapter on it; the digest is the run's, whatever the job says.
 
     Raises:
@@ -251,7 +268,7 @@ def take_model(job: JobSpec, spec: RunSpec, *, shelf: ModelShelf, compute: Compu
     return shelf.take(Path(job.base_model.path), spec, sha256=spec.base_model.sha256, compute=compute)
 
 
-def receive_state(job_dir: Path, model: AdaptedModel, spec: RunSpec) -> PublicState:
+def receive_state(job_dir: Path, model: LoadedTask, spec: RunSpec) -> PublicState:
     """Read the public state that the round starts from, check it, and set the model's adapter to it.
 
     Raises:
@@ -282,14 +299,14 @@ def plain_rule(spec: RunSpec, round_index: int) -> PlainRule:
 
 
 def evaluate(
-    examples: Sequence[Example],
+    task: LoadedTask,
+    examples: Sequence[TaskExample],
     *,
-    completion_loss: CompletionLoss,
     progress: ProgressReporter,
     keep: Callable[[Callable[[], Checkpoint]], None] = lambda _: None,
     resumed: Checkpoint | None = None,
 ) -> EvaluationSums:
-    """Sum the loss over the completion tokens of held-out examples; none give zeros.
+    """Sum the loss, and what the metrics count, over held-out examples; none give zeros.
 
     Raises:
         LossNotFiniteError: the loss is NaN or infinite.
@@ -303,11 +320,12 @@ def evaluate(
     with torch.inference_mode():
         for start in range(sums.n_records, steps, _EVALUATION_BATCH):
             batch = by_length[start : start + _EVALUATION_BATCH]
-            answer = completion_loss(batch)
+            answer = task.evaluate(batch)
             sums = EvaluationSums(
-                loss_sum=sums.loss_sum + float(answer.loss),
-                n_tokens=sums.n_tokens + answer.n_tokens,
+                loss_sum=sums.loss_sum + answer.loss_sum,
+                n_tokens=sums.n_tokens + answer.n_units,
                 n_records=sums.n_records + len(batch),
+                counts={name: sums.counts.get(name, 0) + counted for name, counted in answer.counts.items()},
             )
             keep(partial(Checkpoint, evaluated=sums, is_evaluated=sums.n_records == steps))
             progress.report(ProgressState.EVALUATING, step=sums.n_records, steps=steps, n_records=sums.n_records)
@@ -317,8 +335,8 @@ def evaluate(
 
 
 def train(
-    model: AdaptedModel,
-    examples: Sequence[Example],
+    task: LoadedTask,
+    examples: Sequence[TaskExample],
     *,
     rule: PlainRule,
     seed: int,
@@ -341,19 +359,20 @@ def train(
         n_records = (done.step - first) * rule.n_per_step
         progress.report(ProgressState.TRAINING, step=done.step, steps=steps, n_records=n_records, loss=done.loss)
 
-    set_adapter_dropout(model.module, is_on=True)
+    kind = AdapterKind(task.layout.kind)
+    set_adapter_dropout(task.module, kind, is_on=True)
     try:
         return train_plain(
-            adapter_parameters(model.module),
+            adapter_parameters(task.module),
             examples,
             rule=rule,
-            completion_loss=model.completion_loss,
+            train_loss=task.train_loss,
             on_step=on_step,
             on_batch=progress.beat,
             resumed=resumed,
         )
     finally:
-        set_adapter_dropout(model.module, is_on=False)
+        set_adapter_dropout(task.module, kind, is_on=False)
 
 
 def checkpoint_of_training(checkpoints: CheckpointStore, evaluated: EvaluationSums, done: PlainStep) -> None:
@@ -361,11 +380,19 @@ def checkpoint_of_training(checkpoints: CheckpointStore, evaluated: EvaluationSu
     checkpoints.offer(lambda: Checkpoint(evaluated=evaluated, is_evaluated=True, trained=done.capture()))
 
 
-def metrics_of_evaluation(evaluated: EvaluationSums, fits: FitCounts) -> dict[str, float]:
+def metrics_of_evaluation(evaluated: EvaluationSums, fits: FitCounts, spec: RunSpec) -> dict[str, float]:
     """What this site may see of its own evaluation."""
-    metrics: dict[str, float] = {"held_out_cut": fits.completion_cut, "held_out_left_out": fits.no_room}
+    metrics: dict[str, float] = {"held_out_cut": fits.cut, "held_out_left_out": fits.no_room}
     if evaluated.n_tokens:
         metrics["eval_loss"] = evaluated.loss_sum / evaluated.n_tokens
+        totals = EvaluationTotals(
+            loss_sum=evaluated.loss_sum,
+            n_units=evaluated.n_tokens,
+            n_records=evaluated.n_records,
+            counts={name: evaluated.counts.get(name, 0) for name in counts_of(spec.evaluation.metrics)},
+        )
+        of_run = values_of(spec.evaluation.metrics, totals)
+        metrics |= {f"eval_{name}": value for name, value in of_run.items()}
     return metrics
 
 
@@ -375,6 +402,6 @@ def metrics_of_training(segments: RawSegments, trained: TrainingSums, fits: FitC
     return {
         "train_loss": trained.loss_sum / trained.n_tokens,
         "update_norm": math.sqrt(float(update @ update)),
-        "train_cut": fits.completion_cut,
+        "train_cut": fits.cut,
         "train_left_out": fits.no_room,
     }

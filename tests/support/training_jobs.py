@@ -67,7 +67,7 @@ def spec_document(base_model_sha256: str, **sections: Mapping[str, object]) -> d
 def bound_spec(model_folder: Path, **sections: Mapping[str, object]) -> tuple[RunSpec, AdapterLayout, PublicState]:
     """A run with the digests of its adapter filled in, its layout and its adapter v0."""
     from site_agent.training.adapter_io import initial_adapter
-    from site_agent.training.model import layout_without_weights
+    from site_agent.training.causal_model import layout_without_weights
     from site_agent.training.model_files import digest_model_folder
 
     spec = parse_run_spec(spec_document(digest_model_folder(model_folder), **sections))

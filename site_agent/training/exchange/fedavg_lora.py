@@ -6,8 +6,8 @@ leaves the site but through the secure sum. The names and dtypes are those of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,23 +22,36 @@ RawSegments = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationSums:
-    """Loss, completion tokens and records, summed over the held-out records, of the adapter that was received."""
+    """Sums over the held-out records, of the adapter that was received.
+
+    Attributes:
+        loss_sum: nats, over ``n_tokens`` units, such as completion tokens.
+        counts: what the run's metrics need besides, by name.
+    """
 
     loss_sum: float
     n_tokens: int
     n_records: int
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 NOT_EVALUATED = EvaluationSums(loss_sum=0.0, n_tokens=0, n_records=0)
 """What a site adds in a round that ``evaluation.every`` leaves out."""
 
 
-def evaluation_segments(sums: EvaluationSums) -> RawSegments:
-    """What an evaluation adds to the sum: eval_loss_sum float64, eval_tokens and eval_records int64, shape (1,)."""
+def evaluation_segments(sums: EvaluationSums, counts: Collection[str] = ()) -> RawSegments:
+    """What an evaluation adds to the sum: eval_loss_sum float64, eval_tokens and eval_records int64, shape (1,).
+
+    Args:
+        sums: of this site.
+        counts: names of the counts that the run's metrics need; each is one more ``eval_<name>``, int64, 0 where
+            nothing of the kind was counted. Others are left out.
+    """
     return {
         "eval_loss_sum": np.array([sums.loss_sum], dtype=np.float64),
         "eval_tokens": np.array([sums.n_tokens], dtype=np.int64),
         "eval_records": np.array([sums.n_records], dtype=np.int64),
+        **{f"eval_{name}": np.array([sums.counts.get(name, 0)], dtype=np.int64) for name in counts},
     }
 
 
@@ -49,6 +62,7 @@ def training_segments(
     global_adapter: Mapping[str, NDArray[Any]],
     trained: TrainingSums,
     evaluated: EvaluationSums,
+    counts: Collection[str] = (),
 ) -> RawSegments:
     """What a trained round adds to the sum.
 
@@ -67,5 +81,5 @@ def training_segments(
         "adapter_update": update,
         "train_loss_sum": np.array([trained.loss_sum], dtype=np.float64),
         "train_tokens": np.array([trained.n_tokens], dtype=np.int64),
-        **evaluation_segments(evaluated),
+        **evaluation_segments(evaluated, counts),
     }

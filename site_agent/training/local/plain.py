@@ -18,10 +18,9 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from site_agent.training.collate import Example
-from site_agent.training.completion_loss import CompletionLoss
 from site_agent.training.device import generator_states, set_generator_states
 from site_agent.training.errors import LossNotFiniteError
+from site_agent.training.task_half import LossSum, TaskExample
 
 _ADAPTER = "adapter/"
 _GENERATOR = "generator/"
@@ -56,7 +55,7 @@ class PlainRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSums:
-    """Loss and completion tokens summed over all training steps; each step's loss is that before its update."""
+    """Loss and its units (completion tokens, say) over all training steps; a step's loss is that before its update."""
 
     loss_sum: float
     n_tokens: int
@@ -94,24 +93,24 @@ class PlainStep:
 
 def train_plain(
     parameters: Mapping[str, torch.nn.Parameter],
-    examples: Sequence[Example],
+    examples: Sequence[TaskExample],
     *,
     rule: PlainRule,
-    completion_loss: CompletionLoss,
+    train_loss: Callable[[Sequence[Any]], LossSum],
     on_step: Callable[[PlainStep], None],
     on_batch: Callable[[], None] = lambda: None,
     resumed: PlainState | None = None,
 ) -> TrainingSums:
     """Train in place.
 
-    The gradient of a step is that of its summed loss over all its accumulated batches, divided by the number of
-    completion tokens among all of them: an accumulated step equals one large batch.
+    The gradient of a step is that of its summed loss over all its accumulated batches, divided by the number of units
+    (completion tokens, say) among all of them: an accumulated step equals one large batch.
 
     Args:
         parameters: the adapter's, all of which are trained.
         examples: exactly ``rule.n_examples``, in the order in which they are used.
         rule: how to step.
-        completion_loss: computes the loss of a batch on the model that has ``parameters``.
+        train_loss: computes the summed loss of a batch on the model that has ``parameters``.
         on_step: hears of each step.
         on_batch: hears of each forward and backward pass.
         resumed: where an earlier process was with the same arguments; None starts from the beginning.
@@ -131,11 +130,11 @@ def train_plain(
         for group in optimizer.param_groups:
             group["lr"] = rule.learning_rates[step]
         of_step = examples[step * rule.n_per_step : (step + 1) * rule.n_per_step]
-        step_tokens = sum(len(example.completion_ids) for example in of_step)
+        step_tokens = sum(example.n_units for example in of_step)
         step_loss = 0.0
         optimizer.zero_grad(set_to_none=True)
         for start in range(0, rule.n_per_step, rule.batch_size):
-            batch_loss = completion_loss(of_step[start : start + rule.batch_size]).loss
+            batch_loss = train_loss(of_step[start : start + rule.batch_size]).loss
             (batch_loss / step_tokens).backward()
             step_loss += float(batch_loss.detach())
             on_batch()

@@ -5,53 +5,26 @@ Knows no weights. Prompt and completion are tokenised apart, so that training se
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Protocol
+from pathlib import Path
 
-import numpy as np
+import torch
 
+from fl_protocol.spec.run_spec import RunSpec
+from fl_protocol.tensors.adapter_layout import AdapterLayout
+from site_agent.training.causal_model import (
+    AdaptedModel,
+    Tokenizer,
+    layout_without_weights,
+    load_adapted,
+    load_tokenizer,
+)
 from site_agent.training.collate import Example
-from site_agent.training.data import Record
-from site_agent.training.errors import ChatTemplateError, NoUsableRecordsError
-
-
-class Tokenizer(Protocol):
-    """What this task needs of a tokenizer."""
-
-    chat_template: str | None
-    eos_token: str | None
-
-    def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
-    ) -> str:
-        """The conversation as text."""
-        ...
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """The text as tokens."""
-        ...
-
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
-        """Tokens as text."""
-        ...
-
-
-class Fit(StrEnum):
-    """How a record fits into ``max_length`` tokens."""
-
-    WHOLE = "whole"
-    COMPLETION_CUT = "completion-cut"
-    NO_ROOM = "no-room"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedRecord:
-    """A record's example and how it fits. Invariant: there is no example exactly when there is no room for one."""
-
-    fit: Fit
-    example: Example | None
+from site_agent.training.device import Compute
+from site_agent.training.errors import ChatTemplateError
+from site_agent.training.formats.prompt_jsonl import PromptRecord
+from site_agent.training.task_half import EncodedRecord, EvaluatedBatch, Fit, LossSum, TaskHalf
 
 
 class ChatEncoder:
@@ -68,7 +41,7 @@ class ChatEncoder:
         self._tokenizer = tokenizer
         self._max_length = max_length
 
-    def encode(self, record: Record) -> EncodedRecord:
+    def encode(self, record: PromptRecord) -> EncodedRecord:
         """Tokenise one record; a completion that is too long loses its end, a prompt is never cut.
 
         Raises:
@@ -86,7 +59,7 @@ class ChatEncoder:
         if room < 1 or not completion_ids:
             return EncodedRecord(fit=Fit.NO_ROOM, example=None)
         example = Example(prompt_ids=tuple(prompt_ids), completion_ids=tuple(completion_ids[:room]))
-        return EncodedRecord(fit=Fit.WHOLE if len(completion_ids) <= room else Fit.COMPLETION_CUT, example=example)
+        return EncodedRecord(fit=Fit.WHOLE if len(completion_ids) <= room else Fit.CUT, example=example)
 
     def _up_to_end_of_turn(self, answer: str) -> str:
         """Leave out what the template writes after the end of the turn: generation stops there."""
@@ -95,61 +68,58 @@ class ChatEncoder:
         return answer if end is None or place < 0 else answer[: place + len(end)]
 
 
-@dataclass(slots=True, kw_only=True)
-class FitCounts:
-    """How many records were looked at, by how they fitted; what was left out is counted, never silent."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ChatTask:
+    """A causal model with its adapter, and the encoder of its records. See ``LoadedTask``."""
 
-    whole: int = 0
-    completion_cut: int = 0
-    no_room: int = 0
+    model: AdaptedModel
+    encoder: ChatEncoder
 
-    def count(self, fit: Fit) -> None:
-        """Count one record."""
-        match fit:
-            case Fit.WHOLE:
-                self.whole += 1
-            case Fit.COMPLETION_CUT:
-                self.completion_cut += 1
-            case Fit.NO_ROOM:
-                self.no_room += 1
+    @property
+    def module(self) -> torch.nn.Module:
+        """The causal model."""
+        return self.model.module
+
+    @property
+    def layout(self) -> AdapterLayout:
+        """The adapter's."""
+        return self.model.layout
+
+    def encode(self, record: PromptRecord) -> EncodedRecord:
+        """See ``ChatEncoder.encode``."""
+        return self.encoder.encode(record)
+
+    def train_loss(self, examples: Sequence[Example]) -> LossSum:
+        """Summed over completion tokens."""
+        return self.model.completion_loss(examples)
+
+    def evaluate(self, examples: Sequence[Example]) -> EvaluatedBatch:
+        """The loss alone."""
+        answer = self.model.completion_loss(examples)
+        return EvaluatedBatch(loss_sum=float(answer.loss), n_units=answer.n_units)
 
 
-def encode_records(records: Iterable[Record], encoder: ChatEncoder, counts: FitCounts) -> Iterator[Example]:
-    """The examples of all records that have room, in order."""
-    for record in records:
-        encoded = encoder.encode(record)
-        counts.count(encoded.fit)
-        if encoded.example is not None:
-            yield encoded.example
-
-
-def sample_examples(
-    records: tuple[Record, ...], encoder: ChatEncoder, *, n_examples: int, seed: int, counts: FitCounts
-) -> list[Example]:
-    """Draw a round's examples: without replacement while records last, then all of them again in another order.
-
-    Args:
-        records: those to train on.
-        encoder: turns them into examples.
-        n_examples: how many the round needs.
-        seed: uint64; the same seed draws the same examples.
-        counts: where records that did not fit are counted.
+def load_chat_task(folder: Path, spec: RunSpec, compute: Compute) -> ChatTask:
+    """Load the base and put the adapter on it.
 
     Raises:
-        NoUsableRecordsError: no record has room for a completion, or there is none.
+        BaseModelInvalidError, TargetModulesUnknownError: as ``load_adapted``.
+        ChatTemplateError: the base has no chat template.
     """
-    generator = np.random.Generator(np.random.PCG64(seed))
-    examples: list[Example] = []
-    while len(examples) < n_examples:
-        order = generator.permutation(len(records))
-        before = len(examples)
-        for example in encode_records((records[place] for place in order), encoder, counts):
-            examples.append(example)
-            if len(examples) == n_examples:
-                return examples
-        if len(examples) == before:
-            raise NoUsableRecordsError("no record has room for a completion within max_length", records=len(records))
-    return examples
+    model = load_adapted(folder, spec, compute)
+    return ChatTask(model=model, encoder=ChatEncoder(model.tokenizer, max_length=spec.local.max_length))
+
+
+def chat_layout(folder: Path, spec: RunSpec) -> AdapterLayout:
+    """The adapter's layout, of a base that has a chat template.
+
+    Raises:
+        BaseModelInvalidError, TargetModulesUnknownError: as ``layout_without_weights``.
+        ChatTemplateError: the base has no chat template, so that no site could train it.
+    """
+    if not load_tokenizer(folder).chat_template:
+        raise ChatTemplateError("the base model's tokenizer has no chat template")
+    return layout_without_weights(folder, spec)
 
 
 def render_prompt(tokenizer: Tokenizer, question: str) -> str:
@@ -175,3 +145,7 @@ def render_conversation(tokenizer: Tokenizer, turns: list[dict[str, str]], *, ad
     except TemplateError as error:
         message = "the chat template cannot render a user's turn and an answer"
         raise ChatTemplateError(message, reason=type(error).__name__) from None
+
+
+INSTRUCTION_TUNING = TaskHalf(formats=frozenset({"jsonl"}), load=load_chat_task, layout_without_weights=chat_layout)
+"""The row of the table."""

@@ -15,8 +15,8 @@ import yaml
 from fl_protocol.tensors.safetensors_io import tensors_from_bytes
 from site_agent.jobs.job_dir import JobResult
 from site_agent.training.closing import close_job
-from site_agent.training.model import ModelShelf
 from site_agent.training.model_files import digest_model_folder
+from site_agent.training.shelf import ModelShelf
 from tests.support.training_jobs import make_job
 
 ROOT = Path(__file__).parents[3]

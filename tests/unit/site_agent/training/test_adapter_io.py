@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 
+from fl_protocol.spec.adapters import AdapterKind
 from fl_protocol.spec.run_spec import parse_run_spec
 from fl_protocol.tensors.errors import AdapterTensorError
 from fl_protocol.tensors.safetensors_io import bytes_from_tensors
@@ -17,16 +18,16 @@ from site_agent.jobs.job_dir import DeviceChoice
 from site_agent.training.adapter_io import (
     adapter_layout,
     adapter_parameters,
-    attach_lora,
+    attach_adapter,
     initial_adapter,
     load_adapter,
     read_adapter,
     set_adapter_dropout,
 )
+from site_agent.training.causal_model import load_base
 from site_agent.training.device import choose_compute
 from site_agent.training.errors import TargetModulesUnknownError
 from site_agent.training.generate import load_release
-from site_agent.training.model import load_base
 from tests.support.training_jobs import bound_spec, spec_document
 
 pytestmark = pytest.mark.training
@@ -46,7 +47,7 @@ def trained_values(layout: object, seed: int = 0) -> dict[str, np.ndarray]:
 
 def test_names_are_those_that_peft_saves(base: torch.nn.Module, tiny_model: Path) -> None:
     spec, layout, _ = bound_spec(tiny_model)
-    model = attach_lora(base, spec.adapter)
+    model = attach_adapter(base, spec)
     assert [tensor.name for tensor in layout.tensors] == sorted(get_peft_model_state_dict(model))
     assert layout.digest() == adapter_layout(model, spec).digest()
     # 2 layers; A is 2x32 twice; B is 32x2 for q, and 16x2 for v since two key heads serve four.
@@ -55,7 +56,7 @@ def test_names_are_those_that_peft_saves(base: torch.nn.Module, tiny_model: Path
 
 def test_only_the_adapter_is_trained_and_in_float32_on_a_bfloat16_base(base: torch.nn.Module, tiny_model: Path) -> None:
     spec, layout, _ = bound_spec(tiny_model)
-    model = attach_lora(base.to(torch.bfloat16), spec.adapter)
+    model = attach_adapter(base.to(torch.bfloat16), spec)
     parameters = adapter_parameters(model)
     assert sum(parameter.numel() for parameter in parameters.values()) == layout.n_parameters
     assert {parameter.dtype for parameter in parameters.values()} == {torch.float32}
@@ -82,7 +83,7 @@ def test_initial_adapter_spreads_a_as_uniform_and_changes_nothing(base: torch.nn
     assert not any(value.any() for name, value in state.adapter.items() if ".lora_B." in name)
     with torch.no_grad():
         expected = base(input_ids=IDS).logits.clone()
-        model = attach_lora(base, spec.adapter)
+        model = attach_adapter(base, spec)
         load_adapter(model, state.adapter, layout=layout)
         torch.testing.assert_close(model(input_ids=IDS).logits, expected, rtol=0, atol=0)
 
@@ -96,7 +97,7 @@ def test_initial_adapter_differs_by_seed_and_by_tensor(tiny_model: Path) -> None
 
 def test_adapter_loaded_and_read_is_the_same(base: torch.nn.Module, tiny_model: Path) -> None:
     spec, layout, _ = bound_spec(tiny_model)
-    model = attach_lora(base, spec.adapter)
+    model = attach_adapter(base, spec)
     values = trained_values(layout)
     load_adapter(model, values, layout=layout)
     np.testing.assert_array_equal(layout.flatten(read_adapter(model)), layout.flatten(values))
@@ -112,7 +113,7 @@ def test_adapter_with_a_tensor_missing_is_refused(base: torch.nn.Module, tiny_mo
     values = trained_values(layout)
     values.popitem()
     with pytest.raises(AdapterTensorError):
-        load_adapter(attach_lora(base, spec.adapter), values, layout=layout)
+        load_adapter(attach_adapter(base, spec), values, layout=layout)
 
 
 def test_release_in_the_layouts_words_is_loaded_by_peft(
@@ -124,7 +125,7 @@ def test_release_in_the_layouts_words_is_loaded_by_peft(
     (tmp_path / "adapter_model.safetensors").write_bytes(bytes_from_tensors(values, {"format": "pt"}))
     loaded = load_release(load_base(tiny_model, choose_compute(DeviceChoice.CPU)), tmp_path)
     assert isinstance(loaded, PeftModel)
-    ours = attach_lora(base, spec.adapter)
+    ours = attach_adapter(base, spec)
     load_adapter(ours, values, layout=layout)
     with torch.no_grad():
         expected, found = ours(input_ids=IDS).logits, loaded(input_ids=IDS).logits
@@ -139,16 +140,16 @@ def test_target_that_is_no_linear_module_is_refused_though_others_are(
 ) -> None:
     spec = parse_run_spec(spec_document("ab" * 32, adapter={"targets": targets}))
     with pytest.raises(TargetModulesUnknownError) as caught:
-        attach_lora(base, spec.adapter)
+        attach_adapter(base, spec)
     assert caught.value.facts == {"target": targets[-1]}
 
 
 def test_dropout_is_switched_inside_the_adapter_alone(base: torch.nn.Module) -> None:
     spec = parse_run_spec(spec_document("ab" * 32, adapter={"dropout": 0.5}))
-    model = attach_lora(base, spec.adapter)
-    set_adapter_dropout(model, is_on=True)
+    model = attach_adapter(base, spec)
+    set_adapter_dropout(model, AdapterKind.LORA, is_on=True)
     switched = {name for name, module in model.named_modules() if module.training}
     assert switched
     assert all("lora_dropout" in name for name in switched)
-    set_adapter_dropout(model, is_on=False)
+    set_adapter_dropout(model, AdapterKind.LORA, is_on=False)
     assert not any(module.training for module in model.modules())

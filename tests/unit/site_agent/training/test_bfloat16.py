@@ -11,12 +11,13 @@ from safetensors.numpy import load_file
 
 from site_agent.jobs.job_dir import DeviceChoice
 from site_agent.training.adapter_io import adapter_parameters, load_adapter, read_adapter
-from site_agent.training.data import read_dataset
 from site_agent.training.device import choose_compute, cpu_flags
-from site_agent.training.model import AdaptedModel, ModelShelf
+from site_agent.training.formats.prompt_jsonl import read_prompts
 from site_agent.training.progress import ProgressReporter
 from site_agent.training.recipe import evaluate, plain_rule, train
-from site_agent.training.tasks.instruction_tuning import ChatEncoder, FitCounts, encode_records, sample_examples
+from site_agent.training.shelf import ModelShelf
+from site_agent.training.task_half import LoadedTask
+from site_agent.training.tasks.drawing import FitCounts, encode_records, sample_examples
 from tests.support.training_jobs import bound_spec
 
 pytestmark = [pytest.mark.training, pytest.mark.bfloat16]
@@ -34,7 +35,7 @@ def rounded_to_bfloat16(values: np.ndarray) -> np.ndarray:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def base_bits(model: AdaptedModel) -> dict[str, np.ndarray]:
+def base_bits(model: LoadedTask) -> dict[str, np.ndarray]:
     """The frozen parameters' bits, by the names of the file."""
     return {
         name.removeprefix("base_model.model.").replace(".base_layer.", "."): parameter.view(torch.uint16).numpy().copy()
@@ -61,15 +62,14 @@ def test_base_in_memory_is_the_rounding_of_the_disk_and_training_leaves_it_and_l
         np.testing.assert_array_equal(before[name], bits, err_msg=name)
     assert {parameter.dtype for parameter in adapter_parameters(model.module).values()} == {torch.float32}
 
-    encoder = ChatEncoder(model.tokenizer, max_length=spec.local.max_length)
-    everything = read_dataset(records).records
-    examples = list(encode_records(everything, encoder, FitCounts()))
+    everything = read_prompts(records).records
+    examples = list(encode_records(everything, model, FitCounts()))
     rule = plain_rule(spec, 0)
-    drawn = sample_examples(everything, encoder, n_examples=rule.n_examples, seed=3, counts=FitCounts())
+    drawn = sample_examples(everything, model, n_examples=rule.n_examples, seed=3, counts=FitCounts())
     progress = ProgressReporter(tmp_path)
-    untrained = evaluate(examples, completion_loss=model.completion_loss, progress=progress)
+    untrained = evaluate(model, examples, progress=progress)
     train(model, drawn, rule=rule, seed=3, progress=progress)
-    trained = evaluate(examples, completion_loss=model.completion_loss, progress=progress)
+    trained = evaluate(model, examples, progress=progress)
 
     assert trained.loss_sum / trained.n_tokens < 0.8 * untrained.loss_sum / untrained.n_tokens
     for name, bits in base_bits(model).items():

@@ -36,9 +36,10 @@ from site_agent.jobs.job_dir import (
 )
 from site_agent.training import recipe
 from site_agent.training.closing import close_job
-from site_agent.training.data import read_dataset, split_dataset
-from site_agent.training.model import ModelShelf
+from site_agent.training.data import split_dataset
+from site_agent.training.formats.prompt_jsonl import read_prompts
 from site_agent.training.progress import TrainerStopped
+from site_agent.training.shelf import ModelShelf
 from tests.support.tiny_model import make_tiny_tokenizer
 from tests.support.training_jobs import SECRET, bound_spec, make_job, reopen_job
 
@@ -88,7 +89,7 @@ def test_train_job_writes_what_the_algorithm_weighs(
     assert set(weighed) == set(raw) | {"weight", "was_clipped"}
     assert (result.records, result.patients, result.device, result.precision) == (40, 40, "cpu", "float32")
     assert result.held_out_records == int(raw["eval_records"][0]) == 8
-    assert result.sha256 == read_dataset(records).sha256
+    assert result.sha256 == read_prompts(records).sha256
     assert result.metrics["update_norm"] == pytest.approx(np.linalg.norm(raw["adapter_update"].astype(np.float64)))
     assert result.metrics["update_norm"] > 0
     assert result.metrics["train_loss"] == pytest.approx(raw["train_loss_sum"][0] / raw["train_tokens"][0])
@@ -108,7 +109,7 @@ def test_evaluation_sums_are_those_of_transformers_on_the_adapter_that_was_recei
     done(job_dir, shelf)
     # Adapter v0 changes nothing, so the yardstick is the base model by itself.
     model, tokenizer = AutoModelForCausalLM.from_pretrained(str(tiny_model)).eval(), make_tiny_tokenizer()
-    split = split_dataset(read_dataset(records), holdout_fraction=0.25, max_records=8)
+    split = split_dataset(read_prompts(records), holdout_fraction=0.25, max_records=8)
     loss_sum, n_tokens = 0.0, 0
     for record in split.held_out:
         prompt = f"<|im_start|>user\n{record.prompt}<|im_end|>\n<|im_start|>assistant\n"
@@ -219,7 +220,7 @@ def test_inspect_job_counts_without_a_model(tmp_path: Path, records: Path, shelf
     job = JobSpec(job_id="look", kind=JobKind.INSPECT, data=DataFile(path=str(records)), seed=0, timeout_s=9.0)
     write_job(job_dir, job)
     result = done(job_dir, shelf)
-    assert (result.records, result.patients, result.sha256) == (40, 40, read_dataset(records).sha256)
+    assert (result.records, result.patients, result.sha256) == (40, 40, read_prompts(records).sha256)
     assert not (job_dir / PAYLOAD_FILE).exists()
 
 

@@ -58,7 +58,7 @@ def test_loss_equals_that_of_transformers(
     # transformers upcasts logits to float32 for its loss, which bounds the agreement in float64 too.
     model = model.to(dtype)
     answer = ways(model)[way](EXAMPLES)
-    assert answer.n_tokens == N_TOKENS
+    assert answer.n_units == N_TOKENS
     assert answer.loss.item() == pytest.approx(loss_by_transformers(model).item(), rel=tolerance)
 
 
@@ -102,7 +102,7 @@ def test_long_batches_take_several_rows_and_give_the_same_sum(
     whole = PackedCompletionLoss(model, share_beginning=True)(EXAMPLES)
     monkeypatch.setattr("site_agent.training.completion_loss._ROW_TOKENS", {False: 16, True: 16})
     split = PackedCompletionLoss(model, share_beginning=True)(EXAMPLES)
-    assert split.n_tokens == whole.n_tokens
+    assert split.n_units == whole.n_units
     assert split.loss.item() == pytest.approx(whole.loss.item(), rel=1e-12)
 
 

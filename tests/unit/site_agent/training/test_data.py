@@ -6,22 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from site_agent.training.data import Dataset, Record, read_dataset, split_dataset
+from site_agent.training.data import Dataset, split_dataset
 from site_agent.training.errors import (
     DatasetEmptyError,
     DatasetFormatUnknownError,
     DatasetMalformedError,
     DatasetMissingError,
 )
+from site_agent.training.formats import format_called
+from site_agent.training.formats.prompt_jsonl import PromptRecord, read_prompts
 
 GOOD = '{"id": "a", "prompt": "p", "completion": "c"}'
 
 
-def record(record_id: str, patient_id: str | None = None) -> Record:
-    return Record(record_id=record_id, prompt="p", completion="c", patient_id=patient_id)
+def record(record_id: str, patient_id: str | None = None) -> PromptRecord:
+    return PromptRecord(record_id=record_id, prompt="p", completion="c", patient_id=patient_id)
 
 
-def dataset_of(*records: Record) -> Dataset:
+def dataset_of(*records: PromptRecord) -> Dataset:
     return Dataset(records=records, sha256="")
 
 
@@ -34,7 +36,7 @@ def test_dataset_is_read_with_its_digest_and_patients(tmp_path: Path) -> None:
     rows = [{"id": str(k), "prompt": "p", "completion": "c", "patient_id": pid} for k, pid in enumerate("xxy")]
     content = "".join(json.dumps(row) + "\n" for row in rows) + GOOD
     path.write_text(content)
-    dataset = read_dataset(path)
+    dataset = read_prompts(path)
     assert [one.record_id for one in dataset.records] == ["0", "1", "2", "a"]
     assert dataset.n_patients == 3
     assert dataset.sha256 == hashlib.sha256(content.encode()).hexdigest()
@@ -46,23 +48,23 @@ def test_patient_and_record_of_the_same_name_are_two_persons() -> None:
 
 def test_dataset_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     (tmp_path / "d").write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
-    assert len(read_dataset(tmp_path / "d").records) == 1
+    assert len(read_prompts(tmp_path / "d").records) == 1
 
 
 def test_dataset_missing_is_a_typed_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetMissingError):
-        read_dataset(tmp_path / "none.jsonl")
+        read_prompts(tmp_path / "none.jsonl")
 
 
-def test_dataset_of_another_format_is_a_typed_error(tmp_path: Path) -> None:
+def test_dataset_of_another_format_is_a_typed_error() -> None:
     with pytest.raises(DatasetFormatUnknownError):
-        read_dataset(tmp_path / "none.csv", "csv")
+        format_called("csv")
 
 
 def test_dataset_empty_is_a_typed_error(tmp_path: Path) -> None:
     (tmp_path / "d").write_text("")
     with pytest.raises(DatasetEmptyError):
-        read_dataset(tmp_path / "d")
+        read_prompts(tmp_path / "d")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_dataset_malformed_names_the_record_and_the_field_and_quotes_nothing(
 ) -> None:
     (tmp_path / "d").write_text(f"{GOOD}\n{GOOD}\n{line}\n{GOOD}\n")
     with pytest.raises(DatasetMalformedError) as caught:
-        read_dataset(tmp_path / "d")
+        read_prompts(tmp_path / "d")
     assert caught.value.facts["record"] == 3
     assert caught.value.facts.get("field") == field
     assert "secret" not in str(caught.value)
@@ -97,7 +99,7 @@ def test_dataset_malformed_names_the_record_and_the_field_and_quotes_nothing(
 def test_dataset_that_is_not_utf8_names_the_record(tmp_path: Path) -> None:
     (tmp_path / "d").write_bytes(GOOD.encode() + b"\n" + b'{"id": "\xff"}\n')
     with pytest.raises(DatasetMalformedError) as caught:
-        read_dataset(tmp_path / "d")
+        read_prompts(tmp_path / "d")
     assert caught.value.facts["record"] == 2
 
 
@@ -133,4 +135,4 @@ def test_split_of_nothing_held_out_trains_on_all() -> None:
 
 
 def test_record_shows_nothing_of_itself() -> None:
-    assert "p" not in repr(record("a")).removeprefix("Record").strip("(.)")
+    assert "p" not in repr(record("a")).removeprefix("PromptRecord").strip("(.)")

@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from site_agent.jobs.record_schema import schema_from_document
 from site_agent.training import inspection
 from site_agent.training.__main__ import main
-from site_agent.training.data import read_dataset
 from site_agent.training.errors import (
     DatasetEmptyError,
-    DatasetFormatUnknownError,
     DatasetMalformedError,
     DatasetMissingError,
 )
+from site_agent.training.formats.prompt_jsonl import read_prompts
 from site_agent.training.inspection import inspect_file
 from tests.support.training_jobs import SECRET
 
@@ -135,11 +134,9 @@ def test_file_without_records_is_a_typed_error(tmp_path: Path, content: bytes) -
         inspect_file(tmp_path / "d")
 
 
-def test_file_that_is_not_there_or_of_another_format_is_a_typed_error(tmp_path: Path) -> None:
+def test_file_that_is_not_there_is_a_typed_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetMissingError):
         inspect_file(tmp_path / "none")
-    with pytest.raises(DatasetFormatUnknownError):
-        inspect_file(tmp_path / "none", "csv")
 
 
 LINES = st.one_of(
@@ -163,16 +160,16 @@ def test_what_passes_inspection_is_what_the_trainer_reads(
         report = inspect_file(path)
     except DatasetEmptyError:
         with pytest.raises(DatasetEmptyError):
-            read_dataset(path)
+            read_prompts(path)
         return
     if report.n_faults:
         with pytest.raises(DatasetMalformedError) as caught:
-            read_dataset(path)
+            read_prompts(path)
         # The same first fault, at the same place.
         first = report.faults[0]
         assert (first.line, first.field) == (caught.value.facts["record"], caught.value.facts.get("field"))
         return
-    dataset = read_dataset(path)
+    dataset = read_prompts(path)
     assert (report.sha256, report.n_records, report.n_patients) == (
         dataset.sha256,
         len(dataset.records),

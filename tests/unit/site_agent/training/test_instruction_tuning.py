@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from site_agent.training.data import Record
 from site_agent.training.errors import ChatTemplateError, NoUsableRecordsError
-from site_agent.training.tasks.instruction_tuning import ChatEncoder, Fit, FitCounts, encode_records, sample_examples
+from site_agent.training.formats.prompt_jsonl import PromptRecord
+from site_agent.training.task_half import Fit
+from site_agent.training.tasks.drawing import FitCounts, encode_records, sample_examples
+from site_agent.training.tasks.instruction_tuning import ChatEncoder
 from tests.support.tiny_model import make_tiny_tokenizer
 
 pytestmark = pytest.mark.training
@@ -12,8 +14,8 @@ pytestmark = pytest.mark.training
 PROMPT = "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n"
 
 
-def record(name: str = "r", *, prompt: str = "What?", completion: str = "That.") -> Record:
-    return Record(record_id=name, prompt=prompt, completion=completion, patient_id=None)
+def record(name: str = "r", *, prompt: str = "What?", completion: str = "That.") -> PromptRecord:
+    return PromptRecord(record_id=name, prompt=prompt, completion=completion, patient_id=None)
 
 
 def text_of(tokenizer: object, ids: tuple[int, ...]) -> str:
@@ -33,7 +35,7 @@ def test_completion_that_is_too_long_loses_its_end_and_the_prompt_stays() -> Non
     tokenizer = make_tiny_tokenizer()
     whole = ChatEncoder(tokenizer, max_length=200).encode(record()).example
     encoded = ChatEncoder(tokenizer, max_length=len(whole.prompt_ids) + 2).encode(record())
-    assert encoded.fit is Fit.COMPLETION_CUT
+    assert encoded.fit is Fit.CUT
     assert encoded.example.prompt_ids == whole.prompt_ids
     assert text_of(tokenizer, encoded.example.completion_ids) == "Th"
 
@@ -45,7 +47,7 @@ def test_prompt_that_leaves_no_room_is_left_out_and_counted() -> None:
     counts = FitCounts()
     examples = list(encode_records([record(), record(prompt="W?"), record(prompt="What" * 9)], encoder, counts))
     assert [text_of(tokenizer, one.completion_ids) for one in examples] == ["Tha"]
-    assert (counts.whole, counts.completion_cut, counts.no_room) == (0, 1, 2)
+    assert (counts.whole, counts.cut, counts.no_room) == (0, 1, 2)
 
 
 @pytest.mark.parametrize("template", [None, ""])
@@ -69,7 +71,7 @@ def test_template_that_cannot_be_used_is_refused_without_quoting_the_record(temp
     assert "secret" not in str(caught.value)
 
 
-def records(n_records: int) -> tuple[Record, ...]:
+def records(n_records: int) -> tuple[PromptRecord, ...]:
     return tuple(record(str(k), completion=f"c{k}") for k in range(n_records))
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from site_agent.training.collate import Example
-from site_agent.training.completion_loss import LossSum
 from site_agent.training.errors import LossNotFiniteError
 from site_agent.training.local.plain import PlainRule, TrainingSums, train_plain
+from site_agent.training.task_half import LossSum
 
 pytestmark = pytest.mark.training
 
@@ -28,7 +28,7 @@ class Quadratic:
 
     def __call__(self, examples: Sequence[Example]) -> LossSum:
         losses = [len(one.completion_ids) * (self.w - one.prompt_ids[0]) ** 2 / 2 for one in examples]
-        return LossSum(loss=sum(losses[1:], losses[0]), n_tokens=sum(len(one.completion_ids) for one in examples))
+        return LossSum(loss=sum(losses[1:], losses[0]), n_units=sum(len(one.completion_ids) for one in examples))
 
 
 def run(model: Quadratic, examples: Sequence[Example], **changes: object) -> tuple[TrainingSums, list[float]]:
@@ -38,7 +38,7 @@ def run(model: Quadratic, examples: Sequence[Example], **changes: object) -> tup
         {"w": model.w},
         examples,
         rule=PlainRule(**rule),
-        completion_loss=model,
+        train_loss=model,
         on_step=lambda done: losses.append(done.loss),
     )
     return sums, losses

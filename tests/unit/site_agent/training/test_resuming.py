@@ -21,9 +21,9 @@ from site_agent.jobs.job_dir import (
     read_progress,
 )
 from site_agent.training import closing
-from site_agent.training.model import ModelShelf
 from site_agent.training.progress import ProgressReporter
 from site_agent.training.recipe import CHECKPOINT_EVERY_S
+from site_agent.training.shelf import ModelShelf
 from tests.support.training_jobs import make_job, reopen_job
 
 pytestmark = pytest.mark.training

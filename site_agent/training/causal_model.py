@@ -1,17 +1,17 @@
-"""The base model in memory: verified, loaded once and kept while jobs of the same run follow each other.
+"""Causal language models of a folder, with an adapter on them.
 
-Knows no data and no rounds. The base is frozen; an adapter's values are set anew for every job. Nothing is fetched:
-the folder is given, its weights are safetensors, and no code that came with a model is run.
+Knows no data and no rounds. The base is frozen. Nothing is fetched: the folder is given, its weights are safetensors,
+and no code that came with a model is run.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
@@ -19,18 +19,37 @@ from transformers.utils import logging as transformers_logging
 
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.tensors.adapter_layout import AdapterLayout
-from site_agent.training.adapter_io import adapter_layout, attach_lora
+from site_agent.training.adapter_io import adapter_layout, attach_adapter
 from site_agent.training.completion_loss import CompletionLoss, choose_completion_loss
 from site_agent.training.device import Compute
 from site_agent.training.errors import BaseModelInvalidError
-from site_agent.training.model_files import FileStamp, stamps_of, verify_model_folder
-from site_agent.training.tasks.instruction_tuning import Tokenizer
 
 _log = logging.getLogger(__name__)
 
 _LOCAL_ONLY = {"local_files_only": True, "trust_remote_code": False}
 
 Loaded = TypeVar("Loaded")
+
+
+class Tokenizer(Protocol):
+    """What this task needs of a tokenizer."""
+
+    chat_template: str | None
+    eos_token: str | None
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> str:
+        """The conversation as text."""
+        ...
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """The text as tokens."""
+        ...
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Tokens as text."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,60 +62,30 @@ class AdaptedModel:
     completion_loss: CompletionLoss
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelKey:
-    """What two jobs must agree on to share a loaded model."""
-
-    folder: str
-    stamps: tuple[FileStamp, ...]
-    sha256: str
-    adapter: str
-    compute: Compute
-
-
-class ModelShelf:
-    """Holds the model of the last job. Invariant: at most one is in memory."""
-
-    def __init__(self) -> None:
-        """Nothing is loaded yet."""
-        self._key: ModelKey | None = None
-        self._model: AdaptedModel | None = None
-
-    def take(self, folder: Path, spec: RunSpec, *, sha256: str, compute: Compute) -> AdaptedModel:
-        """The run's base model with the run's adapter on it; loaded and verified unless it is here already.
-
-        Raises:
-            BaseModelError: the folder is missing, unusable, or holds another model than ``sha256``.
-            TargetModulesUnknownError: the base has no module of a name that the adapter targets.
-        """
-        adapter = f"{spec.base_model.name} {sorted(spec.adapter.to_document().items())}"
-        key = ModelKey(folder=str(folder), stamps=stamps_of(folder), sha256=sha256, adapter=adapter, compute=compute)
-        if self._model is None or key != self._key:
-            self.clear()
-            verify_model_folder(folder, sha256)
-            self._model = adapt_model(load_base(folder, compute), load_tokenizer(folder), spec)
-            self._key = key
-        return self._model
-
-    def clear(self) -> None:
-        """Let go of the model."""
-        self._key = self._model = None
-
-
 def adapt_model(base: torch.nn.Module, tokenizer: Tokenizer, spec: RunSpec) -> AdaptedModel:
     """Put a run's adapter on a loaded base, and choose how its loss is computed.
 
     Raises:
-        TargetModulesUnknownError: as ``attach_lora``.
+        TargetModulesUnknownError: as ``attach_adapter``.
     """
-    module = attach_lora(base, spec.adapter)
+    module = attach_adapter(base, spec)
     pad_id = getattr(tokenizer, "pad_token_id", None) or 0
     return AdaptedModel(
         module=module,
         tokenizer=tokenizer,
         layout=adapter_layout(module, spec),
-        completion_loss=choose_completion_loss(module, pad_id=pad_id, has_dropout=spec.adapter.dropout > 0),
+        completion_loss=choose_completion_loss(module, pad_id=pad_id, has_dropout=spec.adapter.has_dropout),
     )
+
+
+def load_adapted(folder: Path, spec: RunSpec, compute: Compute) -> AdaptedModel:
+    """The causal model of a folder with a run's adapter on it.
+
+    Raises:
+        BaseModelInvalidError: transformers cannot load it.
+        TargetModulesUnknownError: as ``adapt_model``.
+    """
+    return adapt_model(load_base(folder, compute), load_tokenizer(folder), spec)
 
 
 def load_base(folder: Path, compute: Compute) -> torch.nn.Module:
@@ -139,12 +128,12 @@ def layout_without_weights(folder: Path, spec: RunSpec) -> AdapterLayout:
 
     Raises:
         BaseModelInvalidError: transformers does not know the configuration.
-        TargetModulesUnknownError: as ``attach_lora``.
+        TargetModulesUnknownError: as ``attach_adapter``.
     """
     config = load_config(folder)
     with torch.device("meta"):
         base = _load_or_explain(lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=False))
-        return adapter_layout(attach_lora(base, spec.adapter), spec)
+        return adapter_layout(attach_adapter(base, spec), spec)
 
 
 def _load_or_explain(load: Callable[[], Loaded]) -> Loaded:
