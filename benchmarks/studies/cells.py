@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from benchmarks.studies.errors import TableUnreadableError
+from fl_protocol.spec.metrics import EvaluationTotals
 from wardround.studies.description import Arm
 
 
@@ -49,32 +50,6 @@ class CellKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluatedSums:
-    """What evaluating one adapter on one site's records adds up to.
-
-    Attributes:
-        loss_sum: nats.
-        n_units: what the loss is summed over: completion tokens, or 1 a record.
-        n_records: how many records were evaluated.
-        counts: of the run's metrics, by name.
-    """
-
-    loss_sum: float
-    n_units: int
-    n_records: int
-    counts: Mapping[str, int]
-
-    def to_document(self) -> dict[str, object]:
-        """As JSON values."""
-        return {
-            "loss_sum": self.loss_sum,
-            "n_units": self.n_units,
-            "n_records": self.n_records,
-            "counts": dict(self.counts),
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """A filled cell.
 
@@ -92,7 +67,7 @@ class Cell:
     settings_sha256: str
     common_sha256: str
     optimiser_steps: int
-    sites: Mapping[str, EvaluatedSums]
+    sites: Mapping[str, EvaluationTotals]
     update_norms: tuple[float, ...]
     seconds: float
 
@@ -108,7 +83,7 @@ class Cell:
             "settings_sha256": self.settings_sha256,
             "common_sha256": self.common_sha256,
             "optimiser_steps": self.optimiser_steps,
-            "evaluated": {site: sums.to_document() for site, sums in self.sites.items()},
+            "evaluated": {site: _document_of(sums) for site, sums in self.sites.items()},
             "update_norms": [round(norm, 4) for norm in self.update_norms],
             "seconds": round(self.seconds, 1),
         }
@@ -149,14 +124,14 @@ def _cell_from_document(document: object) -> Cell:
     )
 
 
-def _sums_from_document(document: Mapping[str, object]) -> EvaluatedSums:
+def _sums_from_document(document: Mapping[str, object]) -> EvaluationTotals:
     counts = document["counts"]
     loss_sum, n_units, n_records = document["loss_sum"], document["n_units"], document["n_records"]
     if not isinstance(counts, Mapping) or not isinstance(n_units, int) or not isinstance(n_records, int):
         raise TypeError("no sums")
     if not isinstance(loss_sum, int | float) or not math.isfinite(loss_sum):
         raise TypeError("no loss")
-    return EvaluatedSums(
+    return EvaluationTotals(
         loss_sum=float(loss_sum),
         n_units=n_units,
         n_records=n_records,
@@ -164,10 +139,19 @@ def _sums_from_document(document: Mapping[str, object]) -> EvaluatedSums:
     )
 
 
-def add_sums(parts: Mapping[str, EvaluatedSums]) -> EvaluatedSums:
+def _document_of(sums: EvaluationTotals) -> dict[str, object]:
+    return {
+        "loss_sum": sums.loss_sum,
+        "n_units": sums.n_units,
+        "n_records": sums.n_records,
+        "counts": dict(sums.counts),
+    }
+
+
+def add_sums(parts: Mapping[str, EvaluationTotals]) -> EvaluationTotals:
     """The sums over all sites' records: one pooled held-out set."""
     names = sorted({name for part in parts.values() for name in part.counts})
-    return EvaluatedSums(
+    return EvaluationTotals(
         loss_sum=math.fsum(part.loss_sum for part in parts.values()),
         n_units=sum(part.n_units for part in parts.values()),
         n_records=sum(part.n_records for part in parts.values()),

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,8 +21,7 @@ from benchmarks.studies.pages import study_pages, table_path
 from benchmarks.studies.progress import TableProgress
 from benchmarks.studies.table_file import only_writer, read_table
 from fl_protocol.errors import WardroundError
-from wardround.demo.processes import Supervisor
-from wardround.demo.workspace import DEFAULT_STUDY, Checkout, Programs, child_environment
+from wardround.demo.workspace import DEFAULT_STUDY, Checkout
 from wardround.errors import CommandError
 from wardround.exit_codes import INTERRUPTED, error_document, exit_code_of
 from wardround.studies.catalogue import check_data_folder, find_study
@@ -73,55 +70,37 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fill(parsed: argparse.Namespace) -> int:
-    import torch
-
     from benchmarks.studies.arms import plain_sum, secure_sum
     from benchmarks.studies.filling import Filling, fill_table
-    from benchmarks.studies.opening import StudyPlace, open_study
-    from site_agent.jobs.job_dir import DeviceChoice
-    from site_agent.training.device import choose_compute
+    from benchmarks.studies.opening import OpeningOptions, study_at_hand
 
     checkout = Checkout.of_this_package()
     study = find_study(parsed.study, checkout.examples_dir)
-    data_dir = check_data_folder(study, parsed.data)
+    check_data_folder(study, parsed.data)
     path = table_path(checkout, study) if parsed.table is None else parsed.table
     shown = TableProgress()
-    if parsed.threads is not None:
-        torch.set_num_threads(parsed.threads)
-    torch.use_deterministic_algorithms(mode=True, warn_only=True)
-    with only_writer(path), tempfile.TemporaryDirectory() as folder:
+    options = OpeningOptions(sites=parsed.sites, data=parsed.data, models_dir=parsed.models_dir, threads=parsed.threads)
+    with only_writer(path):
         table = read_table(path, study=study.name)
-        logs = Path(folder) / "logs"
-        logs.mkdir()
-        with Supervisor(logs, child_environment(os.environ, checkout)) as supervisor:
-            place = StudyPlace(
-                checkout=checkout,
-                models_dir=(parsed.models_dir or checkout.models_dir).absolute(),
-                scratch=Path(folder) / "data",
-                data_dir=data_dir,
-                supervisor=supervisor,
-                programs=Programs(),
+        with study_at_hand(study, options=options, shown=shown) as opened:
+            plan = study.description.table
+            first = opened.spec.local.seed
+            filling = Filling(
+                path=path,
+                run_spec=opened.spec.to_document(),
+                sites=opened.sites,
+                common=opened.common,
+                common_sha256=opened.common_sha256,
+                metric=study.description.metric,
+                grid=plan.search,
+                seeds=range(first, first + (parsed.seeds or plan.seeds)),
+                arms=_arms(parsed.arm, plan.arms),
+                add_up=secure_sum if parsed.secure else plain_sum,
+                is_secure=parsed.secure,
+                is_redoing=parsed.redo,
+                machine=machine_document(),
             )
-            compute = choose_compute(DeviceChoice.AUTO)
-            opened = open_study(study, place, n_sites=parsed.sites, compute=compute, shown=shown)
-        plan = study.description.table
-        first = opened.spec.local.seed
-        filling = Filling(
-            path=path,
-            run_spec=opened.spec.to_document(),
-            sites=opened.sites,
-            common=opened.common,
-            common_sha256=opened.common_sha256,
-            metric=study.description.metric,
-            grid=plan.search,
-            seeds=range(first, first + (parsed.seeds or plan.seeds)),
-            arms=_arms(parsed.arm, plan.arms),
-            add_up=secure_sum if parsed.secure else plain_sum,
-            is_secure=parsed.secure,
-            is_redoing=parsed.redo,
-            machine=machine_document(),
-        )
-        n_done = fill_table(filling, table, opened.workshop, shown)
+            n_done = fill_table(filling, table, opened.workshop, shown)
     shown.say(f"{n_done} cells filled, {len(table.cells) - n_done} were there; {path}")
     if parsed.json:
         print(json.dumps(table.to_document(), indent=1, ensure_ascii=False))

@@ -1,12 +1,15 @@
 """What can be wrong with a study's table, each with what to do about it.
 
-wardround.errors.CommandError
-└── StudyTableError
-    ├── TableUnreadableError    the document is none of ours
-    ├── TableBusyError          another command is filling it
-    ├── SettingsDifferError     its cells were filled with other settings
-    ├── TableMixedError         a page would mix cells of different settings
-    └── SplitUnusableError      nothing to train on, to choose by or to evaluate on
+    wardround.errors.CommandError
+    └── StudyTableError
+        ├── TableUnreadableError    the document is none of ours
+        ├── TableBusyError          another command is filling it
+        ├── SettingsDifferError     its cells were filled with other settings
+        ├── TableMixedError         a page would mix cells of different settings
+        ├── MetricUnknownError      a figure that this version does not know
+        └── SplitUnusableError      nothing to train on, to choose by or to evaluate on
+
+The exit codes are those of the three programs.
 """
 
 from __future__ import annotations
@@ -47,6 +50,13 @@ class TableMixedError(StudyTableError):
     """A page cannot show cells of different settings side by side."""
 
     code = "study-table-mixed"
+
+
+class MetricUnknownError(StudyTableError):
+    """The study is judged by a metric that this version does not have."""
+
+    code = "study-metric-unknown"
+    exit_code: ClassVar[ExitCode] = ExitCode.USAGE
 
 
 class SplitUnusableError(StudyTableError):

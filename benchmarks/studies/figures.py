@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from benchmarks.studies.cells import Cell, EvaluatedSums, Phase, add_sums
+from benchmarks.studies.cells import Cell, Phase, add_sums
+from benchmarks.studies.errors import MetricUnknownError
+from fl_protocol.spec.metrics import METRICS, EvaluationTotals, Metric
 from wardround.studies.description import Arm, ShownMetric
-
-LOSS = "loss"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +44,17 @@ class ArmFigures:
     steps: int
 
 
-def value_of(metric: str, sums: EvaluatedSums) -> float:
-    """A metric from sums; NaN where nothing was evaluated."""
-    if metric != LOSS:
-        raise KeyError(metric)
-    return sums.loss_sum / sums.n_units if sums.n_units else math.nan
+def value_of(metric: str, sums: EvaluationTotals) -> float:
+    """A metric from sums; NaN where nothing was evaluated.
+
+    Raises:
+        MetricUnknownError: this version has no such metric.
+    """
+    if metric not in set(Metric):
+        message = f"there is no metric {metric!r}"
+        raise MetricUnknownError(message, advice=f"study.yaml: metric.name is one of {', '.join(Metric)}.")
+    value = METRICS[Metric(metric)].value(sums)
+    return math.nan if value is None else value
 
 
 def pooled_value(metric: str, cell: Cell) -> float:

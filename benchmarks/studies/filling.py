@@ -23,6 +23,12 @@ from wardround.studies.description import Arm, SearchGrid, ShownMetric
 
 Parts = SiteParts[Any]
 
+_ALONE: Mapping[str, Mapping[str, object]] = {
+    "local": {"rule": "plain"},
+    "aggregation": {"algorithm": "fedavg-lora", "server": {"optimizer": "fedavg"}},
+}
+"""What an arm without a federation has in place of the run's local rule and of its server."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filling:
@@ -74,7 +80,9 @@ class Filling:
         local["seed"] = key.seed
         if key.arm is not Arm.BEFORE:
             local |= {"learning_rate": key.learning_rate, "steps": key.steps}
-        return parse_run_spec({**self.run_spec, "local": local})
+        alone = _ALONE if key.arm in (Arm.POOLED, Arm.LOCAL) else {}
+        local |= alone.get("local", {})
+        return parse_run_spec({**self.run_spec, **alone, "local": local})
 
 
 def fill_table(filling: Filling, table: Table, workshop: Workshop, shown: TableProgress) -> int:

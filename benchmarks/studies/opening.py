@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.studies.progress import TableProgress
 from benchmarks.studies.settings import common_settings, digest_of
 from benchmarks.studies.splits import SiteParts, parts_of_site
 from benchmarks.studies.workshop import Workshop
 from fl_protocol.spec.run_spec import RunSpec, parse_run_spec
-from site_agent.training.data import read_dataset, split_dataset
-from site_agent.training.device import Compute
+from site_agent.jobs.job_dir import DeviceChoice
+from site_agent.jobs.record_schema import PATIENT_FIELD
+from site_agent.training.data import split_dataset
+from site_agent.training.device import Compute, choose_compute
+from site_agent.training.formats import format_called
 from site_agent.training.identity import installed_versions
-from site_agent.training.model import ModelShelf
+from site_agent.training.shelf import ModelShelf
 from wardround.demo.base_model import BaseModels, with_base_model
 from wardround.demo.processes import Supervisor
 from wardround.demo.study import RunChoices, site_names, spec_for_demo
-from wardround.demo.workspace import Checkout, Programs
-from wardround.studies.catalogue import Study, prepare_arguments
+from wardround.demo.workspace import Checkout, Programs, child_environment
+from wardround.studies.catalogue import Study, check_data_folder, prepare_arguments
 
 _PREPARE_TIMEOUT_S = 1800.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpeningOptions:
+    """What the user typed; None is as the study, or the machine, has it."""
+
+    sites: int | None = None
+    data: Path | None = None
+    models_dir: Path | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +98,9 @@ def open_study(
     sites: list[SiteParts[Any]] = []
     for number, name in enumerate(names, start=1):
         data = study.description.data
-        dataset = read_dataset(place.scratch / data.file_of(number), data.data_format)
+        dataset = format_called(data.data_format).read(
+            place.scratch / data.file_of(number), patient_field=PATIENT_FIELD
+        )
         evaluation = spec.evaluation
         split = split_dataset(dataset, holdout_fraction=evaluation.holdout_fraction, max_records=evaluation.max_records)
         data_sha256[name] = dataset.sha256
@@ -113,3 +133,32 @@ def open_study(
         common_sha256=digest_of(common),
         workshop=Workshop(model, shown=shown),
     )
+
+
+@contextlib.contextmanager
+def study_at_hand(study: Study, *, options: OpeningOptions, shown: TableProgress) -> Iterator[OpenStudy]:
+    """Make everything in a folder that is gone afterwards; the base model stays where models are.
+
+    Raises:
+        As ``open_study``; the end of a failed program's log is in the error.
+    """
+    checkout = Checkout.of_this_package()
+    data_dir = check_data_folder(study, options.data)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    # As the trainer does: the same table twice has the same figures.
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    with tempfile.TemporaryDirectory() as folder:
+        logs = Path(folder) / "logs"
+        logs.mkdir()
+        with Supervisor(logs, child_environment(os.environ, checkout)) as supervisor:
+            place = StudyPlace(
+                checkout=checkout,
+                models_dir=(options.models_dir or checkout.models_dir).absolute(),
+                scratch=Path(folder) / "data",
+                data_dir=data_dir,
+                supervisor=supervisor,
+                programs=Programs(),
+            )
+            compute = choose_compute(DeviceChoice.AUTO)
+            yield open_study(study, place, n_sites=options.sites, compute=compute, shown=shown)

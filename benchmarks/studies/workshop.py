@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.studies.cells import EvaluatedSums
 from benchmarks.studies.progress import TableProgress, Work
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.ids import SiteId
+from fl_protocol.spec.metrics import EvaluationTotals, counts_of
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.spec.seeds import training_seed
 from fl_protocol.tensors.adapter_layout import AdapterLayout
@@ -25,10 +25,10 @@ from site_agent.jobs.job_dir import ProgressState
 from site_agent.training.adapter_io import initial_adapter, load_adapter, read_adapter
 from site_agent.training.data import Record
 from site_agent.training.exchange.fedavg_lora import NOT_EVALUATED, RawSegments, training_segments
-from site_agent.training.model import AdaptedModel
 from site_agent.training.progress import ProgressReporter
 from site_agent.training.recipe import evaluate, plain_rule, train
-from site_agent.training.tasks.instruction_tuning import ChatEncoder, FitCounts, encode_records, sample_examples
+from site_agent.training.task_half import LoadedTask
+from site_agent.training.tasks.drawing import FitCounts, encode_records, sample_examples
 
 Adapter = Mapping[str, NDArray[np.float32]]
 
@@ -81,19 +81,19 @@ class TrainedRound:
 class Workshop:
     """A base model with the run's adapter on it, set to another value for each call."""
 
-    def __init__(self, model: AdaptedModel, *, shown: TableProgress) -> None:
-        """Keep the model; every call sets its adapter anew."""
-        self._model = model
+    def __init__(self, task: LoadedTask, *, shown: TableProgress) -> None:
+        """Keep the task; every call sets its adapter anew."""
+        self._task = task
         self._counter = StepCounter(shown)
 
     @property
     def layout(self) -> AdapterLayout:
         """The adapter's layout."""
-        return self._model.layout
+        return self._task.layout
 
     def initial_state(self, spec: RunSpec) -> PublicState:
         """Adapter v0 of the run's seed."""
-        return initial_adapter(self._model.layout, spec.local.seed)
+        return initial_adapter(self._task.layout, spec.local.seed)
 
     def train_round(
         self, spec: RunSpec, state: PublicState, *, site: str, records: Sequence[Record], round_index: int
@@ -103,30 +103,35 @@ class Workshop:
         Raises:
             TrainerError: training diverged, or no record can be used.
         """
-        load_adapter(self._model.module, state.adapter, layout=self._model.layout)
+        load_adapter(self._task.module, state.adapter, layout=self._task.layout)
         seed = training_seed(run_seed=spec.local.seed, site_id=SiteId(site), round_index=round_index, round_attempt=0)
         rule = plain_rule(spec, round_index)
-        encoder = ChatEncoder(self._model.tokenizer, max_length=spec.local.max_length)
-        examples = sample_examples(tuple(records), encoder, n_examples=rule.n_examples, seed=seed, counts=FitCounts())
+        examples = sample_examples(
+            tuple(records), self._task, n_examples=rule.n_examples, seed=seed, counts=FitCounts()
+        )
         before = self._counter.n_steps
-        trained = train(self._model, examples, rule=rule, seed=seed, progress=self._counter)
+        trained = train(self._task, examples, rule=rule, seed=seed, progress=self._counter)
         raw = training_segments(
-            self._model.layout,
-            local_adapter=read_adapter(self._model.module),
+            self._task.layout,
+            local_adapter=read_adapter(self._task.module),
             global_adapter=state.adapter,
             trained=trained,
             evaluated=NOT_EVALUATED,
         )
         return TrainedRound(raw=raw, n_steps=self._counter.n_steps - before)
 
-    def evaluate(self, spec: RunSpec, adapter: Adapter, records: Iterable[Record]) -> EvaluatedSums:
+    def evaluate(self, spec: RunSpec, adapter: Adapter, records: Iterable[Record]) -> EvaluationTotals:
         """The sums of one site's records under an adapter.
 
         Raises:
             TrainerError: the loss is not finite.
         """
-        load_adapter(self._model.module, dict(adapter), layout=self._model.layout)
-        encoder = ChatEncoder(self._model.tokenizer, max_length=spec.local.max_length)
-        examples = list(encode_records(records, encoder, FitCounts()))
-        sums = evaluate(examples, completion_loss=self._model.completion_loss, progress=self._counter)
-        return EvaluatedSums(loss_sum=sums.loss_sum, n_units=sums.n_tokens, n_records=sums.n_records, counts={})
+        load_adapter(self._task.module, dict(adapter), layout=self._task.layout)
+        examples = list(encode_records(records, self._task, FitCounts()))
+        sums = evaluate(self._task, examples, progress=self._counter)
+        return EvaluationTotals(
+            loss_sum=sums.loss_sum,
+            n_units=sums.n_tokens,
+            n_records=sums.n_records,
+            counts={name: sums.counts.get(name, 0) for name in counts_of(spec.evaluation.metrics)},
+        )

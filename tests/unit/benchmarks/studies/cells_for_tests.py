@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from benchmarks.studies.cells import Cell, CellKey, EvaluatedSums, Phase
+from benchmarks.studies.cells import Cell, CellKey, Phase
+from fl_protocol.spec.metrics import EvaluationTotals
 from wardround.studies.description import Arm
 
 
-def sums(loss: float, n_units: int = 10) -> EvaluatedSums:
-    return EvaluatedSums(loss_sum=loss * n_units, n_units=n_units, n_records=n_units, counts={})
+def sums(loss: float, n_units: int = 10) -> EvaluationTotals:
+    return EvaluationTotals(loss_sum=loss * n_units, n_units=n_units, n_records=n_units, counts={})
 
 
 def cell(
