@@ -68,6 +68,10 @@ class Metric(StrEnum):
     RECALL_AT_5_ANY_NEW = "recall-at-5-any-new"
     RECALL_AT_5_ANY_OLD = "recall-at-5-any-old"
     RECALL_AT_5_ANY_ALL = "recall-at-5-any-all"
+    ACCURACY = "accuracy"
+    RETRIEVAL_P1 = "retrieval-p1"
+    RETRIEVAL_P3 = "retrieval-p3"
+    RETRIEVAL_P5 = "retrieval-p5"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +166,20 @@ def _ranking_rules() -> dict[Metric, MetricRule]:
     return rules
 
 
+def _accuracy(totals: EvaluationTotals) -> float | None:
+    return ratio(totals.counts["correct"], totals.counts["classified"])
+
+
+def _retrieval_at(k: int) -> MetricRule:
+    """Precision at k: of the k nearest candidates of each query, how many are relevant. A count a rank, each 0 or 1."""
+    ranks = tuple(f"relevant_at_{rank}" for rank in range(1, k + 1))
+
+    def value(totals: EvaluationTotals) -> float | None:
+        return ratio(sum(totals.counts[rank] for rank in ranks), k * totals.counts["queried"])
+
+    return MetricRule(counts=("queried", *ranks), value=value)
+
+
 METRICS: Mapping[Metric, MetricRule] = {
     Metric.LOSS: MetricRule(counts=(), value=lambda totals: ratio(totals.loss_sum, totals.n_units)),
     Metric.PERPLEXITY: MetricRule(counts=(), value=perplexity, tasks=_ON_TOKENS),
@@ -170,6 +188,10 @@ METRICS: Mapping[Metric, MetricRule] = {
     ),
     Metric.PREFERENCE_MARGIN: MetricRule(counts=("margin_above", "margin_below"), value=mean_margin, tasks=_ON_PAIRS),
     **_ranking_rules(),
+    Metric.ACCURACY: MetricRule(counts=("correct", "classified"), value=_accuracy),
+    Metric.RETRIEVAL_P1: _retrieval_at(1),
+    Metric.RETRIEVAL_P3: _retrieval_at(3),
+    Metric.RETRIEVAL_P5: _retrieval_at(5),
 }
 """Every metric of this version."""
 

@@ -23,6 +23,7 @@ from fl_protocol.tensors.code_list_layout import check_code_list
 from fl_protocol.tensors.dense_full import check_dense_full
 from fl_protocol.tensors.dense_lora import check_dense_lora
 from fl_protocol.tensors.dense_vectors import check_rescaling, check_virtual_tokens
+from fl_protocol.tensors.embedding_layouts import check_attention, check_joint_projection
 from fl_protocol.tensors.errors import AdapterLayoutSparseError
 
 
@@ -69,4 +70,6 @@ _LAYOUT_RULES: Mapping[AdapterKind, Callable[[AdapterLayout, AdapterSpec], None]
     AdapterKind.IA3: _check_ia3,
     AdapterKind.FULL: _check_full,
     AdapterKind.PUBLISHED_CODES: _check_published_codes,
+    AdapterKind.ATTENTION: lambda layout, _: check_attention(layout),
+    AdapterKind.JOINT_PROJECTION: lambda layout, _: check_joint_projection(layout),
 }

@@ -8,6 +8,7 @@
         │   └── BaseModelDigestMismatchError    it is not the model that the run names
         ├── AdapterError
         │   ├── TargetModulesUnknownError       the model has no such modules
+        │   ├── AdapterUnsuitableError          the base has not what this kind of adapter stands on
         │   ├── AdapterLayoutMismatchError      the run names another layout than this model gives
         │   ├── InitialAdapterMismatchError     the run names another adapter v0 than its seed gives
         │   └── AdapterUnreadableError          an adapter folder to generate with is not one
@@ -19,7 +20,10 @@
         │   ├── DatasetFormatUnknownError
         │   ├── DatasetChangedError             not the file that was registered, or changed while it was used
         │   ├── DatasetTooSmallError            fewer records or patients than the run demands
-        │   └── NoUsableRecordsError            nothing to train on, or nothing held out to evaluate on
+        │   ├── NoUsableRecordsError            nothing to train on, or nothing held out to evaluate on
+        │   ├── LabelUnknownError               a record's label is none of the run's classes
+        │   ├── OneClassOnlyError               nothing to tell apart
+        │   └── ManifestInvalidError, ...       site_agent.training.images.errors
         ├── VocabularyInvalidError              the list of codes is none, or not the one that the run names
         ├── ChatTemplateError                   the model's tokenizer has none, or one that cannot be used
         ├── TextMarksMissingError               the model's tokenizer has no token to begin a text with
@@ -94,6 +98,13 @@ class TargetModulesUnknownError(AdapterError):
 
     code = "target-modules-unknown"
     advice = "The study lead must name linear modules of this base model under adapter.targets."
+
+
+class AdapterUnsuitableError(AdapterError):
+    """The base model has not the parts that the run's kind of adapter stands on."""
+
+    code = "adapter-unsuitable"
+    advice = "The study lead must choose task, adapter and base model that go together: see docs/tasks."
 
 
 class AdapterLayoutMismatchError(AdapterError):
@@ -191,6 +202,20 @@ class VocabularyInvalidError(TrainerError):
 
     code = "vocabulary-invalid"
     advice = "Take vocab.txt as the vocabulary run released it; its SHA-256 is task.vocabulary_sha256 of the run."
+
+
+class LabelUnknownError(DatasetError):
+    """A record has a label that the run's classes do not have, or not the labels that the task needs."""
+
+    code = "label-unknown"
+    advice = "Labels in the dataset must be spelt as the run's task.classes are, or the record has to be left out."
+
+
+class OneClassOnlyError(DatasetError):
+    """All records to train on are of one class."""
+
+    code = "one-class-only"
+    advice = "This task learns to tell classes apart: the dataset needs records of at least two of the run's classes."
 
 
 class ChatTemplateError(TrainerError):

@@ -73,7 +73,7 @@ from site_agent.training.private_state import (
 )
 from site_agent.training.progress import ProgressReporter
 from site_agent.training.shelf import ModelShelf
-from site_agent.training.task_half import LoadedTask, TaskExample
+from site_agent.training.task_half import LoadedTask, PreparesRecords, TaskExample
 from site_agent.training.tasks import TASKS
 from site_agent.training.tasks.concept_vocabulary import write_counts
 from site_agent.training.tasks.drawing import FitCounts, encode_records, sample_examples
@@ -164,6 +164,8 @@ def train_adapter(
     dataset = read_registered_dataset(job, spec)
     split = split_of_run(dataset, spec)
     model = take_model(job, spec, shelf=shelf, compute=compute)
+    if isinstance(model, PreparesRecords):
+        model.prepare(split.training, private_folder=job_dir.parent)
     state = receive_state(job_dir, model, spec)
     start = RoundStart(
         spec=spec,

@@ -9,6 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from fl_protocol.spec.adapters.adapter_spec import AdapterDigests, AdapterKind, AdapterSpec
+from fl_protocol.spec.adapters.embedding import (
+    AttentionSpec,
+    JointProjectionSpec,
+    read_attention,
+    read_joint_projection,
+)
 from fl_protocol.spec.adapters.full import FullSpec, read_full
 from fl_protocol.spec.adapters.ia3 import Ia3Spec, read_ia3
 from fl_protocol.spec.adapters.lora import LoraSpec, read_lora
@@ -21,8 +27,10 @@ __all__ = [
     "AdapterDigests",
     "AdapterKind",
     "AdapterSpec",
+    "AttentionSpec",
     "FullSpec",
     "Ia3Spec",
+    "JointProjectionSpec",
     "LoraSpec",
     "PrefixSpec",
     "PromptSpec",
@@ -36,5 +44,7 @@ ADAPTER_READERS: Mapping[AdapterKind, Callable[[Reader, AdapterDigests], Adapter
     AdapterKind.IA3: read_ia3,
     AdapterKind.FULL: read_full,
     AdapterKind.PUBLISHED_CODES: read_published_codes,
+    AdapterKind.ATTENTION: read_attention,
+    AdapterKind.JOINT_PROJECTION: read_joint_projection,
 }
 """Reads the rest of a section ``adapter`` whose ``kind`` is known."""

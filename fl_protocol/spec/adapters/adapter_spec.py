@@ -18,6 +18,8 @@ class AdapterKind(StrEnum):
     IA3 = "ia3"
     FULL = "full"
     PUBLISHED_CODES = "published-codes"
+    ATTENTION = "attention"
+    JOINT_PROJECTION = "joint-projection"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,8 @@ class TaskKind(StrEnum):
     LANGUAGE_MODELLING = "language-modelling"
     CONCEPT_TIMELINE = "concept-timeline"
     CONCEPT_VOCABULARY = "concept-vocabulary"
+    IMAGE_TEXT_ADAPTER = "image-text-adapter"
+    IMAGE_TEXT_CONTRASTIVE = "image-text-contrastive"
 
 
 class TaskSpec(Protocol):
