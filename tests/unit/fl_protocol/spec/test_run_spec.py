@@ -205,7 +205,7 @@ def test_every_fault_of_a_bad_spec_is_listed_with_its_path() -> None:
             "local.learning_rate": -1,
             "local.steps": True,
             "cohort.sites": ["st-mary", "ST-MARY", "st-mary"],
-            "evaluation.metrics": ["loss", "accuracy"],
+            "evaluation.metrics": ["loss", "bleu"],
             "privacy.mechanism": "laplace",
             "rounds": "five",
             "surprise": {},
