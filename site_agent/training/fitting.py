@@ -9,6 +9,7 @@ import torch
 
 from site_agent.training.device import release_memory
 from site_agent.training.errors import OutOfMemoryError
+from site_agent.training.sharding import n_processes
 from site_agent.training.task_half import LossSum, TaskExample
 
 _MEMORY_SENTENCES = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
@@ -33,6 +34,9 @@ def training_memory_error(
     It is found by trying: half of the batch, half of that, down to one, each on the longest examples of the round. Call
     it outside the ``except`` clause that caught the failure, whose frames hold the batch that did not fit.
     """
+    if n_processes() > 1:
+        # The others may not have failed, and would wait for what is tried here.
+        return OutOfMemoryError("one of the job's processes has not enough memory", batch_size=batch_size)
     trained = list(parameters)
     longest = sorted(examples, key=lambda example: -example.n_tokens)
     size = batch_size // 2
