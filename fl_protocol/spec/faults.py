@@ -117,6 +117,34 @@ class Reader:
             self.fault(key, "must not be empty")
         return list(value)
 
+    def sections(self, key: str, *, most: int) -> list[Reader]:
+        """A reader of each mapping in the list under ``key``, which is not empty; the caller finishes each."""
+        items = self.items(key)
+        if len(items) > most:
+            self.fault(key, f"must be at most {most}")
+        return [
+            Reader(item, path=self._at(f"{key}[{index}]"), faults=self._faults)
+            for index, item in enumerate(items[:most])
+        ]
+
+    def texts(self, key: str, *, most: int, longest: int) -> tuple[str, ...]:
+        """The sentences in the list under ``key``, as ``text`` reads one; not empty, none twice."""
+        items = self.items(key)
+        if len(items) > most:
+            self.fault(key, f"must be at most {most}")
+        found: list[str] = []
+        for index, item in enumerate(items[:most]):
+            name = f"{key}[{index}]"
+            if not isinstance(item, str) or not item.strip() or not item.isprintable():
+                self.fault(name, "must be one line of printable text")
+            elif len(item) > longest:
+                self.fault(name, f"must not be longer than {longest} characters")
+            elif item in found:
+                self.fault(name, "is there twice")
+            else:
+                found.append(item)
+        return tuple(found)
+
     def text(self, key: str, *, longest: int) -> str:
         """A sentence: printable text, not blank."""
         value = self._take(key)

@@ -12,13 +12,17 @@ from enum import StrEnum
 import rfc8785
 
 from fl_protocol.ids import Sha256Hex, SiteId
+from fl_protocol.spec.attention_spec import AttentionSpec
 from fl_protocol.spec.metrics import Metric
+from fl_protocol.spec.server_spec import ServerSpec
 
 
 class LocalRule(StrEnum):
     """How a site trains."""
 
     PLAIN = "plain"
+    FEDPROX = "fedprox"
+    SCAFFOLD = "scaffold"
 
 
 class Quantization(StrEnum):
@@ -34,6 +38,7 @@ class LocalOptimizer(StrEnum):
     """Which optimiser a site trains with."""
 
     ADAMW = "adamw"
+    SGD = "sgd"
 
 
 class Schedule(StrEnum):
@@ -42,18 +47,15 @@ class Schedule(StrEnum):
     CONSTANT = "constant"
     LINEAR = "linear"
     COSINE = "cosine"
+    COSINE_BY_ROUND = "cosine-by-round"
 
 
 class AlgorithmName(StrEnum):
     """How sums become the next adapter."""
 
     FEDAVG_LORA = "fedavg-lora"
-
-
-class ServerOptimizerName(StrEnum):
-    """How the mean update is applied."""
-
-    FEDAVG = "fedavg"
+    FEDMED = "fedmed"
+    THRESHOLDED_COUNTS = "thresholded-counts"
 
 
 class Suite(StrEnum):
@@ -110,7 +112,10 @@ class DataSpec:
 class LocalSpec:
     """``local``: training at a site, within one round; ``warmup_steps`` counts over all rounds.
 
-    ``gradient_checkpointing`` is not in the document of a spec that does not set it: its digest is what it was before.
+    Attributes:
+        mu: of the rule fedprox: how strongly it pulls to the global adapter. In the document of that rule only.
+        min_learning_rate: of the schedule cosine-by-round: what it falls to. In the document of that schedule only.
+        gradient_checkpointing: in the document of a spec that sets it only, so that older digests are what they were.
     """
 
     rule: LocalRule
@@ -124,6 +129,8 @@ class LocalSpec:
     schedule: Schedule
     warmup_steps: int
     seed: int
+    mu: float = 0.01
+    min_learning_rate: float = 1e-6
     gradient_checkpointing: bool = False
 
     @property
@@ -146,26 +153,25 @@ class LocalSpec:
             "warmup_steps": self.warmup_steps,
             "seed": self.seed,
         }
+        if self.rule is LocalRule.FEDPROX:
+            document["mu"] = self.mu
+        if self.schedule is Schedule.COSINE_BY_ROUND:
+            document["min_learning_rate"] = self.min_learning_rate
         return {**document, "gradient_checkpointing": True} if self.gradient_checkpointing else document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerSpec:
-    """``aggregation.server``."""
-
-    optimizer: ServerOptimizerName
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AggregationSpec:
-    """``aggregation``."""
+    """``aggregation``; ``attention`` is of the algorithm fedmed, and in the document of that one only."""
 
     algorithm: AlgorithmName
     server: ServerSpec
+    attention: AttentionSpec | None = None
 
     def to_document(self) -> dict[str, object]:
         """The section as JSON values."""
-        return {"algorithm": self.algorithm.value, "server": {"optimizer": self.server.optimizer.value}}
+        document: dict[str, object] = {"algorithm": self.algorithm.value, "server": self.server.to_document()}
+        return document if self.attention is None else {**document, "attention": self.attention.to_document()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

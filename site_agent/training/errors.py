@@ -8,6 +8,7 @@
         │   └── BaseModelDigestMismatchError    it is not the model that the run names
         ├── AdapterError
         │   ├── TargetModulesUnknownError       the model has no such modules
+        │   ├── AdapterUnsuitableError          the base has not what this kind of adapter stands on
         │   ├── AdapterLayoutMismatchError      the run names another layout than this model gives
         │   ├── InitialAdapterMismatchError     the run names another adapter v0 than its seed gives
         │   └── AdapterUnreadableError          an adapter folder to generate with is not one
@@ -15,10 +16,15 @@
         │   ├── DatasetMissingError
         │   ├── DatasetEmptyError
         │   ├── DatasetMalformedError           at record k, in a field
+        │   │   └── CodeWithoutDateError        a row of a timeline has a code and no time
         │   ├── DatasetFormatUnknownError
         │   ├── DatasetChangedError             not the file that was registered, or changed while it was used
         │   ├── DatasetTooSmallError            fewer records or patients than the run demands
-        │   └── NoUsableRecordsError            nothing to train on, or nothing held out to evaluate on
+        │   ├── NoUsableRecordsError            nothing to train on, or nothing held out to evaluate on
+        │   ├── LabelUnknownError               a record's label is none of the run's classes
+        │   ├── OneClassOnlyError               nothing to tell apart
+        │   └── ManifestInvalidError, ...       site_agent.training.images.errors
+        ├── VocabularyInvalidError              the list of codes is none, or not the one that the run names
         ├── ChatTemplateError                   the model's tokenizer has none, or one that cannot be used
         ├── TextMarksMissingError               the model's tokenizer has no token to begin a text with
         ├── PackingUnavailableError             the run demands packed rows, and the model does not permit them
@@ -94,6 +100,13 @@ class TargetModulesUnknownError(AdapterError):
     advice = "The study lead must name linear modules of this base model under adapter.targets."
 
 
+class AdapterUnsuitableError(AdapterError):
+    """The base model has not the parts that the run's kind of adapter stands on."""
+
+    code = "adapter-unsuitable"
+    advice = "The study lead must choose task, adapter and base model that go together: see docs/tasks."
+
+
 class AdapterLayoutMismatchError(AdapterError):
     """The layout that the run names is not the one that its adapter has on its base model."""
 
@@ -146,6 +159,13 @@ class DatasetMalformedError(DatasetError):
     )
 
 
+class CodeWithoutDateError(DatasetMalformedError):
+    """A code of a timeline has no time, so that nobody can say what came before it."""
+
+    code = "code-without-date"
+    advice = "Leave rows without a date out of the export, or export the date on which they were recorded."
+
+
 class DatasetFormatUnknownError(DatasetError):
     """The dataset is registered with a format that this trainer cannot read."""
 
@@ -175,6 +195,27 @@ class NoUsableRecordsError(DatasetError):
 
     code = "no-usable-records"
     advice = "Prompts may fill local.max_length, or evaluation.holdout_fraction may hold out every record."
+
+
+class VocabularyInvalidError(TrainerError):
+    """A list of codes is none, or not the one that the run names."""
+
+    code = "vocabulary-invalid"
+    advice = "Take vocab.txt as the vocabulary run released it; its SHA-256 is task.vocabulary_sha256 of the run."
+
+
+class LabelUnknownError(DatasetError):
+    """A record has a label that the run's classes do not have, or not the labels that the task needs."""
+
+    code = "label-unknown"
+    advice = "Labels in the dataset must be spelt as the run's task.classes are, or the record has to be left out."
+
+
+class OneClassOnlyError(DatasetError):
+    """All records to train on are of one class."""
+
+    code = "one-class-only"
+    advice = "This task learns to tell classes apart: the dataset needs records of at least two of the run's classes."
 
 
 class ChatTemplateError(TrainerError):

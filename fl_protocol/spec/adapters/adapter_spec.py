@@ -16,6 +16,10 @@ class AdapterKind(StrEnum):
     PROMPT = "prompt"
     PREFIX = "prefix"
     IA3 = "ia3"
+    FULL = "full"
+    PUBLISHED_CODES = "published-codes"
+    ATTENTION = "attention"
+    JOINT_PROJECTION = "joint-projection"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
