@@ -31,7 +31,7 @@ from site_agent.training.device import choose_compute
 from site_agent.training.exchange.fedavg_lora import NOT_EVALUATED, EvaluationSums
 from site_agent.training.formats import format_called
 from site_agent.training.progress import ProgressReporter
-from site_agent.training.recipe import evaluate, plain_rule, train
+from site_agent.training.recipe import evaluate, local_steps, train
 from site_agent.training.tasks.concept_timeline import TimelineTask, load_timeline_task
 from site_agent.training.tasks.drawing import FitCounts, encode_records, sample_examples
 from site_agent.training.timeline_base import TimelineShape, make_timeline_base
@@ -191,7 +191,7 @@ class Bench:
         self, spec: RunSpec, start: Adapter, name: SiteId, records: tuple[Record, ...], *, round_index: int
     ) -> Adapter:
         load_adapter(self.task.module, dict(start), layout=self.task.layout)
-        rule = plain_rule(spec, round_index)
+        rule = local_steps(spec, round_index)
         seed = training_seed(run_seed=spec.local.seed, site_id=name, round_index=round_index, round_attempt=0)
         examples = sample_examples(records, self.task, n_examples=rule.n_examples, seed=seed, counts=FitCounts())
         train(self.task, examples, rule=rule, seed=seed, progress=self._progress)
@@ -301,7 +301,9 @@ def released_vocabulary(spec: RunSpec, datasets: Mapping[SiteId, Dataset], codes
     for dataset in datasets.values():
         training = [record for record in _split(dataset, spec)[0] if isinstance(record, Timeline)]
         raw = {"code_patients": count_patients(training, codes.codes)}
-        payloads.append(algorithm.weigh(raw, n_records=len(dataset.records), spec=spec, kind=RoundKind.TRAIN))
+        payloads.append(
+            algorithm.weigh(raw, n_records=len(dataset.records), spec=spec, layout=layout, kind=RoundKind.TRAIN)
+        )
     sums = {name: sum(payload[name] for payload in payloads) for name in payloads[0]}
     state = PublicState(version=0, adapter={"published": np.zeros(len(codes.codes), dtype=np.float32)})
     folded = algorithm.fold(

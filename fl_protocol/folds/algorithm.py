@@ -78,12 +78,18 @@ class Algorithm(Protocol):
         """What of a round is published."""
         ...
 
-    def segments(self, spec: RunSpec, n_parameters: int, kind: RoundKind) -> PayloadLayout:
-        """The payload of a round of this kind, for a cohort of at most the spec's sites."""
+    def segments(self, spec: RunSpec, layout: AdapterLayout, kind: RoundKind) -> PayloadLayout:
+        """The payload of a round of this kind over an adapter of this layout, for at most the spec's sites."""
         ...
 
     def weigh(
-        self, raw: Mapping[str, NDArray[Any]], *, n_records: int, spec: RunSpec, kind: RoundKind
+        self,
+        raw: Mapping[str, NDArray[Any]],
+        *,
+        n_records: int,
+        spec: RunSpec,
+        layout: AdapterLayout,
+        kind: RoundKind,
     ) -> dict[str, NDArray[Any]]:
         """The agent's half: what the trainer wrote, clipped and weighted, as the segments of ``segments``.
 

@@ -50,28 +50,36 @@ class ThresholdedCounts:
         """``thresholded-counts``."""
         return "thresholded-counts"
 
-    def segments(self, spec: RunSpec, n_parameters: int, kind: RoundKind) -> PayloadLayout:
-        """The payload: two counts a code; ``n_parameters`` is the number of codes."""
+    def segments(self, spec: RunSpec, layout: AdapterLayout, kind: RoundKind) -> PayloadLayout:
+        """The payload: two counts a code, of which there are as many as the layout has elements."""
+        n_codes = layout.n_parameters
         segments = (
             (_count(_EVALUATED, 1, 1),)
             if kind is RoundKind.EVALUATE
             else (
-                _count(_PATIENTS, n_parameters, spec.privacy.weight_cap),
-                _count(_SITES, n_parameters, 1),
+                _count(_PATIENTS, n_codes, spec.privacy.weight_cap),
+                _count(_SITES, n_codes, 1),
                 _count(_WEIGHT, 1, spec.privacy.weight_cap),
             )
         )
         return PayloadLayout(segments=segments, max_sites=len(spec.cohort.sites))
 
     def weigh(
-        self, raw: Mapping[str, NDArray[Any]], *, n_records: int, spec: RunSpec, kind: RoundKind
+        self,
+        raw: Mapping[str, NDArray[Any]],
+        *,
+        n_records: int,
+        spec: RunSpec,
+        layout: AdapterLayout,
+        kind: RoundKind,
     ) -> dict[str, NDArray[Any]]:
         """Leave out what is below ``site_minimum``, cap the rest, and say which codes are left. See ``Algorithm``."""
         wanted = _EVALUATED if kind is RoundKind.EVALUATE else _RAW
         array = raw.get(wanted)
         if set(raw) != {wanted} or array is None:
             raise RawPayloadInvalidError("the raw segments are not those of this round", segment=wanted)
-        if array.dtype != np.int64 or array.ndim != 1 or (array.size and int(array.min()) < 0):
+        length = 1 if kind is RoundKind.EVALUATE else layout.n_parameters
+        if array.dtype != np.int64 or array.shape != (length,) or (array.size and int(array.min()) < 0):
             message = "a raw segment's dtype or shape is not the algorithm's, or a count is negative"
             raise RawPayloadInvalidError(message, segment=wanted, dtype=str(array.dtype), shape=str(array.shape))
         if kind is RoundKind.EVALUATE:
@@ -97,7 +105,7 @@ class ThresholdedCounts:
         n_sites: int | None = None,
     ) -> FoldResult:
         """Which codes are published. Integers are compared: bit for bit the same everywhere. See ``Algorithm``."""
-        segments = self.segments(spec, layout.n_parameters, kind)
+        segments = self.segments(spec, layout, kind)
         counted = segments.max_sites if n_sites is None else n_sites
         _check_sums(sums, segments, counted)
         layout.check(state.adapter)

@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("inspect", help="look at every record of a dataset, count it, and name each fault's place")
     verb.add_argument("--data", type=Path, required=True, metavar="FILE")
-    verb.add_argument("--format", default="jsonl")
+    verb.add_argument("--format", default="jsonl", help="as it is to be registered (default: jsonl)")
     verb.add_argument("--patient-field", default="patient_id", metavar="NAME")
     verb.add_argument("--schema", metavar="FILE", help="a declared schema as JSON; - reads it from the standard input")
     verb.add_argument("--json", action="store_true")
@@ -91,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--prompt", required=True, metavar="TEXT")
     verb.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    verb.add_argument("--template", choices=("chat", "alpaca"), default="chat", help="as the adapter was trained")
     verb.add_argument("--json", action="store_true")
     verb.set_defaults(command=generate_command)
 
@@ -216,11 +217,16 @@ def _read_text(name: str) -> str:
 
 def generate_command(arguments: argparse.Namespace) -> int:
     """``generate``."""
+    from fl_protocol.spec.tasks.instruction_tuning import Template
     from site_agent.training.generate import generate
 
     adapters = [None if name == "none" else Path(name) for name in arguments.adapter or ["none"]]
     generations = generate(
-        arguments.base_model, adapters, prompt=arguments.prompt, max_new_tokens=arguments.max_new_tokens
+        arguments.base_model,
+        adapters,
+        prompt=arguments.prompt,
+        max_new_tokens=arguments.max_new_tokens,
+        template=Template(arguments.template),
     )
     if arguments.json:
         answers = [{"adapter": one.adapter, "text": one.text} for one in generations]

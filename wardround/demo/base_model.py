@@ -1,4 +1,4 @@
-"""The base model's folder and digest: found, or converted once into the folder of models by a program of its own."""
+"""The base model's folder and digest: found, or made once, by the program that the study names."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wardround.demo.processes import Supervisor
-from wardround.demo.study import section_of
 from wardround.demo.workspace import Checkout, Programs
-from wardround.documents import document_from_text, text_of
+from wardround.documents import document_from_text, section_of, text_of
 from wardround.errors import DemoFailedError
-
-CONVERTERS: Mapping[str, str] = {"smollm2-135m-instruct": "convert_gguf.py"}
-"""Base models that come in a package, and the program that makes a folder of each."""
+from wardround.studies.catalogue import Study
 
 UNPINNED = "0" * 64
-"""What a study writes as the digest of a base model that is converted on the machine."""
+"""What a study writes as the digest of a base model that is made on the machine."""
 
 _MANIFEST = "manifest.json"
-_CONVERSION_TIMEOUT_S = 900.0
+_BUILD_TIMEOUT_S = 900.0
 _DIGEST_TIMEOUT_S = 120.0
 
 
@@ -41,28 +38,33 @@ class BaseModels:
     supervisor: Supervisor
     programs: Programs
 
-    def ensure(self, name: str) -> BaseModel:
-        """The base model of that name, converted now if it is not there.
+    def ensure(self, study: Study) -> BaseModel:
+        """The study's base model, made now if it is not there.
 
         Raises:
             DemoFailedError: it is not there and cannot be made.
         """
+        name = study.base_model_name
         folder = self.models_dir / name
         if not (folder / "config.json").is_file():
-            self._convert(name, folder)
+            self._build(study, folder)
         return BaseModel(name=name, folder=folder, sha256=self._digest(folder))
 
-    def _convert(self, name: str, folder: Path) -> None:
-        program = CONVERTERS.get(name)
-        if program is None:
+    def _build(self, study: Study, folder: Path) -> None:
+        builder = study.description.base_model
+        if builder is None:
             raise DemoFailedError(
-                f"the base model {name!r} is not in {self.models_dir}",
+                f"the base model {study.base_model_name!r} is not in {self.models_dir}",
                 advice=f"Put its folder (config.json, model.safetensors, tokenizer) at {folder}, or use --models-dir.",
             )
         self.models_dir.mkdir(parents=True, exist_ok=True)
-        script = str(self.checkout.root / "deploy" / "scripts" / program)
-        arguments = (*self.programs.python, script, "--out", str(folder), "--json")
-        self.supervisor.run("convert", arguments, timeout_s=_CONVERSION_TIMEOUT_S)
+        # A study's own program comes first; those of several studies lie with the other scripts.
+        places = (study.folder, self.checkout.root / "deploy" / "scripts")
+        script = next((place / builder.program for place in places if (place / builder.program).is_file()), None)
+        if script is None:
+            raise DemoFailedError(f"the study's program for the base model is missing: {builder.program}")
+        arguments = (*self.programs.python, str(script), "--out", str(folder), "--json", *builder.arguments)
+        self.supervisor.run("base-model", arguments, timeout_s=_BUILD_TIMEOUT_S)
 
     def _digest(self, folder: Path) -> str:
         manifest = folder / _MANIFEST

@@ -2,7 +2,7 @@
 
 set_up       base model, datasets, coordinator; then the initial adapter beside enrolment, registration, agents
 run          create, start, and look until it has ended
-finish       two sign, download, verify the release; verify every log; ask the model one question before and after
+finish       two sign, download, verify the release; verify every log; show what was learned
 """
 
 from __future__ import annotations
@@ -25,18 +25,21 @@ from wardround.demo.coordinator_host import CoordinatorHost, start_coordinator
 from wardround.demo.live_table import Progress
 from wardround.demo.picture import Picture, RoundLine, round_lines, site_line
 from wardround.demo.processes import Supervisor, run_parallel
+from wardround.demo.shown_metric import change_of
 from wardround.demo.site_host import SiteHost
-from wardround.demo.study import RunChoices, Study, load_study, section_of, site_names, spec_for_demo
+from wardround.demo.study import RunChoices, site_names, spec_for_demo
 from wardround.demo.summary import DemoReport
 from wardround.demo.workspace import Checkout, DemoOptions, Programs, Workspace, child_environment
-from wardround.documents import Document, documents_of, optional_number_of, text_of
+from wardround.documents import Document, documents_of, optional_number_of, section_of, text_of
 from wardround.errors import CommandError, DemoFailedError
+from wardround.studies.catalogue import Study, check_data_folder, find_study, prepare_arguments
 
 _Result = TypeVar("_Result")
 
 _LOOK_EVERY_S = 1.0
 _APPROVAL_TIMEOUT_S = 120.0
 _ADAPTER_TIMEOUT_S = 300.0
+_PREPARE_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,7 @@ class DemoPlan:
     site_names: tuple[str, ...]
     run_spec: dict[str, object]
     models_dir: Path
+    data_dir: Path | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +81,9 @@ def run_demo(options: DemoOptions, surroundings: DemoSurroundings) -> DemoReport
         UsageInvalidError, NotFoundError: what was asked for cannot be; nothing was started.
         DemoFailedError: something failed on the way; everything was stopped and the work folder is kept.
     """
-    study = load_study(options.study, surroundings.checkout.examples_dir)
-    names = site_names(options.sites)
+    study = find_study(options.study, surroundings.checkout.examples_dir)
+    data_dir = check_data_folder(study, options.data)
+    names = site_names(study.description.sites if options.sites is None else options.sites)
     run_spec = spec_for_demo(study, RunChoices(sites=names, rounds=options.rounds, seed=options.seed))
     check_spec(run_spec)
     workspace = Workspace.create(options, surroundings.checkout, now=surroundings.now)
@@ -86,7 +91,7 @@ def run_demo(options: DemoOptions, surroundings: DemoSurroundings) -> DemoReport
     surroundings.progress.say(f"Work folder: {workspace.root}")
     with Supervisor(workspace.logs, environment) as supervisor, _named_failure(workspace, supervisor):
         models_dir = (options.models_dir or surroundings.checkout.models_dir).absolute()
-        plan = DemoPlan(study=study, site_names=names, run_spec=run_spec, models_dir=models_dir)
+        plan = DemoPlan(study=study, site_names=names, run_spec=run_spec, models_dir=models_dir, data_dir=data_dir)
         report = _Demo(plan, workspace=workspace, supervisor=supervisor, surroundings=surroundings).run()
     if not (options.keep or workspace.is_named):
         workspace.discard_state()
@@ -102,6 +107,7 @@ class _Demo:
         self._study = plan.study
         self._run_spec = plan.run_spec
         self._models_dir = plan.models_dir
+        self._data_dir = plan.data_dir
         self._names = plan.site_names
         self._workspace = workspace
         self._supervisor = supervisor
@@ -151,12 +157,13 @@ class _Demo:
             supervisor=self._supervisor,
             programs=self._programs,
         )
-        return models.ensure(self._study.base_model_name)
+        return models.ensure(self._study)
 
     def _prepare_data(self) -> str:
-        n_sites, out = str(len(self._names)), str(self._workspace.data)
-        arguments = (str(self._study.prepare_file), "--sites", n_sites, "--out", out)
-        return self._supervisor.run("prepare", (*self._programs.python, *arguments))
+        arguments = prepare_arguments(
+            self._study, n_sites=len(self._names), out=self._workspace.data, data=self._data_dir
+        )
+        return self._supervisor.run("prepare", (*self._programs.python, *arguments), timeout_s=_PREPARE_TIMEOUT_S)
 
     def _start_coordinator(self) -> CoordinatorHost:
         host = start_coordinator(self._workspace, self._supervisor, self._programs)
@@ -167,7 +174,8 @@ class _Demo:
         return SiteHost(
             name=name,
             folder=self._workspace.site_dir(name),
-            data_file=self._workspace.data / f"site-{number}.jsonl",
+            data_file=self._workspace.data / self._study.description.data.file_of(number),
+            data_format=self._study.description.data.data_format,
             supervisor=self._supervisor,
             programs=self._programs,
         )
@@ -258,6 +266,7 @@ class _Demo:
     def _report(self, federation: ReadyFederation, run_id: str, closed: ClosedRun) -> DemoReport:
         base_model = section_of(federation.run_spec, "base_model")
         metrics = closed.metrics
+        rounds = documents_of(metrics, "rounds")
         return DemoReport(
             run_id=run_id,
             study=self._study.name,
@@ -267,7 +276,8 @@ class _Demo:
             rounds=closed.rounds,
             eval_loss_before=optional_number_of(metrics, "eval_loss_before"),
             eval_loss_after=optional_number_of(metrics, "eval_loss_after"),
-            metrics={"rounds": list(documents_of(metrics, "rounds"))},
+            metrics={"rounds": list(rounds)},
+            change=change_of(self._study.description.metric, rounds),
             generation=closed.generation,
             release_dir=self._workspace.release,
             work_dir=self._workspace.root,

@@ -19,12 +19,13 @@ _KEPT = ("release", "logs", "summary.json", "run.yaml")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
-    """What the user typed. ``sites`` is at least 3."""
+    """What the user typed; what is None is as the study says. ``data``: a folder that some studies need."""
 
     study: str = DEFAULT_STUDY
-    sites: int = 3
+    sites: int | None = None
     rounds: int | None = None
     seed: int | None = None
+    data: Path | None = None
     work_dir: Path | None = None
     models_dir: Path | None = None
     keep: bool = False

@@ -56,7 +56,7 @@ def nothing(n_codes: int) -> PublicState:
 
 def weigh(counts: list[int], spec: RunSpec, n_records: int = 9) -> dict[str, NDArray[Any]]:
     raw = {"code_patients": np.array(counts, dtype=np.int64)}
-    return ALGORITHM.weigh(raw, n_records=n_records, spec=spec, kind=RoundKind.TRAIN)
+    return ALGORITHM.weigh(raw, n_records=n_records, spec=spec, layout=layout_of(len(counts)), kind=RoundKind.TRAIN)
 
 
 def fold(payloads: list[dict[str, NDArray[Any]]], spec: RunSpec, n_codes: int) -> tuple[list[float], Any]:
@@ -105,7 +105,7 @@ def test_fold_of_the_secure_sum_equals_the_definition(
 ) -> None:
     spec = spec_of(threshold, min_sites, site_minimum)
     sites = tuple(SiteId(name) for name in spec.cohort.names)
-    layout = ALGORITHM.segments(spec, 4, RoundKind.TRAIN)
+    layout = ALGORITHM.segments(spec, layout_of(4), RoundKind.TRAIN)
     vectors = {site: encode_payload(weigh(mine, spec), layout) for site, mine in zip(sites, counts, strict=True)}
     outcome = Federation(sites, layout).exchange(vectors)
     sums = decode_sums(outcome.total, layout, n_sites=3)
@@ -120,7 +120,7 @@ def test_fold_of_the_secure_sum_equals_the_definition(
 def test_evaluation_round_adds_nothing_and_changes_nothing() -> None:
     spec = spec_of()
     raw = {"eval_records": np.zeros(1, dtype=np.int64)}
-    payload = ALGORITHM.weigh(raw, n_records=3, spec=spec, kind=RoundKind.EVALUATE)
+    payload = ALGORITHM.weigh(raw, n_records=3, spec=spec, layout=layout_of(1), kind=RoundKind.EVALUATE)
     state = PublicState(version=1, adapter={"published": np.array([1.0, 0.0], dtype=np.float32)})
     folded = ALGORITHM.fold(
         {"eval_records": payload["eval_records"] * 3}, state, spec=spec, layout=layout_of(2), kind=RoundKind.EVALUATE
@@ -141,7 +141,7 @@ def test_evaluation_round_adds_nothing_and_changes_nothing() -> None:
 )
 def test_raw_payload_that_is_no_count_is_refused(raw: dict[str, NDArray[Any]]) -> None:
     with pytest.raises(RawPayloadInvalidError):
-        ALGORITHM.weigh(raw, n_records=3, spec=spec_of(), kind=RoundKind.TRAIN)
+        ALGORITHM.weigh(raw, n_records=3, spec=spec_of(), layout=layout_of(1), kind=RoundKind.TRAIN)
 
 
 def test_site_without_a_record_is_refused() -> None:
