@@ -7,7 +7,10 @@ from datetime import datetime
 
 from rich.console import RenderableType
 
+from fl_protocol.folds import ALGORITHMS
+from fl_protocol.folds.algorithm import Publishes
 from fl_protocol.spec.run_spec import RunSpec
+from fl_protocol.spec.tasks.concept_vocabulary import ConceptVocabulary
 from site_agent.approvals.approve_run import Judgement
 from site_agent.approvals.run_records import STANDING, RunRecord
 from site_agent.cli.console import table
@@ -61,6 +64,7 @@ def page_lines(page: RunPage) -> list[RenderableType]:
         ("adapter", spec.adapter.summary),
         ("dataset", f"{spec.data.dataset}, at least {spec.data.min_records} records"),
         ("each sum", f"at least {spec.secure_aggregation.min_cohort} sites of {len(spec.cohort.sites)}"),
+        *_publishes(spec),
         ("privacy", f"clip norm {spec.privacy.clip_norm:g}, noise: {spec.privacy.mechanism}"),
         ("leaves a round", f"{judgement.ledger.payload_bytes} masked bytes"),
         ("specification", f"sha256:{record.run.run_spec_sha256}"),
@@ -122,6 +126,22 @@ def _approval(page: RunPage) -> str:
     last = term.last_instant(page.judgement.policy)
     ends = "ended" if last <= page.now else "ends"
     return f"by {record.approved_by} at {term.approved_at:%Y-%m-%d %H:%M} UTC, {ends} at {last:%Y-%m-%d %H:%M} UTC"
+
+
+def _publishes(spec: RunSpec) -> list[tuple[str, object]]:
+    """What has to be read where more is summed than published."""
+    if ALGORITHMS[spec.aggregation.algorithm].publishes is not Publishes.FOLD or not isinstance(
+        spec.task, ConceptVocabulary
+    ):
+        return []
+    task = spec.task
+    return [
+        ("publishes", f"codes of at least {task.threshold} patients at {task.min_sites} sites, without their counts"),
+        (
+            "the sum shows",
+            f"counts of all codes, to the coordinator and checking sites; yours from {task.site_minimum} on",
+        ),
+    ]
 
 
 def _roster_lines(run_spec: RunSpec, ledger: SiteLedger) -> list[str]:
