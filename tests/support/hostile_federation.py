@@ -282,3 +282,7 @@ class HostileFederation(AgentFederation):
 
     def leaks(self) -> list[str]:
         return [leak for coordinator in self.coordinators for leak in coordinator.leaks()]
+
+
+HostileFederationOf = Callable[..., HostileFederation]
+"""Makes one: ``federation_of(n_sites=3, rounds=1)``."""

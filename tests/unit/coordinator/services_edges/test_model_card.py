@@ -67,7 +67,7 @@ def test_card_says_the_sums_that_were_published_and_no_figure_of_one_site(card) 
     assert "| Records, all sites together | 240 (a secure sum; a site with more than 10,000 counts as 10,000) |" in card
     assert "| before (initial adapter) | 3.0000 |" in card
     assert "| after (this adapter) | 1.0000 |" in card
-    assert "on 48 held-out records" in card
+    assert "Mean loss over completion tokens of 48 held-out records at the sites" in card
     assert "| Updates that were clipped, in each | 1, 1 |" in card
     assert "| Rounds | 2, sites counted in each: 3, 3 |" in card
     assert "| 0 | 3.0000 | 3.5000 |" in card

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,7 @@ import pytest_asyncio
 
 from tests.support.gateway import Pki, running_gateway
 from tests.support.hostile_coordinator import RoundWire, RunWire
-from tests.support.hostile_federation import HostileFederation
-
-HostileFederationOf = Callable[..., HostileFederation]
+from tests.support.hostile_federation import HostileFederation, HostileFederationOf
 
 
 @pytest_asyncio.fixture

@@ -17,11 +17,10 @@ from fl_protocol.testing.entropy import seeded_signer
 from site_agent.link import instructions as asked
 from site_agent.link.instructions import Instruction
 from site_agent.session.events import Step
-from tests.integration.hostile_coordinator.conftest import HostileFederationOf
 from tests.integration.site_agent.conftest import make_run
 from tests.support.forgeries import list_of, only_dealers
 from tests.support.hostile_coordinator import HostileCoordinator
-from tests.support.hostile_federation import HostileFederation
+from tests.support.hostile_federation import HostileFederation, HostileFederationOf
 
 OTHER_RUN = RunId("run-" + "c" * 26)
 REFUSED_STEP = {"code": "illegal-transition", "instruction": "RelaySurvivors"}

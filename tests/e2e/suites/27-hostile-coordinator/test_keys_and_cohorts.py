@@ -14,9 +14,8 @@ from fl_protocol.testing.entropy import seeded_signer
 from site_agent.link import instructions as asked
 from site_agent.link.instructions import Instruction
 from site_agent.session.events import Step
-from tests.integration.hostile_coordinator.conftest import HostileFederationOf
 from tests.support.forgeries import only, only_dealers
-from tests.support.hostile_federation import HostileFederation
+from tests.support.hostile_federation import HostileFederation, HostileFederationOf
 
 EAVESDROPPER = seeded_signer("the coordinator's own key")
 OWN_KEY, OTHER_KEY = (key_pair_from_private(bytes([n]) * 32).public for n in (1, 2))

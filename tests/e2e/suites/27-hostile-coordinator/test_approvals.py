@@ -23,8 +23,7 @@ from fl_protocol.testing.entropy import seeded_signer
 from site_agent.link import instructions as asked
 from site_agent.link.instructions import Instruction
 from site_agent.session.events import Step
-from tests.integration.hostile_coordinator.conftest import HostileFederationOf
-from tests.support.hostile_federation import ApprovingSite, HostileFederation
+from tests.support.hostile_federation import ApprovingSite, HostileFederation, HostileFederationOf
 
 ALPHA = SiteId("alpha")
 NEW_KEY = seeded_signer("a new key for beta")

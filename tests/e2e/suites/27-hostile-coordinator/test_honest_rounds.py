@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.integration.hostile_coordinator.conftest import HostileFederationOf
+from tests.support.hostile_federation import HostileFederationOf
 
 
 async def test_run_without_an_attack_ends_with_the_same_state_everywhere(federation_of: HostileFederationOf) -> None:

@@ -23,10 +23,9 @@ from site_agent.link import instructions as asked
 from site_agent.link.client import SumEvidenceAnswer
 from site_agent.link.instructions import Instruction
 from site_agent.session.events import Step
-from tests.integration.hostile_coordinator.conftest import HostileFederationOf
 from tests.support.forgeries import only, site_in_a_body
 from tests.support.hostile_coordinator import INSTANT
-from tests.support.hostile_federation import HostileFederation
+from tests.support.hostile_federation import HostileFederation, HostileFederationOf
 
 ALPHA, BETA, DELTA = SiteId("alpha"), SiteId("beta"), SiteId("delta")
 

@@ -15,10 +15,9 @@ from fl_protocol.signing.signed import SignedBody
 from site_agent.link import instructions as asked
 from site_agent.link.instructions import Instruction
 from site_agent.session.events import Step
-from tests.integration.hostile_coordinator.conftest import HostileFederationOf
 from tests.support.forgeries import list_of
 from tests.support.hostile_coordinator import HostileCoordinator
-from tests.support.hostile_federation import HostileFederation
+from tests.support.hostile_federation import HostileFederation, HostileFederationOf
 
 BETA = SiteId("beta")
 
