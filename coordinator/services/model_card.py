@@ -103,11 +103,11 @@ def _training(lineage: Lineage) -> str:
         ("Updates that were clipped, in each", ", ".join(_figure(one.report, "n_clipped") for one in trained)),
         (
             "Local training",
-            f"{spec.local.steps} steps of {spec.local.batch_size} records, learning rate {spec.local.learning_rate:g}",
+            f"{spec.local.steps} steps of {spec.local.batch_size} records, {spec.local.summary}",
         ),
         (
             "Aggregation",
-            f"{spec.aggregation.algorithm.value}, weighted by records, at most {spec.privacy.weight_cap} a site",
+            f"{spec.aggregation.summary}, weighted by records, at most {spec.privacy.weight_cap} a site",
         ),
         ("Parameters", f"{lineage.layout.n_parameters:,}"),
         ("Trainer image SHA-256", spec.trainer.image_sha256 or "none named"),
