@@ -51,7 +51,7 @@ def _front_matter(lineage: Lineage) -> str:
         "base_model": spec.base_model.name,
         "base_model_relation": use_of(spec.adapter.kind).relation,
         "library_name": use_of(spec.adapter.kind).library,
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": use_of(spec.adapter.kind).pipeline_tag,
         "tags": [spec.adapter.kind.value, *_TAGS, spec.task.kind.value],
     }
     return f"---\n{yaml.safe_dump(document, sort_keys=False, allow_unicode=True)}---"
