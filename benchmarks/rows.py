@@ -49,9 +49,7 @@ def announce(what: str) -> None:
 def print_rows(rows: list[Row], *, as_json: bool) -> None:
     """Print the rows, and on what they were measured."""
     machine = {
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
+        **machine_document(),
         "numpy": version("numpy"),
         "cryptography": version("cryptography"),
         "python_loop_ns": round(_loop_ns(), 1),
@@ -71,6 +69,11 @@ def print_rows(rows: list[Row], *, as_json: bool) -> None:
         cells.append(row.yardstick_name)
         print("  ".join(cells).rstrip())
     print("\n" + ", ".join(f"{key} {value}" for key, value in machine.items()))
+
+
+def machine_document() -> dict[str, object]:
+    """What computes here."""
+    return {"cpu": _cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()}
 
 
 def _loop_ns() -> float:

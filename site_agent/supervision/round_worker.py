@@ -17,6 +17,7 @@ import structlog
 
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.errors import ProtocolError, WardroundError
+from fl_protocol.folds.control_variate import has_control
 from fl_protocol.ids import RunId
 from fl_protocol.secagg.reasons import SecAggRefusedError
 from fl_protocol.signing.signed import SignedBody
@@ -156,6 +157,7 @@ class RoundWorker:
         """
         # Before the lock, which an instruction may hold for as long as the network takes.
         await self.stop()
+        await asyncio.to_thread(self._jobs.forget, self._run_id)
         async with self._lock:
             if self.may_withdraw:
                 await self._advance(on.ApprovalEnded(reason=reason))
@@ -364,6 +366,7 @@ class RoundWorker:
         if session.phase is SessionPhase.SETTLED and self._is_last_round(session):
             seams = self._seams
             await asyncio.to_thread(record_completed, seams.db, seams.audit, self._run_id)
+            await asyncio.to_thread(self._jobs.forget, self._run_id)
         if session.phase is not SessionPhase.SETTLED or self._is_last_round(session):
             # Nothing follows at once: a trainer that is kept warm for nothing holds a model in memory.
             await self._seams.runner.stop_run(self._jobs.run_folder(session.round))
@@ -421,6 +424,9 @@ class RoundWorker:
         """Room for what this round writes: the trainer's copy of the state, its payload, the spool, the next state."""
         n_state = state.path.stat().st_size
         n_bytes = 2 * n_state + 2 * admitted.layout.n_bytes
+        if has_control(admitted.run.spec):
+            # What the local rule kept, what it leaves, and the offer of it: a vector each.
+            n_bytes += 3 * 4 * admitted.run.layout.n_parameters
         require_space(self._seams.jobs.jobs_dir, n_bytes, purpose="training")
 
     async def _job_failed(self, admitted: AdmittedRound, error: WardroundError, *, code: str) -> SessionEvent:

@@ -18,17 +18,38 @@ from wardround.demo.live_table import PlainProgress, Progress, TerminalProgress
 from wardround.demo.summary import print_report
 from wardround.demo.workspace import DEFAULT_STUDY, Checkout, DemoOptions, Programs
 from wardround.errors import UsageInvalidError
+from wardround.studies.catalogue import all_studies
+
+_STUDY_COLUMNS = (
+    ("study", "name"),
+    ("what", "title"),
+    ("seed system", "seed_system"),
+    ("task", "task"),
+    ("base model", "base_model"),
+    ("sites", "sites"),
+    ("rounds", "rounds"),
+    ("judged by", "metric"),
+    ("needs --data", "needs_data"),
+)
 
 _TRAINING_PACKAGES = ("torch", "transformers", "peft")
 
 
-def demo(
+def demo(  # noqa: PLR0913 # one parameter an option
     context: typer.Context,
     *,
     study: Annotated[
         str, typer.Option("--study", help="A folder of examples/, or a path of your own.")
     ] = DEFAULT_STUDY,
-    sites: Annotated[int, typer.Option("--sites", min=3, help="How many hospitals.")] = 3,
+    list_studies: Annotated[
+        bool, typer.Option("--list-studies", help="Show the studies that there are, and run none.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="The folder that some studies need; --list-studies says which.")
+    ] = None,
+    sites: Annotated[
+        int | None, typer.Option("--sites", min=3, help="How many hospitals; else as the study says.")
+    ] = None,
     rounds: Annotated[
         int | None, typer.Option("--rounds", min=1, help="How many rounds; else as the study says.")
     ] = None,
@@ -43,10 +64,21 @@ def demo(
 ) -> None:
     """Run a real federation here: one coordinator and several sites, mutual TLS, secure sums, a verified release."""
     shell = shell_of(context)
+    if list_studies:
+        studies = all_studies(Checkout.of_this_package().examples_dir)
+        shell.show_list([study.to_document() for study in studies], _STUDY_COLUMNS, nothing="There are no studies.")
+        return
     _require_training_packages()
     signal.signal(signal.SIGTERM, _stop_as_by_ctrl_c)
     options = DemoOptions(
-        study=study, sites=sites, rounds=rounds, seed=seed, work_dir=work_dir, models_dir=models_dir, keep=keep
+        study=study,
+        sites=sites,
+        rounds=rounds,
+        seed=seed,
+        data=data,
+        work_dir=work_dir,
+        models_dir=models_dir,
+        keep=keep,
     )
     surroundings = DemoSurroundings(
         checkout=Checkout.of_this_package(),

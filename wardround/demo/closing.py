@@ -1,4 +1,4 @@
-"""After the last round: sign, download and verify the release, verify every log, ask the model before and after."""
+"""After the last round: sign, download and verify the release, verify every log, show what was learned."""
 
 from __future__ import annotations
 
@@ -10,25 +10,22 @@ from pathlib import Path
 
 from wardround.client.rest import RestClient
 from wardround.demo.coordinator_host import CoordinatorHost
-from wardround.demo.held_out import first_held_out
 from wardround.demo.live_table import Progress
 from wardround.demo.picture import RoundLine, round_lines, site_line
 from wardround.demo.processes import Supervisor, run_parallel
+from wardround.demo.showings import SHOWINGS, Released
 from wardround.demo.site_host import SiteHost
-from wardround.demo.study import section_of
 from wardround.demo.summary import Generation
 from wardround.demo.workspace import Programs, Workspace
-from wardround.documents import Document, as_document, documents_of, integer_of, text_of
+from wardround.documents import Document, as_document, integer_of, section_of, text_of
 from wardround.errors import DemoFailedError
 from wardround.evidence.audit_export import verify_export
 from wardround.evidence.release_folder import Standing, unpack_release, verify_release_folder
 
 LEAD_MEANING = "Read the evaluation of a demonstration on this machine; for trying out only."
 PRIVACY_MEANING = "Public data only; no objection to trying it out."
-NEW_TOKENS = 40
 _RELEASE_TIMEOUT_S = 60.0
 _SETTLE_TIMEOUT_S = 20.0
-_GENERATE_TIMEOUT_S = 180.0
 _LOOK_EVERY_S = 0.2
 _AT_REST = frozenset({"idle", "settled", "declined", "failed", "abandoned", "stopped"})
 
@@ -40,7 +37,7 @@ class ClosedRun:
     rounds: tuple[RoundLine, ...]
     metrics: Document
     audit_rows: dict[str, int]
-    generation: Generation
+    generation: Generation | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,21 +59,21 @@ class Closing:
         Raises:
             CommandError: a signature, a digest or a log does not verify, or a program failed.
         """
-        self._release(run_id)
-        with self.progress.step("Every audit log is verified; the model is asked before and after"):
+        self.release(run_id)
+        with self.progress.step(_closing_sentence(self.run_spec)):
             self._wait_until_sites_rest()
             audit_rows = {"coordinator": self._verify_coordinator_log()}
             outcomes = run_parallel(
                 self.supervisor,
                 {
                     **{site.name: site.verify_audit for site in self.sites},
-                    "generation": self._generate,
+                    "generation": self._show,
                 },
             )
         for site in self.sites:
             audit_rows[site.name] = integer_of(as_document(outcomes[site.name], source="audit verify"), "size")
         generation = outcomes["generation"]
-        assert isinstance(generation, Generation)
+        assert generation is None or isinstance(generation, Generation)
         # Last: what the sites were sent is counted after it was sent, and they fetch the last sum after the run's end.
         rounds = round_lines(self.client.pages(f"/api/v1/runs/{run_id}/rounds"))
         metrics = self.client.get(f"/api/v1/runs/{run_id}/metrics")
@@ -87,7 +84,7 @@ class Closing:
         """The admin's connection."""
         return self.coordinator.client
 
-    def _release(self, run_id: str) -> None:
+    def release(self, run_id: str) -> None:
         """Two persons review and sign the candidate; then anybody may download it, and verify who did."""
         key = text_of(self.client.get("/api/v1/releases/keys"), "release_signing_key_sha256")
         with self.progress.step("A candidate is there; a study lead and a privacy officer review it and sign"):
@@ -140,21 +137,21 @@ class Closing:
         (self.workspace.root / "audit.jsonl").write_text(text, encoding="utf-8")
         return verify_export(text.splitlines()).size
 
-    def _generate(self) -> Generation:
-        """One question to the base model, then to the released adapter on it: one process, so that torch loads once."""
-        prompt, reference = self._record()
-        adapters = ("--adapter", "none", "--adapter", str(self.workspace.release))
-        asked = ("--prompt", prompt, "--max-new-tokens", str(NEW_TOKENS), "--json")
-        arguments = (*self.programs.trainer, "generate", "--base-model", str(self.base_model_dir), *adapters, *asked)
-        answer = self.supervisor.run_json("generate", arguments, timeout_s=_GENERATE_TIMEOUT_S)
-        texts = [text_of(generation, "text") for generation in documents_of(answer, "generations")]
-        if len(texts) != 2:
-            raise DemoFailedError("the trainer did not answer once for each of two adapters", log="generate")
-        return Generation(prompt=prompt, reference=reference, before=texts[0], after=texts[1])
+    def _show(self) -> Generation | None:
+        show = SHOWINGS.get(str(section_of(self.run_spec, "task").get("kind")))
+        if show is None:
+            return None
+        released = Released(
+            run_spec=self.run_spec,
+            base_model_dir=self.base_model_dir,
+            release_dir=self.workspace.release,
+            data_file=self.sites[0].data_file,
+            supervisor=self.supervisor,
+            programs=self.programs,
+        )
+        return show(released)
 
-    def _record(self) -> tuple[str, str]:
-        fraction = section_of(self.run_spec, "evaluation").get("holdout_fraction", 0.1)
-        if isinstance(fraction, bool) or not isinstance(fraction, int | float):
-            raise DemoFailedError("evaluation.holdout_fraction is no number")
-        record = first_held_out(self.sites[0].data_file, holdout_fraction=float(fraction))
-        return record.prompt, record.completion
+
+def _closing_sentence(run_spec: Mapping[str, object]) -> str:
+    has_words = section_of(run_spec, "task").get("kind") in SHOWINGS
+    return "Every audit log is verified" + ("; the model is asked before and after" if has_words else "")

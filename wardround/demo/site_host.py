@@ -7,7 +7,7 @@ Each site has its own folder with its own keys and databases. The pins of the ot
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,8 @@ import yaml
 
 from wardround.client.rest import RestClient
 from wardround.demo.processes import Child, Supervisor, tail_of
-from wardround.demo.study import section_of
 from wardround.demo.workspace import Programs
-from wardround.documents import Document, text_of
+from wardround.documents import Document, section_of, text_of
 
 _ENROL_TIMEOUT_S = 90.0
 _EGRESS_BYTES = 1_000_000_000
@@ -32,6 +31,7 @@ class SiteHost:
     data_file: Path
     supervisor: Supervisor
     programs: Programs
+    data_format: str = "jsonl"
 
     @property
     def process_name(self) -> str:
@@ -71,14 +71,14 @@ class SiteHost:
         policy_file = self.folder / str(document.get("policy", "policy.yaml"))
         _write_yaml(policy_file, policy_for_run(run_spec))
 
-    def register_dataset(self, run_spec: Mapping[str, object]) -> Document:
+    def register_dataset(self, run_spec: Mapping[str, object], *, purposes: Sequence[str]) -> Document:
         """``wardround-site datasets register``: the file's digest and counts stay at the site."""
         declaration = self.folder / "dataset.yaml"
         dataset = {
             "name": section_of(run_spec, "data").get("dataset"),
             "path": str(self.data_file),
-            "format": "jsonl",
-            "purposes": [run_spec.get("purpose")],
+            "format": self.data_format,
+            "purposes": list(purposes),
         }
         _write_yaml(declaration, dataset)
         return self._call("datasets", "register", str(declaration))
@@ -112,10 +112,11 @@ def policy_for_run(run_spec: Mapping[str, object]) -> dict[str, object]:
     adapter, data = section_of(run_spec, "adapter"), section_of(run_spec, "data")
     aggregation = section_of(run_spec, "secure_aggregation")
     dataset = str(data.get("dataset"))
+    ranks = {} if adapter.get("rank") is None else {"max_rank": adapter.get("rank")}
     return {
         "tasks": [section_of(run_spec, "task").get("kind")],
         "base_models": [f"sha256:{section_of(run_spec, 'base_model').get('sha256')}"],
-        "adapters": {"kinds": [adapter.get("kind")], "max_rank": adapter.get("rank")},
+        "adapters": {"kinds": [adapter.get("kind")], **ranks},
         "datasets": {dataset: {"purposes": [run_spec.get("purpose")], "min_records": data.get("min_records", 0)}},
         "secure_aggregation": {"min_cohort": aggregation.get("min_cohort", 3), "assumed_colluders": 0},
         "privacy": {"without_dp": "allowed"},

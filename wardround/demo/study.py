@@ -1,17 +1,14 @@
-"""A study: a folder with a run specification and a program that makes each site's dataset."""
+"""A study's run as the demonstration runs it: which sites, how many rounds, from which seed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from wardround.client.run_upload import read_spec_file
-from wardround.errors import NotFoundError, UsageInvalidError
-
-RUN_FILE = "run.yaml"
-PREPARE_FILE = "prepare.py"
-MIN_SITES = 3
+from wardround.documents import section_of
+from wardround.errors import UsageInvalidError
+from wardround.studies.catalogue import Study
+from wardround.studies.description import MIN_SITES
 
 SITE_NAMES = (
     "st-mary",
@@ -30,30 +27,6 @@ SITE_NAMES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Study:
-    """A study as its folder describes it. Invariant: both files exist."""
-
-    name: str
-    folder: Path
-    run_spec: Mapping[str, object]
-
-    @property
-    def prepare_file(self) -> Path:
-        """The program that makes the datasets."""
-        return self.folder / PREPARE_FILE
-
-    @property
-    def base_model_name(self) -> str:
-        """Which base model the run starts from."""
-        return str(section_of(self.run_spec, "base_model").get("name", ""))
-
-    @property
-    def dataset_name(self) -> str:
-        """Under which name each site registers its dataset."""
-        return str(section_of(self.run_spec, "data").get("dataset", ""))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RunChoices:
     """What the user of the demonstration chose over the study's own specification."""
 
@@ -62,22 +35,25 @@ class RunChoices:
     seed: int | None = None
 
 
-def load_study(name: str, examples_dir: Path) -> Study:
-    """The study of that name, or in the folder of that path.
+def sites_of_study(study: Study, n_sites: int | None) -> tuple[str, ...]:
+    """The names of the sites of a demonstration.
+
+    Args:
+        study: whose data either belong to the sites of its roster, or are shared out among hospitals.
+        n_sites: how many; None: as the study says.
 
     Raises:
-        NotFoundError: there is none; the message lists what there is.
+        UsageInvalidError: too few, or more than the study's data have.
     """
-    folder = Path(name) if "/" in name else examples_dir / name
-    if not all((folder / file).is_file() for file in (RUN_FILE, PREPARE_FILE)):
-        known = ", ".join(studies_in(examples_dir)) or f"none in {examples_dir}"
-        raise NotFoundError(f"there is no study {name!r}", advice=f"Studies: {known}. A path of your own works too.")
-    return Study(name=folder.resolve().name, folder=folder.resolve(), run_spec=read_spec_file(folder / RUN_FILE))
-
-
-def studies_in(examples_dir: Path) -> tuple[str, ...]:
-    """The names of the studies that are there."""
-    return tuple(sorted(path.parent.name for path in examples_dir.glob(f"*/{RUN_FILE}")))
+    wanted = study.description.sites if n_sites is None else n_sites
+    if not study.description.data.has_named_sites:
+        return site_names(wanted)
+    if not MIN_SITES <= wanted <= len(study.roster):
+        raise UsageInvalidError(
+            f"the study {study.name} has {len(study.roster)} sites",
+            advice=f"Choose {MIN_SITES} to {len(study.roster)} of them with --sites.",
+        )
+    return study.roster[:wanted]
 
 
 def site_names(n_sites: int) -> tuple[str, ...]:
@@ -95,9 +71,9 @@ def site_names(n_sites: int) -> tuple[str, ...]:
     )
 
 
-def spec_for_demo(study: Study, choices: RunChoices) -> dict[str, object]:
-    """The study's specification for these sites: roster, quorum of all, and what the user chose."""
-    spec: dict[str, object] = dict(study.run_spec)
+def spec_for_demo(run_spec: Mapping[str, object], choices: RunChoices) -> dict[str, object]:
+    """A specification of the study for these sites: roster, quorum of all, and what the user chose."""
+    spec: dict[str, object] = dict(run_spec)
     spec["cohort"] = {
         **section_of(spec, "cohort"),
         "sites": list(choices.sites),
@@ -108,9 +84,3 @@ def spec_for_demo(study: Study, choices: RunChoices) -> dict[str, object]:
     if choices.seed is not None:
         spec["local"] = {**section_of(spec, "local"), "seed": choices.seed}
     return spec
-
-
-def section_of(document: Mapping[str, object], key: str) -> Mapping[str, object]:
-    """The mapping under ``key``; an empty one where there is none, of which the reader of specifications complains."""
-    value = document.get(key)
-    return value if isinstance(value, Mapping) else {}

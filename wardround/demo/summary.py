@@ -11,6 +11,7 @@ from rich.text import Text
 from wardround.cli.shell import size_text
 from wardround.demo.live_table import number_text, rounds_table
 from wardround.demo.picture import RoundLine
+from wardround.demo.shown_metric import LOSS, MetricChange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,8 @@ class DemoReport:
     eval_loss_before: float | None
     eval_loss_after: float | None
     metrics: dict[str, object]
-    generation: Generation
+    change: MetricChange
+    generation: Generation | None
     release_dir: Path
     work_dir: Path
     audit_rows: dict[str, int]
@@ -59,7 +61,8 @@ class DemoReport:
             "eval_loss_before": self.eval_loss_before,
             "eval_loss_after": self.eval_loss_after,
             "metrics": self.metrics,
-            "generation": self.generation.to_document(),
+            "metric": self.change.to_document(),
+            "generation": None if self.generation is None else self.generation.to_document(),
             "release_dir": str(self.release_dir),
             "work_dir": str(self.work_dir),
             "audit_verified": True,
@@ -76,8 +79,10 @@ def print_report(report: DemoReport, console: Console, *, has_live_table: bool) 
         console.print()
     for label, text in _lines_of(report):
         console.print(Text.assemble((f"{label:<16}", "bold"), text), soft_wrap=True)
-    console.print()
     generation = report.generation
+    if generation is None:
+        return
+    console.print()
     for label, text in (
         ("Question", generation.prompt),
         ("Base model", generation.before),
@@ -90,8 +95,11 @@ def print_report(report: DemoReport, console: Console, *, has_live_table: bool) 
 def _lines_of(report: DemoReport) -> tuple[tuple[str, str], ...]:
     counted = sum(line.bytes_up for line in report.rounds)
     rows = ", ".join(f"{name} {n_rows}" for name, n_rows in report.audit_rows.items())
+    name = report.change.metric.name
+    shown = () if name == LOSS else ((name, f"{report.change.sentence()}, on the same records"),)
     return (
         ("Evaluation loss", _loss_sentence(report)),
+        *shown,
         (
             "Left the sites",
             f"{size_text(counted)}: masked updates and the messages around them; no loss, count or norm of one site",

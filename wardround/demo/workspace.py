@@ -19,12 +19,13 @@ _KEPT = ("release", "logs", "summary.json", "run.yaml")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
-    """What the user typed. ``sites`` is at least 3."""
+    """What the user typed; what is None is as the study says. ``data``: a folder that some studies need."""
 
     study: str = DEFAULT_STUDY
-    sites: int = 3
+    sites: int | None = None
     rounds: int | None = None
     seed: int | None = None
+    data: Path | None = None
     work_dir: Path | None = None
     models_dir: Path | None = None
     keep: bool = False
@@ -132,6 +133,17 @@ class Workspace:
     def release(self) -> Path:
         """The downloaded release."""
         return self.root / "release"
+
+    def of_first_run(self) -> Workspace:
+        """Where a run that comes before the study's own keeps its specification, adapter and release."""
+        folder = self.root / "first-run"
+        folder.mkdir(exist_ok=True, mode=0o700)
+        return Workspace(root=folder, is_named=self.is_named)
+
+    @property
+    def base_models(self) -> Path:
+        """Base models that are this demonstration's own."""
+        return self.root / "base-models"
 
     @property
     def summary_file(self) -> Path:

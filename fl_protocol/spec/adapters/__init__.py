@@ -15,7 +15,11 @@ from fl_protocol.spec.adapters.embedding import (
     read_attention,
     read_joint_projection,
 )
+from fl_protocol.spec.adapters.full import FullSpec, read_full
+from fl_protocol.spec.adapters.ia3 import Ia3Spec, read_ia3
 from fl_protocol.spec.adapters.lora import LoraSpec, read_lora
+from fl_protocol.spec.adapters.published_codes import PublishedCodesSpec, read_published_codes
+from fl_protocol.spec.adapters.virtual_tokens import PrefixSpec, PromptSpec, read_prefix, read_prompt
 from fl_protocol.spec.faults import Reader
 
 __all__ = [
@@ -24,12 +28,22 @@ __all__ = [
     "AdapterKind",
     "AdapterSpec",
     "AttentionSpec",
+    "FullSpec",
+    "Ia3Spec",
     "JointProjectionSpec",
     "LoraSpec",
+    "PrefixSpec",
+    "PromptSpec",
+    "PublishedCodesSpec",
 ]
 
 ADAPTER_READERS: Mapping[AdapterKind, Callable[[Reader, AdapterDigests], AdapterSpec]] = {
     AdapterKind.LORA: read_lora,
+    AdapterKind.PROMPT: read_prompt,
+    AdapterKind.PREFIX: read_prefix,
+    AdapterKind.IA3: read_ia3,
+    AdapterKind.FULL: read_full,
+    AdapterKind.PUBLISHED_CODES: read_published_codes,
     AdapterKind.ATTENTION: read_attention,
     AdapterKind.JOINT_PROJECTION: read_joint_projection,
 }

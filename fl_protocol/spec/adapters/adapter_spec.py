@@ -13,6 +13,11 @@ class AdapterKind(StrEnum):
     """Which weights are trained."""
 
     LORA = "lora"
+    PROMPT = "prompt"
+    PREFIX = "prefix"
+    IA3 = "ia3"
+    FULL = "full"
+    PUBLISHED_CODES = "published-codes"
     ATTENTION = "attention"
     JOINT_PROJECTION = "joint-projection"
 

@@ -40,7 +40,7 @@ class ImageClass:
 
 
 def read_classes(section: Reader, *, have_terms: bool) -> tuple[ImageClass, ...]:
-    """``classes: [{name, prompts: [...], terms: [...]}]``: two at least, none twice; ``terms`` where the kind has them."""
+    """``classes: [{name, prompts: [...], terms: [...]}]``: two at least, none twice; ``terms`` if the kind has them."""
     classes: list[ImageClass] = []
     for index, item in enumerate(section.sections("classes", most=MAX_CLASSES)):
         name = item.text("name", longest=100)

@@ -1,8 +1,8 @@
 """FedCLIP: an adapter behind a frozen image tower learns to bring an image to the prompt of its class.
 
-Source: Lu, Hu, Wang, Xie, *FedCLIP* (arXiv 2302.13485). The text of a sample is its class's prompt, or its own where its
-record has one; the loss is CLIP's own inside a batch. While all texts are class prompts, both kinds of targets give the
-same number: the texts of a class are equal, and so is every share of its target. Knows no rounds.
+Source: Lu, Hu, Wang, Xie, *FedCLIP* (arXiv 2302.13485). The text of a sample is its class's prompt, or its own where
+its record has one; the loss is CLIP's own inside a batch. While all texts are class prompts, both kinds of targets give
+the same number: the texts of a class are equal, and so is every share of its target. Knows no rounds.
 """
 
 from __future__ import annotations

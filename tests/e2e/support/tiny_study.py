@@ -46,8 +46,19 @@ for number in range(1, arguments.sites + 1):
 """
 
 
+STUDY_YAML = """\
+title: Made-up definitions
+seed_system: OpenFedLLM
+data: {source: made up on the spot}
+sites: 3
+metric: {name: loss, unit: nats a token, better: lower}
+table: {seeds: 2}
+"""
+
+
 def write_tiny_study(folder: Path) -> None:
-    """Write ``run.yaml`` and ``prepare.py``."""
+    """Write ``study.yaml``, ``run.yaml`` and ``prepare.py``."""
     folder.mkdir(parents=True)
+    (folder / "study.yaml").write_text(STUDY_YAML)
     (folder / "run.yaml").write_text(RUN_YAML)
     (folder / "prepare.py").write_text(PREPARE_PY.format(counts=RECORD_COUNTS))

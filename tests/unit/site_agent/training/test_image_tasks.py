@@ -13,7 +13,6 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPModel
 
 from fl_protocol.folds import ALGORITHMS
-from fl_protocol.folds.public_state import PublicState
 from fl_protocol.spec.round_spec import RoundKind
 from fl_protocol.tensors.layout_rules import check_layout
 from fl_protocol.tensors.safetensors_io import tensors_from_bytes

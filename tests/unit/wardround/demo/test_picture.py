@@ -9,7 +9,9 @@ from rich.console import Console
 
 from wardround.demo.live_table import PlainProgress, TerminalProgress, render
 from wardround.demo.picture import Picture, RoundLine, SiteLine, round_lines, site_line
+from wardround.demo.shown_metric import MetricChange
 from wardround.demo.summary import DemoReport, Generation
+from wardround.studies.description import Better, ShownMetric
 
 ROUND = {
     "round_index": 1,
@@ -120,6 +122,7 @@ def test_report_has_every_key_that_is_promised() -> None:
         eval_loss_before=3.0,
         eval_loss_after=2.0,
         metrics={},
+        change=MetricChange(metric=ShownMetric(name="loss", unit="nats", better=Better.LOWER), before=3.0, after=2.0),
         generation=Generation(prompt="p", reference="r", before="b", after="a"),
         release_dir=Path("release"),
         work_dir=Path("work"),
@@ -128,7 +131,7 @@ def test_report_has_every_key_that_is_promised() -> None:
     )
     promised = {
         "run_id", "study", "sites", "base_model", "secure_aggregation", "rounds", "eval_loss_before",
-        "eval_loss_after", "metrics", "release_dir", "audit_verified", "seconds",
+        "eval_loss_after", "metrics", "metric", "release_dir", "audit_verified", "seconds",
     }  # fmt: skip
     assert promised <= set(report.to_document())
     json.dumps(report.to_document())
