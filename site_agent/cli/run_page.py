@@ -11,10 +11,10 @@ from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.algorithm import Publishes
 from fl_protocol.spec.metrics import counts_of
 from fl_protocol.spec.run_spec import RunSpec
-from fl_protocol.spec.tasks.image_text_adapter import ImageTextAdapter
-from fl_protocol.spec.tasks.image_text_contrastive import ImageTextContrastive
 from fl_protocol.spec.run_spec_parts import AlgorithmName, LocalRule
 from fl_protocol.spec.tasks.concept_vocabulary import ConceptVocabulary
+from fl_protocol.spec.tasks.image_text_adapter import ImageTextAdapter
+from fl_protocol.spec.tasks.image_text_contrastive import ImageTextContrastive
 from site_agent.approvals.approve_run import Judgement
 from site_agent.approvals.run_records import STANDING, RunRecord
 from site_agent.cli.console import table

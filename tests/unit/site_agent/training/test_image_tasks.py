@@ -108,7 +108,7 @@ def test_the_adapter_alone_is_trained_and_sent(
     assert result.metrics["update_norm"] > 0
     layout = loaded.layout
     check_layout(layout, spec.adapter)
-    weighed = ALGORITHMS["fedavg-lora"].weigh(raw, n_records=36, spec=spec, kind=RoundKind.TRAIN)
+    weighed = ALGORITHMS["fedavg-lora"].weigh(raw, n_records=36, spec=spec, layout=layout, kind=RoundKind.TRAIN)
     assert set(weighed) == set(raw) | {"weight", "was_clipped"}
 
 
@@ -230,6 +230,7 @@ def test_sites_with_images_only_and_with_texts_only_train_from_one_specification
     # Enough prompts for the five nearest, and every metric of an image.
     metrics = ["loss", "accuracy", "retrieval-p1", "retrieval-p3", "retrieval-p5"]
     specs, payloads, reports = [], [], []
+    _, layout, initial = bound_image_spec(tiny_clip, CONTRASTIVE_TASK, evaluation={"metrics": metrics})
     for name, manifest in (("a", images), ("b", others), ("c", texts)):
         spec = make_image_job(
             tmp_path / name,
@@ -241,7 +242,11 @@ def test_sites_with_images_only_and_with_texts_only_train_from_one_specification
         result, raw = done(tmp_path / name, shelf)
         specs.append(spec.canonical_bytes())
         reports.append(result)
-        payloads.append(ALGORITHMS["fedavg-lora"].weigh(raw, n_records=result.records, spec=spec, kind=RoundKind.TRAIN))
+        payloads.append(
+            ALGORITHMS["fedavg-lora"].weigh(
+                raw, n_records=result.records, spec=spec, layout=layout, kind=RoundKind.TRAIN
+            )
+        )
     assert len(set(specs)) == 1
     # Each site moves every element, so that the sum hides each: no element of any update is zero.
     assert all((payload["adapter_update"] != 0).all() for payload in payloads)
@@ -253,7 +258,6 @@ def test_sites_with_images_only_and_with_texts_only_train_from_one_specification
     sums = {
         name: value.astype(np.int64) if payloads[0][name].dtype == np.int64 else value for name, value in sums.items()
     }
-    _, layout, initial = bound_image_spec(tiny_clip, CONTRASTIVE_TASK, evaluation={"metrics": metrics})
     folded = ALGORITHMS["fedavg-lora"].fold(sums, initial, spec=spec, layout=layout, kind=RoundKind.TRAIN, n_sites=3)
     assert set(folded.report.metrics) == set(metrics)
     assert 0 <= folded.report.metrics["retrieval-p5"] <= 1
