@@ -19,12 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from benchmarks.studies.cells import add_sums
 from benchmarks.studies.progress import TableProgress
 from benchmarks.studies.splits import SiteParts
 from fl_protocol.spec.metrics import values_of
 from fl_protocol.spec.run_spec import RunSpec, parse_run_spec
-from wardround.documents import document_from_text, section_of
+from wardround.documents import section_of
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 UNSEEN = "unseen"
@@ -45,7 +47,7 @@ def open_run(arguments: argparse.Namespace) -> RunSpec:
     from site_agent.training.model_files import digest_model_folder
 
     path = EXAMPLES / arguments.study / "run.yaml"
-    document = dict(document_from_text(path.read_text(encoding="utf-8"), source=path.name))
+    document: dict[str, object] = yaml.safe_load(path.read_text(encoding="utf-8"))
     sha256 = digest_model_folder(arguments.model)
     sites = [f"site-{number}" for number in range(1, arguments.sites + 1)]
     changes = {"steps": arguments.steps, "learning_rate": arguments.learning_rate}
