@@ -53,7 +53,8 @@ def open_run(arguments: argparse.Namespace) -> RunSpec:
     changes = {"steps": arguments.steps, "learning_rate": arguments.learning_rate}
     document["base_model"] = {**section_of(document, "base_model"), "sha256": sha256}
     document["cohort"] = {**section_of(document, "cohort"), "sites": sites, "quorum": arguments.sites}
-    document["local"] = section_of(document, "local") | {key: one for key, one in changes.items() if one is not None}
+    chosen = {key: one for key, one in changes.items() if one is not None}
+    document["local"] = {**section_of(document, "local"), **chosen}
     return parse_run_spec(document)
 
 
