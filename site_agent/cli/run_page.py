@@ -11,7 +11,7 @@ from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.algorithm import Publishes
 from fl_protocol.spec.metrics import counts_of
 from fl_protocol.spec.run_spec import RunSpec
-from fl_protocol.spec.run_spec_parts import AlgorithmName, LocalRule
+from fl_protocol.spec.run_spec_parts import AlgorithmName, LocalRule, Quantization
 from fl_protocol.spec.tasks.concept_vocabulary import ConceptVocabulary
 from site_agent.approvals.approve_run import Judgement
 from site_agent.approvals.run_records import STANDING, RunRecord
@@ -64,7 +64,7 @@ def page_lines(page: RunPage) -> list[RenderableType]:
         ("task", f"{spec.task.kind}, {spec.rounds} rounds of {spec.local.steps} steps"),
         ("local training", spec.local.summary),
         ("aggregation", f"{spec.aggregation.summary}; weighted by records, at most {spec.privacy.weight_cap} a site"),
-        ("base model", f"{spec.base_model.name}  sha256:{spec.base_model.sha256}"),
+        ("base model", _base_model(spec)),
         ("adapter", spec.adapter.summary),
         ("dataset", f"{spec.data.dataset}, at least {spec.data.min_records} records"),
         ("each sum", f"at least {spec.secure_aggregation.min_cohort} sites of {len(spec.cohort.sites)}"),
@@ -165,6 +165,13 @@ def _publishes(spec: RunSpec) -> list[tuple[str, object]]:
             f"counts of all codes, to the coordinator and checking sites; yours from {task.site_minimum} on",
         ),
     ]
+
+
+def _base_model(spec: RunSpec) -> str:
+    """Its name and digest, and with how many bits it is loaded where the run says so."""
+    base = spec.base_model
+    bits = "" if base.quantization is Quantization.NONE else f", loaded as {base.quantization}"
+    return f"{base.name}  sha256:{base.sha256}{bits}"
 
 
 def _roster_lines(run_spec: RunSpec, ledger: SiteLedger) -> list[str]:
