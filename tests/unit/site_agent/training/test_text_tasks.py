@@ -105,7 +105,10 @@ def test_preference_job_of_adapter_v0_counts_no_margin_and_log_2_a_pair(tmp_path
     assert [int(raw[f"eval_{name}"][0]) for name in ("preferred", "margin_above", "margin_below")] == [0, 0, 0]
     # Three steps of two pairs.
     assert int(raw["train_tokens"][0]) == 6
-    weighed = ALGORITHMS["fedavg-lora"].weigh(raw, n_records=result.records, spec=spec, kind=RoundKind.TRAIN)
+    layout = bound_spec(tiny_model)[1]
+    weighed = ALGORITHMS["fedavg-lora"].weigh(
+        raw, n_records=result.records, spec=spec, layout=layout, kind=RoundKind.TRAIN
+    )
     assert set(weighed) == set(raw) | {"weight", "was_clipped"}
     assert result.metrics["eval_preference-margin"] == 0.0
 
