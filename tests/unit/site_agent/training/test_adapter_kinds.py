@@ -36,7 +36,7 @@ from site_agent.training.device import choose_compute
 from site_agent.training.errors import PackingUnavailableError, TargetModulesUnknownError
 from site_agent.training.generate import generate, load_release
 from site_agent.training.shelf import ModelShelf
-from tests.support.training_jobs import bound_spec, make_job, spec_document
+from tests.support.training_jobs import bound_spec, layout_of, make_job, spec_document
 
 pytestmark = pytest.mark.training
 
@@ -182,7 +182,9 @@ def test_job_trains_it_and_writes_what_the_algorithm_weighs(
     result = close_job(folder, shelf=ModelShelf())
     assert isinstance(result, JobResult), result
     raw = load_tensors((folder / PAYLOAD_FILE).read_bytes())
-    weighed = ALGORITHMS["fedavg-lora"].weigh(raw, n_records=result.records, spec=spec, kind=RoundKind.TRAIN)
+    weighed = ALGORITHMS["fedavg-lora"].weigh(
+        raw, n_records=result.records, spec=spec, layout=layout_of(folder), kind=RoundKind.TRAIN
+    )
     assert weighed["adapter_update"].shape == (SIZES[str(adapter["kind"])],)
     assert np.abs(raw["adapter_update"]).max() > 1e-4
 

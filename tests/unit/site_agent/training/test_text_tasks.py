@@ -30,7 +30,15 @@ from site_agent.training.tasks import TASKS
 from site_agent.training.tasks.language_modelling import TextEncoder
 from site_agent.training.text_records import PlainTextRecord, PreferenceRecord
 from tests.support.tiny_model import make_tiny_model, make_tiny_tokenizer
-from tests.support.training_jobs import SECRET, make_job, spec_document, write_preferences, write_records, write_texts
+from tests.support.training_jobs import (
+    SECRET,
+    layout_of,
+    make_job,
+    spec_document,
+    write_preferences,
+    write_records,
+    write_texts,
+)
 
 pytestmark = pytest.mark.training
 
@@ -80,7 +88,9 @@ def test_preference_job_of_adapter_v0_counts_no_margin_and_log_2_a_pair(tmp_path
     assert [int(raw[f"eval_{name}"][0]) for name in ("preferred", "margin_above", "margin_below")] == [0, 0, 0]
     # Three steps of two pairs.
     assert int(raw["train_tokens"][0]) == 6
-    weighed = ALGORITHMS["fedavg-lora"].weigh(raw, n_records=result.records, spec=spec, kind=RoundKind.TRAIN)
+    weighed = ALGORITHMS["fedavg-lora"].weigh(
+        raw, n_records=result.records, spec=spec, layout=layout_of(tmp_path / "job"), kind=RoundKind.TRAIN
+    )
     assert set(weighed) == set(raw) | {"weight", "was_clipped"}
     assert result.metrics["eval_preference-margin"] == 0.0
 
