@@ -62,8 +62,7 @@ def page_lines(page: RunPage) -> list[RenderableType]:
         ("approval", _approval(page)),
         ("purpose", spec.purpose),
         ("task", f"{spec.task.kind}, {spec.rounds} rounds of {spec.local.steps} steps"),
-        ("local training", spec.local.summary),
-        ("aggregation", f"{spec.aggregation.summary}; weighted by records, at most {spec.privacy.weight_cap} a site"),
+        *_learning(spec),
         ("base model", _base_model(spec)),
         ("adapter", spec.adapter.summary),
         ("dataset", f"{spec.data.dataset}, at least {spec.data.min_records} records"),
@@ -88,6 +87,8 @@ def page_lines(page: RunPage) -> list[RenderableType]:
 
 def in_the_sum(run_spec: RunSpec) -> str:
     """What a training round adds up over its sites, in words; each of it leaves this site inside the sum only."""
+    if run_spec.aggregation.algorithm is AlgorithmName.THRESHOLDED_COUNTS:
+        return "patients of each code, and whether there are any; the weight"
     parts = [
         "the update, times its weight",
         "the weight",
@@ -149,6 +150,17 @@ def _approval(page: RunPage) -> str:
     last = term.last_instant(page.judgement.policy)
     ends = "ended" if last <= page.now else "ends"
     return f"by {record.approved_by} at {term.approved_at:%Y-%m-%d %H:%M} UTC, {ends} at {last:%Y-%m-%d %H:%M} UTC"
+
+
+def _learning(spec: RunSpec) -> list[tuple[str, object]]:
+    """By which rules sites train and their sums are folded; a run that counts does neither."""
+    if spec.aggregation.algorithm is AlgorithmName.THRESHOLDED_COUNTS:
+        return [("aggregation", "thresholded-counts: nothing is trained")]
+    weighted = f"weighted by records, at most {spec.privacy.weight_cap} a site"
+    return [
+        ("local training", spec.local.summary),
+        ("aggregation", f"{spec.aggregation.summary}; {weighted}"),
+    ]
 
 
 def _publishes(spec: RunSpec) -> list[tuple[str, object]]:
