@@ -1,4 +1,4 @@
-"""``python -m benchmarks secagg | rounds | transport | audit | studies | training [--json]``."""
+"""``python -m benchmarks secagg | rounds | transport | audit | studies | timelines | training [--json]``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ BENCHMARKS = {
     "rounds": "a round without training: seconds, CPU and memory, from 3 to 200 sites",
     "transport": "uploads and downloads beside a bare gRPC stream, slow sites, a line that breaks",
     "audit": "the audit log: appends a second, verifying a million events, proofs about them",
+    "timelines": "the study trial-timelines: federated, pooled, local-only and two baselines, a cell at a time",
     "studies": "a study's table, resumable: federated, pooled, local-only at equal steps, over seeds",
     "training": "the demo's study: federated beside local-only training at equal steps, seconds a step",
 }

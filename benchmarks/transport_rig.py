@@ -275,7 +275,7 @@ def _layout_of(study: Study, site: RigSite) -> PayloadLayout:
     assert site.manifest is not None
     spec = study.spec()
     kind = RoundManifest.decode(site.manifest.body).kind
-    return ALGORITHMS[spec.aggregation.algorithm].segments(spec, study.layout.n_parameters, kind)
+    return ALGORITHMS[spec.aggregation.algorithm].segments(spec, study.layout, kind)
 
 
 def _mask(folder: Path, site: RigSite, study: Study) -> None:
@@ -292,7 +292,9 @@ def _mask(folder: Path, site: RigSite, study: Study) -> None:
         "eval_tokens": np.ones(1, np.int64),
         "eval_records": np.ones(1, np.int64),
     }
-    weighed = ALGORITHMS[spec.aggregation.algorithm].weigh(values, n_records=100, spec=spec, kind=kind)
+    weighed = ALGORITHMS[spec.aggregation.algorithm].weigh(
+        values, n_records=100, spec=spec, layout=study.layout, kind=kind
+    )
     site.role.accept_shares(site.shares.m4)
     upload = site.role.mask(encode_payload(weighed, _layout_of(study, site)))
     home = folder / "sites" / site.site_id

@@ -87,7 +87,7 @@ def train_federated(
         add_up: how a round's payloads are added.
     """
     algorithm = ALGORITHMS[spec.aggregation.algorithm]
-    segments = algorithm.segments(spec, workshop.layout.n_parameters, RoundKind.TRAIN)
+    segments = algorithm.segments(spec, workshop.layout, RoundKind.TRAIN)
     state = workshop.initial_state(spec)
     steps: dict[str, int] = {}
     norms: list[float] = []
@@ -100,7 +100,7 @@ def train_federated(
             norms.append(_norm_of(trained.raw))
             steps[site.name] = steps.get(site.name, 0) + trained.n_steps
             payloads[SiteId(site.name)] = algorithm.weigh(
-                trained.raw, n_records=site.n_records, spec=spec, kind=RoundKind.TRAIN
+                trained.raw, n_records=site.n_records, spec=spec, layout=workshop.layout, kind=RoundKind.TRAIN
             )
         sums = add_up(payloads, segments, round_index)
         folded = algorithm.fold(

@@ -26,7 +26,7 @@ from site_agent.training.adapter_io import initial_adapter, load_adapter, read_a
 from site_agent.training.data import Record
 from site_agent.training.exchange.fedavg_lora import NOT_EVALUATED, RawSegments, training_segments
 from site_agent.training.progress import ProgressReporter
-from site_agent.training.recipe import evaluate, plain_rule, train
+from site_agent.training.recipe import evaluate, local_steps, train
 from site_agent.training.task_half import LoadedTask
 from site_agent.training.tasks.drawing import FitCounts, encode_records, sample_examples
 
@@ -105,7 +105,7 @@ class Workshop:
         """
         load_adapter(self._task.module, state.adapter, layout=self._task.layout)
         seed = training_seed(run_seed=spec.local.seed, site_id=SiteId(site), round_index=round_index, round_attempt=0)
-        rule = plain_rule(spec, round_index)
+        rule = local_steps(spec, round_index)
         examples = sample_examples(
             tuple(records), self._task, n_examples=rule.n_examples, seed=seed, counts=FitCounts()
         )
@@ -117,6 +117,7 @@ class Workshop:
             global_adapter=state.adapter,
             trained=trained,
             evaluated=NOT_EVALUATED,
+            counts=counts_of(spec.evaluation.metrics),
         )
         return TrainedRound(raw=raw, n_steps=self._counter.n_steps - before)
 

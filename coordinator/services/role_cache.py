@@ -57,7 +57,7 @@ class RunFacts:
 
     def payload(self, kind: RoundKind) -> PayloadLayout:
         """The layout of what is summed in a round of this kind."""
-        return self.algorithm.segments(self.spec, self.adapter.n_parameters, kind)
+        return self.algorithm.segments(self.spec, self.adapter, kind)
 
 
 class RoleCache:

@@ -32,7 +32,7 @@ round-half-even(v / resolution), computed with exact fractions; one site's error
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, assert_never
@@ -327,10 +327,17 @@ class UpdateSum:
         return piece
 
     def scaled(self, factor: float) -> Float32Array:
+        """``float32(element * factor)`` for every element. See ``scaled_in_pieces``."""
+        return self.scaled_in_pieces([(self.size, factor)])
+
+    def scaled_in_pieces(self, pieces: Sequence[tuple[int, float]]) -> Float32Array:
         """``float32(element * factor)`` for every element, float32 shape (n,), the product taken in float64.
 
         Beyond the result, memory is one chunk in float64. Where the sum was given up the result lies over its words,
         and nothing but ``shape``, ``size``, ``min`` and ``max`` can be asked of it any more.
+
+        Args:
+            pieces: how many elements have which factor, from the first on; together n elements.
 
         Raises:
             SumSpentError: the sum was given up and used up.
@@ -340,14 +347,18 @@ class UpdateSum:
         self._is_spent = self._is_given_up
         result: Float32Array = signed.view(np.float32) if self._is_given_up else np.empty(self.shape, dtype=np.float32)
         wide = np.empty(min(_CHUNK, self.size), dtype=np.float64)
-        for start in range(0, self.size, _CHUNK):
-            stop = min(start + _CHUNK, self.size)
-            part = wide[: stop - start]
-            # Invariant: every word of the chunk is read before one of them is written over.
-            part[...] = signed[start:stop]
-            np.divide(part, self._scale, out=part)
-            np.multiply(part, factor, out=part)
-            result[start:stop] = part
+        offset = 0
+        for n_elements, factor in pieces:
+            end = offset + n_elements
+            for start in range(offset, end, _CHUNK):
+                stop = min(start + _CHUNK, end)
+                part = wide[: stop - start]
+                # Invariant: every word of the chunk is read before one of them is written over.
+                part[...] = signed[start:stop]
+                np.divide(part, self._scale, out=part)
+                np.multiply(part, factor, out=part)
+                result[start:stop] = part
+            offset = end
         return result
 
     def _check_unspent(self) -> None:

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from fl_protocol.folds.algorithm import Algorithm
 from fl_protocol.folds.fedavg_lora import FedAvgLora
+from fl_protocol.folds.fedmed import FedMed
+from fl_protocol.folds.thresholded_counts import ThresholdedCounts
 
-ALGORITHMS: dict[str, Algorithm] = {algorithm.name: algorithm for algorithm in (FedAvgLora(),)}
+ALGORITHMS: dict[str, Algorithm] = {
+    algorithm.name: algorithm for algorithm in (FedAvgLora(), FedMed(), ThresholdedCounts())
+}
 """Every algorithm of this version, by the name in ``aggregation.algorithm``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -21,6 +22,15 @@ class RawPayloadInvalidError(ProtocolError):
     """What a trainer wrote is not what the algorithm's site half needs."""
 
     code = "raw-payload-invalid"
+
+
+class Publishes(StrEnum):
+    """What of a round is published beyond those who make and check its sum (decision 0046)."""
+
+    SUM = "sum"
+    """The sum itself may be kept for as long as the run is."""
+    FOLD = "fold"
+    """Only what the fold made of it: the sum goes when the round's audit window closes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +73,23 @@ class Algorithm(Protocol):
         """The name in ``aggregation.algorithm``."""
         ...
 
-    def segments(self, spec: RunSpec, n_parameters: int, kind: RoundKind) -> PayloadLayout:
-        """The payload of a round of this kind, for a cohort of at most the spec's sites."""
+    @property
+    def publishes(self) -> Publishes:
+        """What of a round is published."""
+        ...
+
+    def segments(self, spec: RunSpec, layout: AdapterLayout, kind: RoundKind) -> PayloadLayout:
+        """The payload of a round of this kind over an adapter of this layout, for at most the spec's sites."""
         ...
 
     def weigh(
-        self, raw: Mapping[str, NDArray[Any]], *, n_records: int, spec: RunSpec, kind: RoundKind
+        self,
+        raw: Mapping[str, NDArray[Any]],
+        *,
+        n_records: int,
+        spec: RunSpec,
+        layout: AdapterLayout,
+        kind: RoundKind,
     ) -> dict[str, NDArray[Any]]:
         """The agent's half: what the trainer wrote, clipped and weighted, as the segments of ``segments``.
 

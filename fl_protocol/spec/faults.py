@@ -82,6 +82,10 @@ class Reader:
         """Whether the document has the key with a value other than null."""
         return self._document.get(key) is not None
 
+    def is_empty(self, key: str) -> bool:
+        """Whether the document has the key with an empty list."""
+        return self._document.get(key) in ([], ())
+
     def skip(self, key: str) -> None:
         """Know the key without reading it."""
         self._known.add(key)
@@ -112,6 +116,34 @@ class Reader:
         if not value:
             self.fault(key, "must not be empty")
         return list(value)
+
+    def sections(self, key: str, *, most: int) -> list[Reader]:
+        """A reader of each mapping in the list under ``key``, which is not empty; the caller finishes each."""
+        items = self.items(key)
+        if len(items) > most:
+            self.fault(key, f"must be at most {most}")
+        return [
+            Reader(item, path=self._at(f"{key}[{index}]"), faults=self._faults)
+            for index, item in enumerate(items[:most])
+        ]
+
+    def texts(self, key: str, *, most: int, longest: int) -> tuple[str, ...]:
+        """The sentences in the list under ``key``, as ``text`` reads one; not empty, none twice."""
+        items = self.items(key)
+        if len(items) > most:
+            self.fault(key, f"must be at most {most}")
+        found: list[str] = []
+        for index, item in enumerate(items[:most]):
+            name = f"{key}[{index}]"
+            if not isinstance(item, str) or not item.strip() or not item.isprintable():
+                self.fault(name, "must be one line of printable text")
+            elif len(item) > longest:
+                self.fault(name, f"must not be longer than {longest} characters")
+            elif item in found:
+                self.fault(name, "is there twice")
+            else:
+                found.append(item)
+        return tuple(found)
 
     def text(self, key: str, *, longest: int) -> str:
         """A sentence: printable text, not blank."""
@@ -236,6 +268,16 @@ class Reader:
         except IdentifierInvalidError:
             self.fault(key, "must be a SHA-256 digest: 64 lower-case hexadecimal characters")
             return None
+
+    def switch(self, key: str) -> bool | None:
+        """True or false, or None where the document does not say."""
+        value = self._take(key)
+        if value is _ABSENT or value is None:
+            return None
+        if isinstance(value, bool):
+            return value
+        self.fault(key, "must be true or false")
+        return None
 
     def is_true(self, key: str) -> None:
         """A switch that this version has in one position only."""

@@ -6,15 +6,72 @@ one row of the table; its task's ``evaluate`` fills the counts.
 
 from __future__ import annotations
 
+import itertools
+import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from fl_protocol.spec.tasks.task_spec import TaskKind
 
 
 class Metric(StrEnum):
     """What an evaluation measures."""
 
     LOSS = "loss"
+    PERPLEXITY = "perplexity"
+    PREFERENCE_ACCURACY = "preference-accuracy"
+    PREFERENCE_MARGIN = "preference-margin"
+    PRECISION_AT_1_NEXT_NEW = "precision-at-1-next-new"
+    PRECISION_AT_1_NEXT_OLD = "precision-at-1-next-old"
+    PRECISION_AT_1_NEXT_ALL = "precision-at-1-next-all"
+    PRECISION_AT_1_TIME_RANGE_NEW = "precision-at-1-time-range-new"
+    PRECISION_AT_1_TIME_RANGE_OLD = "precision-at-1-time-range-old"
+    PRECISION_AT_1_TIME_RANGE_ALL = "precision-at-1-time-range-all"
+    PRECISION_AT_1_ANY_NEW = "precision-at-1-any-new"
+    PRECISION_AT_1_ANY_OLD = "precision-at-1-any-old"
+    PRECISION_AT_1_ANY_ALL = "precision-at-1-any-all"
+    PRECISION_AT_3_NEXT_NEW = "precision-at-3-next-new"
+    PRECISION_AT_3_NEXT_OLD = "precision-at-3-next-old"
+    PRECISION_AT_3_NEXT_ALL = "precision-at-3-next-all"
+    PRECISION_AT_3_TIME_RANGE_NEW = "precision-at-3-time-range-new"
+    PRECISION_AT_3_TIME_RANGE_OLD = "precision-at-3-time-range-old"
+    PRECISION_AT_3_TIME_RANGE_ALL = "precision-at-3-time-range-all"
+    PRECISION_AT_3_ANY_NEW = "precision-at-3-any-new"
+    PRECISION_AT_3_ANY_OLD = "precision-at-3-any-old"
+    PRECISION_AT_3_ANY_ALL = "precision-at-3-any-all"
+    PRECISION_AT_5_NEXT_NEW = "precision-at-5-next-new"
+    PRECISION_AT_5_NEXT_OLD = "precision-at-5-next-old"
+    PRECISION_AT_5_NEXT_ALL = "precision-at-5-next-all"
+    PRECISION_AT_5_TIME_RANGE_NEW = "precision-at-5-time-range-new"
+    PRECISION_AT_5_TIME_RANGE_OLD = "precision-at-5-time-range-old"
+    PRECISION_AT_5_TIME_RANGE_ALL = "precision-at-5-time-range-all"
+    PRECISION_AT_5_ANY_NEW = "precision-at-5-any-new"
+    PRECISION_AT_5_ANY_OLD = "precision-at-5-any-old"
+    PRECISION_AT_5_ANY_ALL = "precision-at-5-any-all"
+    RECALL_AT_1_TIME_RANGE_NEW = "recall-at-1-time-range-new"
+    RECALL_AT_1_TIME_RANGE_OLD = "recall-at-1-time-range-old"
+    RECALL_AT_1_TIME_RANGE_ALL = "recall-at-1-time-range-all"
+    RECALL_AT_1_ANY_NEW = "recall-at-1-any-new"
+    RECALL_AT_1_ANY_OLD = "recall-at-1-any-old"
+    RECALL_AT_1_ANY_ALL = "recall-at-1-any-all"
+    RECALL_AT_3_TIME_RANGE_NEW = "recall-at-3-time-range-new"
+    RECALL_AT_3_TIME_RANGE_OLD = "recall-at-3-time-range-old"
+    RECALL_AT_3_TIME_RANGE_ALL = "recall-at-3-time-range-all"
+    RECALL_AT_3_ANY_NEW = "recall-at-3-any-new"
+    RECALL_AT_3_ANY_OLD = "recall-at-3-any-old"
+    RECALL_AT_3_ANY_ALL = "recall-at-3-any-all"
+    RECALL_AT_5_TIME_RANGE_NEW = "recall-at-5-time-range-new"
+    RECALL_AT_5_TIME_RANGE_OLD = "recall-at-5-time-range-old"
+    RECALL_AT_5_TIME_RANGE_ALL = "recall-at-5-time-range-all"
+    RECALL_AT_5_ANY_NEW = "recall-at-5-any-new"
+    RECALL_AT_5_ANY_OLD = "recall-at-5-any-old"
+    RECALL_AT_5_ANY_ALL = "recall-at-5-any-all"
+    ACCURACY = "accuracy"
+    RETRIEVAL_P1 = "retrieval-p1"
+    RETRIEVAL_P3 = "retrieval-p3"
+    RETRIEVAL_P5 = "retrieval-p5"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +97,14 @@ class MetricRule:
 
     Attributes:
         counts: names of the counts that it needs beside loss, units and records; each is one ring64 segment
-            ``eval_<name>``, at most one a unit of the loss.
+            ``eval_<name>``, at most ``MOST_A_UNIT`` of its name a unit of the loss.
         value: the metric, or None where nothing was counted.
+        tasks: the only tasks that count for it; None: any.
     """
 
     counts: tuple[str, ...]
     value: Callable[[EvaluationTotals], float | None]
+    tasks: frozenset[TaskKind] | None = None
 
 
 def ratio(counted: float, among: int) -> float | None:
@@ -53,8 +112,86 @@ def ratio(counted: float, among: int) -> float | None:
     return None if among == 0 else counted / among
 
 
+MARGIN_STEPS = 1000
+"""A margin is counted in thousandths of a nat, what is above zero and what is below apart: a count is not negative."""
+
+_ON_TOKENS = frozenset({TaskKind.INSTRUCTION_TUNING, TaskKind.LANGUAGE_MODELLING})
+_ON_PAIRS = frozenset({TaskKind.PREFERENCE_ALIGNMENT})
+
+MOST_A_UNIT: Mapping[str, int] = {"margin_above": 64 * MARGIN_STEPS, "margin_below": 64 * MARGIN_STEPS}
+"""How much of a count a unit of the loss may give, where it is not 1; a token's share of a margin is below 64 nats."""
+
+
+def perplexity(totals: EvaluationTotals) -> float | None:
+    """Exp of the mean loss; infinite where that is too large for a float."""
+    mean = ratio(totals.loss_sum, totals.n_units)
+    return None if mean is None else math.exp(mean) if mean < math.log(sys.float_info.max) else math.inf
+
+
+def mean_margin(totals: EvaluationTotals) -> float | None:
+    """Nats a pair: beta times how much likelier the chosen completion became than the rejected one."""
+    total = totals.counts["margin_above"] - totals.counts["margin_below"]
+    return ratio(total / MARGIN_STEPS, totals.n_units)
+
+
+def quotient_of_counts(counted: str, among: str) -> MetricRule:
+    """A metric that is one count by another."""
+    return MetricRule(counts=(among, counted), value=lambda totals: ratio(totals.counts[counted], totals.counts[among]))
+
+
+RANKING_KS = (1, 3, 5)
+RANKING_SCOPES = ("next", "time-range", "any")
+RANKING_NOVELTIES = ("new", "old", "all")
+
+
+def ranking_count(scope: str, novelty: str, what: str) -> str:
+    """The name of a count of rankings, such as ``time_range_new_hits_3``."""
+    return f"{scope}_{novelty}_{what}".replace("-", "_")
+
+
+def _ranking_rules() -> dict[Metric, MetricRule]:
+    """Precision and recall at k of what comes on a timeline, as ``site_agent/training/timelines/ranking.py`` counts it.
+
+    Where only the next code counts, precision and recall are the same and have one name.
+    """
+    rules: dict[Metric, MetricRule] = {}
+    for scope, novelty, k in itertools.product(RANKING_SCOPES, RANKING_NOVELTIES, RANKING_KS):
+        rules[Metric(f"precision-at-{k}-{scope}-{novelty}")] = quotient_of_counts(
+            ranking_count(scope, novelty, f"hits_{k}"), ranking_count(scope, novelty, "positions")
+        )
+        if scope != "next":
+            rules[Metric(f"recall-at-{k}-{scope}-{novelty}")] = quotient_of_counts(
+                ranking_count(scope, novelty, f"found_{k}"), ranking_count(scope, novelty, "events")
+            )
+    return rules
+
+
+def _accuracy(totals: EvaluationTotals) -> float | None:
+    return ratio(totals.counts["correct"], totals.counts["classified"])
+
+
+def _retrieval_at(k: int) -> MetricRule:
+    """Precision at k: of the k nearest candidates of each query, how many are relevant. A count a rank, each 0 or 1."""
+    ranks = tuple(f"relevant_at_{rank}" for rank in range(1, k + 1))
+
+    def value(totals: EvaluationTotals) -> float | None:
+        return ratio(sum(totals.counts[rank] for rank in ranks), k * totals.counts["queried"])
+
+    return MetricRule(counts=("queried", *ranks), value=value)
+
+
 METRICS: Mapping[Metric, MetricRule] = {
     Metric.LOSS: MetricRule(counts=(), value=lambda totals: ratio(totals.loss_sum, totals.n_units)),
+    Metric.PERPLEXITY: MetricRule(counts=(), value=perplexity, tasks=_ON_TOKENS),
+    Metric.PREFERENCE_ACCURACY: MetricRule(
+        counts=("preferred",), value=lambda totals: ratio(totals.counts["preferred"], totals.n_units), tasks=_ON_PAIRS
+    ),
+    Metric.PREFERENCE_MARGIN: MetricRule(counts=("margin_above", "margin_below"), value=mean_margin, tasks=_ON_PAIRS),
+    **_ranking_rules(),
+    Metric.ACCURACY: MetricRule(counts=("correct", "classified"), value=_accuracy),
+    Metric.RETRIEVAL_P1: _retrieval_at(1),
+    Metric.RETRIEVAL_P3: _retrieval_at(3),
+    Metric.RETRIEVAL_P5: _retrieval_at(5),
 }
 """Every metric of this version."""
 

@@ -17,18 +17,24 @@ import rfc8785
 from fl_protocol.errors import ProtocolError
 from fl_protocol.ids import IdentifierInvalidError, Sha256Hex, SiteId, sha256_hex_from_text
 from fl_protocol.spec import run_spec_reader as reader
-from fl_protocol.spec.adapters import AdapterSpec
+from fl_protocol.spec.adapters import AdapterKind, AdapterSpec
 from fl_protocol.spec.faults import Fault, Reader, RunSpecFaultsError
+from fl_protocol.spec.metrics import METRICS
+from fl_protocol.spec.pairings import pairing_faults
 from fl_protocol.spec.run_spec_parts import (
     AggregationSpec,
+    AlgorithmName,
     BaseModelSpec,
     CohortSite,
     CohortSpec,
     CompressionSpec,
     DataSpec,
     EvaluationSpec,
+    LocalOptimizer,
+    LocalRule,
     LocalSpec,
     PrivacySpec,
+    Schedule,
     SecureAggregationSpec,
     TrainerSpec,
 )
@@ -222,8 +228,40 @@ def _cross_faults(spec: RunSpec) -> Iterator[tuple[Fault, tuple[str, ...]]]:
     if spec.local.warmup_steps > spec.local.steps * spec.rounds:
         message = "must be at most local.steps x rounds, all the steps of the run"
         yield Fault(path="local.warmup_steps", message=message), ("local.warmup_steps", "local.steps", "rounds")
+    yield from _local_faults(spec)
+    for index, metric in enumerate(spec.evaluation.metrics):
+        tasks = METRICS[metric].tasks
+        if tasks is not None and spec.task.kind not in tasks:
+            message = f"{metric.value!r} is not measured of the task {spec.task.kind.value!r}"
+            yield Fault(path=f"evaluation.metrics[{index}]", message=message), ("evaluation.metrics", "task.kind")
+    if spec.local.gradient_checkpointing and spec.adapter.kind is AdapterKind.PREFIX:
+        message = "does not go with a prefix, whose keys and values a layer that is computed twice would lose"
+        yield Fault(path="local.gradient_checkpointing", message=message), ("local", "adapter.kind")
+    algorithm, n_sites = spec.aggregation.algorithm, len(spec.cohort.sites)
+    yield from pairing_faults(spec.task, spec.adapter, algorithm, rounds=spec.rounds, n_sites=n_sites)
     if spec.evaluation.every > spec.rounds:
         yield Fault(path="evaluation.every", message="must be at most rounds"), ("evaluation.every", "rounds")
+
+
+def _local_faults(spec: RunSpec) -> Iterator[tuple[Fault, tuple[str, ...]]]:
+    """What is wrong between a local rule, its optimiser and its schedule."""
+    local = spec.local
+    if local.rule is LocalRule.SCAFFOLD and local.optimizer is not LocalOptimizer.SGD:
+        message = "must be sgd for the rule scaffold: its control variates are sums of gradients, not of Adam's steps"
+        yield Fault(path="local.optimizer", message=message), ("local.optimizer", "local.rule")
+    if local.rule is LocalRule.SCAFFOLD and spec.aggregation.algorithm is not AlgorithmName.FEDAVG_LORA:
+        message = (
+            "scaffold is a rule of the algorithm fedavg-lora: its control variates move by the weights of the update"
+        )
+        yield Fault(path="local.rule", message=message), ("local.rule", "aggregation.algorithm")
+    if local.schedule is Schedule.COSINE_BY_ROUND:
+        if local.min_learning_rate > local.learning_rate:
+            message = "must be at most local.learning_rate"
+            keys = ("local.min_learning_rate", "local.learning_rate")
+            yield Fault(path="local.min_learning_rate", message=message), keys
+        if local.warmup_steps:
+            message = "must be 0 with the schedule cosine-by-round, which has one rate a round"
+            yield Fault(path="local.warmup_steps", message=message), ("local.warmup_steps", "local.schedule")
 
 
 def resolve_run_spec(spec: RunSpec, pins: Mapping[SiteId, str]) -> RunSpec:

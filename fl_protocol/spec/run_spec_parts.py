@@ -12,19 +12,33 @@ from enum import StrEnum
 import rfc8785
 
 from fl_protocol.ids import Sha256Hex, SiteId
+from fl_protocol.spec.attention_spec import AttentionSpec
 from fl_protocol.spec.metrics import Metric
+from fl_protocol.spec.server_spec import ServerSpec
 
 
 class LocalRule(StrEnum):
     """How a site trains."""
 
     PLAIN = "plain"
+    FEDPROX = "fedprox"
+    SCAFFOLD = "scaffold"
+
+
+class Quantization(StrEnum):
+    """How many bits a frozen weight of the base model has while a site trains."""
+
+    NONE = "none"
+    """As many as the site's device computes with."""
+    INT8 = "int8"
+    INT4 = "int4"
 
 
 class LocalOptimizer(StrEnum):
     """Which optimiser a site trains with."""
 
     ADAMW = "adamw"
+    SGD = "sgd"
 
 
 class Schedule(StrEnum):
@@ -33,18 +47,15 @@ class Schedule(StrEnum):
     CONSTANT = "constant"
     LINEAR = "linear"
     COSINE = "cosine"
+    COSINE_BY_ROUND = "cosine-by-round"
 
 
 class AlgorithmName(StrEnum):
     """How sums become the next adapter."""
 
     FEDAVG_LORA = "fedavg-lora"
-
-
-class ServerOptimizerName(StrEnum):
-    """How the mean update is applied."""
-
-    FEDAVG = "fedavg"
+    FEDMED = "fedmed"
+    THRESHOLDED_COUNTS = "thresholded-counts"
 
 
 class Suite(StrEnum):
@@ -67,14 +78,21 @@ class CompressionKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseModelSpec:
-    """``base_model``: a name for people, the model digest for machines."""
+    """``base_model``: a name for people, the model digest for machines.
+
+    ``quantization`` is not in the document of a spec that does not set it: its digest is what it was before.
+    """
 
     name: str
     sha256: Sha256Hex
+    quantization: Quantization = Quantization.NONE
 
     def to_document(self) -> dict[str, object]:
         """The section as JSON values."""
-        return {"name": self.name, "sha256": self.sha256}
+        document: dict[str, object] = {"name": self.name, "sha256": self.sha256}
+        if self.quantization is Quantization.NONE:
+            return document
+        return {**document, "quantization": self.quantization.value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +110,13 @@ class DataSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalSpec:
-    """``local``: training at a site, within one round; ``warmup_steps`` counts over all rounds."""
+    """``local``: training at a site, within one round; ``warmup_steps`` counts over all rounds.
+
+    Attributes:
+        mu: of the rule fedprox: how strongly it pulls to the global adapter. In the document of that rule only.
+        min_learning_rate: of the schedule cosine-by-round: what it falls to. In the document of that schedule only.
+        gradient_checkpointing: in the document of a spec that sets it only, so that older digests are what they were.
+    """
 
     rule: LocalRule
     steps: int
@@ -105,6 +129,9 @@ class LocalSpec:
     schedule: Schedule
     warmup_steps: int
     seed: int
+    mu: float = 0.01
+    min_learning_rate: float = 1e-6
+    gradient_checkpointing: bool = False
 
     @property
     def max_tokens(self) -> int:
@@ -113,7 +140,7 @@ class LocalSpec:
 
     def to_document(self) -> dict[str, object]:
         """The section as JSON values."""
-        return {
+        document: dict[str, object] = {
             "rule": self.rule.value,
             "steps": self.steps,
             "batch_size": self.batch_size,
@@ -126,25 +153,25 @@ class LocalSpec:
             "warmup_steps": self.warmup_steps,
             "seed": self.seed,
         }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerSpec:
-    """``aggregation.server``."""
-
-    optimizer: ServerOptimizerName
+        if self.rule is LocalRule.FEDPROX:
+            document["mu"] = self.mu
+        if self.schedule is Schedule.COSINE_BY_ROUND:
+            document["min_learning_rate"] = self.min_learning_rate
+        return {**document, "gradient_checkpointing": True} if self.gradient_checkpointing else document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AggregationSpec:
-    """``aggregation``."""
+    """``aggregation``; ``attention`` is of the algorithm fedmed, and in the document of that one only."""
 
     algorithm: AlgorithmName
     server: ServerSpec
+    attention: AttentionSpec | None = None
 
     def to_document(self) -> dict[str, object]:
         """The section as JSON values."""
-        return {"algorithm": self.algorithm.value, "server": {"optimizer": self.server.optimizer.value}}
+        document: dict[str, object] = {"algorithm": self.algorithm.value, "server": self.server.to_document()}
+        return document if self.attention is None else {**document, "attention": self.attention.to_document()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

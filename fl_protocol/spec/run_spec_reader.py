@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from fl_protocol.ids import IdentifierInvalidError, Sha256Hex, SiteId, sha256_hex_from_text, site_id_from_text
 from fl_protocol.spec.adapters import ADAPTER_READERS, AdapterDigests, AdapterKind, AdapterSpec
+from fl_protocol.spec.attention_spec import read_attention
 from fl_protocol.spec.faults import Reader
 from fl_protocol.spec.metrics import Metric
 from fl_protocol.spec.run_spec_parts import (
@@ -23,14 +24,14 @@ from fl_protocol.spec.run_spec_parts import (
     LocalSpec,
     Mechanism,
     PrivacySpec,
+    Quantization,
     Schedule,
     SecureAggregationSpec,
-    ServerOptimizerName,
-    ServerSpec,
     Suite,
     TrainerSpec,
 )
 from fl_protocol.spec.secagg_params import SMALLEST_COHORT
+from fl_protocol.spec.server_spec import read_server
 from fl_protocol.spec.tasks import TASK_READERS, TaskKind, TaskSpec
 
 MAX_SITES = 200
@@ -53,9 +54,13 @@ def read_task(top: Reader) -> TaskSpec:
 
 
 def read_base_model(top: Reader) -> BaseModelSpec:
-    """``base_model: {name, sha256}``."""
+    """``base_model: {name, sha256, quantization=none}``."""
     section = top.section("base_model")
-    model = BaseModelSpec(name=section.label("name"), sha256=section.digest("sha256") or _NO_DIGEST)
+    model = BaseModelSpec(
+        name=section.label("name"),
+        sha256=section.digest("sha256") or _NO_DIGEST,
+        quantization=section.choice("quantization", Quantization, default=Quantization.NONE),
+    )
     section.finish()
     return model
 
@@ -85,10 +90,15 @@ def read_data(top: Reader) -> DataSpec:
 
 
 def read_local(top: Reader) -> LocalSpec:
-    """``local``: steps, batch_size, max_length and learning_rate are required, the rest has defaults."""
+    """``local``: steps, batch_size, max_length and learning_rate are required, the rest has defaults.
+
+    ``mu`` (0.01) is of the rule fedprox only, ``min_learning_rate`` (1e-6) of the schedule cosine-by-round only.
+    """
     section = top.section("local")
+    rule = section.choice("rule", LocalRule, default=LocalRule.PLAIN)
+    schedule = section.choice("schedule", Schedule, default=Schedule.CONSTANT)
     local = LocalSpec(
-        rule=section.choice("rule", LocalRule, default=LocalRule.PLAIN),
+        rule=rule,
         steps=section.integer("steps", low=1, high=1_000_000),
         batch_size=section.integer("batch_size", low=1, high=65_536),
         accumulation=section.integer("accumulation", low=1, high=65_536, default=1),
@@ -96,23 +106,32 @@ def read_local(top: Reader) -> LocalSpec:
         optimizer=section.choice("optimizer", LocalOptimizer, default=LocalOptimizer.ADAMW),
         learning_rate=section.number("learning_rate", above=0),
         weight_decay=section.number("weight_decay", low=0, default=0.0),
-        schedule=section.choice("schedule", Schedule, default=Schedule.CONSTANT),
+        schedule=schedule,
         warmup_steps=section.integer("warmup_steps", low=0, high=_MAX_SAFE_INTEGER, default=0),
         seed=section.integer("seed", low=0, high=_MAX_SAFE_INTEGER, default=0),
+        mu=section.number("mu", low=0, high=1e6, default=0.01) if rule is LocalRule.FEDPROX else 0.01,
+        min_learning_rate=section.number("min_learning_rate", above=0, default=1e-6)
+        if schedule is Schedule.COSINE_BY_ROUND
+        else 1e-6,
+        gradient_checkpointing=section.switch("gradient_checkpointing") or False,
     )
     section.finish()
     return local
 
 
 def read_aggregation(top: Reader) -> AggregationSpec:
-    """``aggregation: {algorithm, server: {optimizer=fedavg}}``."""
+    """``aggregation: {algorithm, server: {optimizer=fedavg}}``; a rule's parameters: ``read_server``.
+
+    The algorithm fedmed has ``attention`` besides: ``read_attention``.
+    """
     section = top.section("aggregation")
     algorithm = section.choice("algorithm", AlgorithmName)
-    server = section.section("server", is_required=False)
-    optimizer = server.choice("optimizer", ServerOptimizerName, default=ServerOptimizerName.FEDAVG)
-    server.finish()
+    server = read_server(section.section("server", is_required=False))
+    attention = None
+    if algorithm is AlgorithmName.FEDMED:
+        attention = read_attention(section.section("attention", is_required=False))
     section.finish()
-    return AggregationSpec(algorithm=algorithm, server=ServerSpec(optimizer=optimizer))
+    return AggregationSpec(algorithm=algorithm, server=server, attention=attention)
 
 
 def read_cohort(top: Reader) -> CohortSpec:

@@ -15,7 +15,7 @@ from fl_protocol.tensors.adapter_layout import AdapterLayout, TensorSpec
 from fl_protocol.tensors.errors import AdapterLayoutSparseError
 
 _HALF = re.compile(r"(?P<module>.+)\.lora_(?P<half>[AB])\.weight")
-_ONE_ROW_A_TOKEN = frozenset(
+ONE_ROW_A_TOKEN = frozenset(
     {
         "embed_tokens",
         "embed_positions",
@@ -63,7 +63,7 @@ def _reason_against(
     module = half["module"]
     if not any(module == target or module.endswith(f".{target}") for target in targets):
         return "the run's targets do not name the module of this tensor"
-    if _ONE_ROW_A_TOKEN.intersection(module.split(".")):
+    if ONE_ROW_A_TOKEN.intersection(module.split(".")):
         return "the module is an embedding or a head: a row of its update may show one site's tokens"
     rank_axis = 0 if half["half"] == "A" else 1
     if len(tensor.shape) != 2 or tensor.shape[rank_axis] != rank:

@@ -72,7 +72,7 @@ def payload_bytes(run_spec: RunSpec, layout_json: bytes) -> int:
             raise _layout_error("the adapter's layout is not the one that the run names")
         check_layout(layout, run_spec.adapter)
         segments = ALGORITHMS[run_spec.aggregation.algorithm].segments
-        return max(segments(run_spec, layout.n_parameters, kind).n_bytes for kind in RoundKind)
+        return max(segments(run_spec, layout, kind).n_bytes for kind in RoundKind)
     except AdapterLayoutSparseError as error:
         message = f"the adapter would show more than a sum protects: {error}"
         advice = "Decline the run. Its study lead may name linear modules as targets; embeddings and heads stay frozen."

@@ -150,6 +150,12 @@ def has_run_in_hand(session: Session) -> bool:
     return session.scalar(select(RunLedgerRow.run_id).where(RunLedgerRow.state.in_(_IN_HAND)).limit(1)) is not None
 
 
+def standing_run_ids(session: Session) -> frozenset[RunId]:
+    """The runs that this site has approved and that are not over."""
+    query = select(RunLedgerRow.run_id).where(RunLedgerRow.state.in_(STANDING))
+    return frozenset(RunId(run_id) for run_id in session.scalars(query))
+
+
 def unsent_statements(session: Session) -> tuple[UnsentStatement, ...]:
     """What the daemon has to send, oldest first."""
     query = select(ApprovalRow).where(ApprovalRow.sent_at.is_(None)).order_by(ApprovalRow.approval_id)

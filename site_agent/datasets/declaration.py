@@ -21,7 +21,10 @@ from site_agent.jobs.record_schema import (
 )
 from site_agent.strict_yaml import read_yaml
 
-FORMATS = frozenset({"jsonl"})
+FORMATS = frozenset(
+    f"{shape}{container}" for shape in ("", "preferences-", "text-") for container in ("jsonl", "csv", "parquet")
+) | {"timeline-rows", "omop", "fhir", "image-manifest"}
+"""The names of the trainer's formats (``site_agent/training/formats``), which the agent cannot import."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _TAG = re.compile(r"[a-z0-9][a-z0-9._:-]{0,99}")
 _KEYS = frozenset(

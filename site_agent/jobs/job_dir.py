@@ -4,7 +4,8 @@ Both sides import this module, so it knows neither torch nor the network: it kno
 appears whole or not at all. The agent fills a folder (``layout.json``, ``global.safetensors``, ``job.json`` last); the
 trainer answers in it (``progress.jsonl``, ``payload.safetensors``, ``result.json`` last). A reader that sees
 ``job.json`` or ``result.json`` may therefore read every file that it speaks of. ``checkpoint/`` is the trainer's
-own: the agent never reads it, and only decides whether it stays.
+own: the agent never reads it, and only decides whether it stays. ``site/`` holds what a local rule keeps at this site
+between rounds: the agent writes what it was, and the trainer beside it what it becomes.
 """
 
 from __future__ import annotations
@@ -69,6 +70,10 @@ JOB_FILE = "job.json"
 LAYOUT_FILE = "layout.json"
 GLOBAL_FILE = "global.safetensors"
 SITE_FOLDER = "site"
+PRIVATE_FILE = "private.safetensors"
+"""In the site folder: what the run's local rule left at this site in the last round that counted it."""
+NEXT_PRIVATE_FILE = "private.next.safetensors"
+"""In the site folder: what it leaves in this one."""
 PAYLOAD_FILE = "payload.safetensors"
 RESULT_FILE = "result.json"
 CHECKPOINT_FOLDER = "checkpoint"

@@ -52,7 +52,7 @@ class ApprovedRun:
 
     def payload_layout(self, kind: RoundKind) -> PayloadLayout:
         """The payload of a round of that kind, as this site derives it."""
-        return self.algorithm.segments(self.spec, self.layout.n_parameters, kind)
+        return self.algorithm.segments(self.spec, self.layout, kind)
 
 
 def read_approved_run(session: Session, run_id: RunId) -> ApprovedRun:

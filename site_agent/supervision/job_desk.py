@@ -1,6 +1,7 @@
 """The job folder of a round: filled before the trainer starts, read when it is done, deleted when the round is over.
 
-It is the only place on the disk where the plain update lies.
+It is the only place on the disk where the plain update lies. What a local rule keeps between rounds is carried into it
+and out of it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from fl_protocol.codec.fixed_point import encode_payload
 from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.folds.public_state import PublicState
-from fl_protocol.ids import SiteId
+from fl_protocol.ids import RunId, SiteId
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import RoundContext
 from fl_protocol.spec.round_spec import RoundKind
@@ -27,7 +28,9 @@ from site_agent.jobs.job_dir import (
     GLOBAL_FILE,
     JOB_FILE,
     LAYOUT_FILE,
+    NEXT_PRIVATE_FILE,
     PAYLOAD_FILE,
+    PRIVATE_FILE,
     RESULT_FILE,
     SITE_FOLDER,
     BaseModelFolder,
@@ -42,6 +45,7 @@ from site_agent.jobs.job_dir import (
     write_file,
 )
 from site_agent.state.private_files import make_private_folder, write_private_file
+from site_agent.state.private_states import PrivateStates
 from site_agent.supervision.admission import AdmittedRound
 from site_agent.supervision.seams import JobOptions
 
@@ -63,6 +67,7 @@ class JobDesk:
         self._options = options
         self._site_id = site_id
         self._encoded: tuple[RoundContext, RingVector] | None = None
+        self._private = PrivateStates(options.private_states_dir)
 
     def run_folder(self, round_context: RoundContext) -> Path:
         """The folder of a run: the spool of its warm trainer."""
@@ -87,6 +92,11 @@ class JobDesk:
             self._delete_folder(folder)
         make_private_folder(folder)
         make_private_folder(folder / SITE_FOLDER)
+        private = self._private.current(admitted.round.run_id)
+        if private is None:
+            (folder / SITE_FOLDER / PRIVATE_FILE).unlink(missing_ok=True)
+        else:
+            write_private_file(folder / SITE_FOLDER / PRIVATE_FILE, [private])
         write_private_file(folder / MANIFEST_FILE, [admitted.signed.encode()])
         write_file(folder / LAYOUT_FILE, admitted.run.layout_json)
         write_file_parts(folder / GLOBAL_FILE, state.iter_bytes())
@@ -145,9 +155,14 @@ class JobDesk:
     def prove(self, admitted: AdmittedRound) -> None:
         """Encode the payload, so that READY is only said of one that can be summed; it is kept for ``encode``.
 
-        Raises: as ``encode``.
+        What the local rule leaves at this site is brought to safety first: READY may make it the next round's.
+
+        Raises: as ``encode``; and SiteDiskFullError.
         """
         vector = self.encode(admitted)
+        left = self.folder(admitted.round) / SITE_FOLDER / NEXT_PRIVATE_FILE
+        if left.exists():
+            self._private.offer(admitted.round, left.read_bytes())
         self._encoded = (admitted.round, vector) if vector.n_bytes <= _MAX_KEPT_BYTES else None
 
     def encode(self, admitted: AdmittedRound) -> RingVector:
@@ -170,13 +185,21 @@ class JobDesk:
         raw = tensors_from_bytes((folder / PAYLOAD_FILE).read_bytes(), is_shared=True)
         run = admitted.run
         kind = admitted.manifest.kind
-        values = run.algorithm.weigh(raw, n_records=result.records, spec=run.spec, kind=kind)
+        values = run.algorithm.weigh(raw, n_records=result.records, spec=run.spec, layout=run.layout, kind=kind)
         return encode_payload(values, admitted.layout)
 
     def delete(self, round_context: RoundContext) -> None:
         """Delete the folder, and with it the plain update."""
         self._encoded = None
         self._delete_folder(self.folder(round_context))
+
+    def forget(self, run_id: RunId) -> None:
+        """Delete what a run's local rule kept at this site: the run is over here."""
+        self._private.forget(run_id)
+
+    def forget_all_but(self, run_ids: Collection[RunId]) -> None:
+        """Delete what the local rules of all other runs kept."""
+        self._private.forget_all_but(run_ids)
 
     def delete_all_but(self, kept: Collection[RoundContext]) -> None:
         """Delete the job folders of all other rounds."""

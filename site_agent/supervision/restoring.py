@@ -14,6 +14,7 @@ import structlog
 
 from fl_protocol.errors import WardroundError
 from fl_protocol.spec.context import ExchangeContext, RoundContext
+from site_agent.approvals.run_records import standing_run_ids
 from site_agent.errors import RoundRefusedError
 from site_agent.session.events import round_of
 from site_agent.session.machine import PHASE_AFTER, RoundSession, SessionPhase
@@ -81,6 +82,7 @@ class Restorer:
                 cut_short.add(joined.round)
         # Safety: what an update lies in does not outlive its round, whichever way the last process ended.
         self._jobs.delete_all_but(kept | cut_short)
+        self._jobs.forget_all_but(self._seams.db.run_read("standing-runs", standing_run_ids))
         return Leftovers(restored=tuple(restored.values()), cut_short=frozenset(cut_short))
 
     def _why_not_approved(self, joined: JoinedRound) -> str | None:

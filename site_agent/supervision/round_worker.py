@@ -156,6 +156,7 @@ class RoundWorker:
         """
         # Before the lock, which an instruction may hold for as long as the network takes.
         await self.stop()
+        await asyncio.to_thread(self._jobs.forget, self._run_id)
         async with self._lock:
             if self.may_withdraw:
                 await self._advance(on.ApprovalEnded(reason=reason))
@@ -364,6 +365,7 @@ class RoundWorker:
         if session.phase is SessionPhase.SETTLED and self._is_last_round(session):
             seams = self._seams
             await asyncio.to_thread(record_completed, seams.db, seams.audit, self._run_id)
+            await asyncio.to_thread(self._jobs.forget, self._run_id)
         if session.phase is not SessionPhase.SETTLED or self._is_last_round(session):
             # Nothing follows at once: a trainer that is kept warm for nothing holds a model in memory.
             await self._seams.runner.stop_run(self._jobs.run_folder(session.round))

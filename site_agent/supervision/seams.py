@@ -48,6 +48,11 @@ class JobOptions:
     device: DeviceChoice
     timeout_s: float
 
+    @property
+    def private_states_dir(self) -> Path:
+        """Where what local rules keep between rounds lies: outside every run's spool."""
+        return self.jobs_dir / ".private"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteSeams:

@@ -20,6 +20,7 @@ from site_agent.errors import CoordinatorRefusedError, RoundRefusedError
 from site_agent.link.instructions import PublishedResult
 from site_agent.session.events import round_of
 from site_agent.state.payload_memory import RevealedExchange
+from site_agent.state.private_states import PrivateStates
 from site_agent.state.public_state import StoredState
 from site_agent.supervision.approved_runs import ApprovedRun
 from site_agent.supervision.seams import SiteSeams
@@ -31,19 +32,34 @@ _FINISHABLE = frozenset({SitePhase.CONFIRMED, SitePhase.REVEALED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedStatement:
-    """M10 that the coordinator signed for this exchange. ``n_sites`` is known to a site that signed the survivors."""
+    """M10 that the coordinator signed for this exchange.
+
+    Attributes:
+        result: what it says.
+        n_sites: over how many sites the sum is; known to a site that signed the survivors.
+        is_counted: whether this site is one of them; None where it does not know by itself.
+    """
 
     result: ExchangeResult
     n_sites: int | None
+    is_counted: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedSum:
-    """A sum whose digest the coordinator signed and that was checked; ``n_sites`` is None where nobody showed it."""
+    """A sum whose digest the coordinator signed and that was checked.
+
+    Attributes:
+        vector: the sum.
+        result_sha256: of M10.
+        n_sites: over how many sites it is; None where nobody showed it.
+        is_counted: whether it is known that this site is one of them.
+    """
 
     vector: RingVector
     result_sha256: str
     n_sites: int | None
+    is_counted: bool
 
 
 class Settler:
@@ -53,6 +69,7 @@ class Settler:
         """Work with these seams."""
         self._seams = seams
         self._checker = SumChecker(seams)
+        self._private = PrivateStates(seams.jobs.private_states_dir)
 
     async def catch_up(self, run: ApprovedRun, manifest: RoundManifest) -> StoredState:
         """This site's own state, brought to the version that a manifest names, by folding every missing result.
@@ -176,6 +193,8 @@ class Settler:
             raise _refused("result-implausible", "the sum cannot be a sum of this cohort", manifest) from error
         if manifest.kind is RoundKind.EVALUATE:
             return base
+        # Before the state is saved: a state that is there is not folded again, and this would not be made good for.
+        await asyncio.to_thread(self._private.decide, round_of(published.exchange), is_counted=verified.is_counted)
         return await asyncio.to_thread(self._seams.states.save, run.run_id, state, result_sha256=verified.result_sha256)
 
     def _fold_in_thread(
@@ -198,9 +217,11 @@ class Settler:
     ) -> VerifiedStatement:
         """M10, checked against the role where there is one, and against the reveal where there was one."""
         n_sites: int | None = None
+        # Who revealed shares was among the survivors that it signed, and the result is held to those below.
+        is_counted = True if revealed is not None else None
         try:
             if role is not None and role.phase in _FINISHABLE:
-                n_sites = len(role.survivors)
+                n_sites, is_counted = len(role.survivors), self._seams.site_id in role.survivors
                 result = role.finish(published.message)
             else:
                 result = self._read_result(manifest, published)
@@ -210,7 +231,7 @@ class Settler:
         if revealed is not None and revealed != found:
             message = "the result is not that of the exchange in which this site revealed shares"
             raise _refused("result-unverified", message, manifest)
-        return VerifiedStatement(result=result, n_sites=n_sites)
+        return VerifiedStatement(result=result, n_sites=n_sites, is_counted=is_counted)
 
     async def _fetch_sum(
         self, run: ApprovedRun, manifest: RoundManifest, published: PublishedResult, *, statement: VerifiedStatement
@@ -221,9 +242,13 @@ class Settler:
         data = await self._seams.downloader.download(run.run_id, published.sum_blob_sha256, max_bytes=layout.n_bytes)
         vector = RingVector.from_bytes(data, n32=layout.n_ring32, n64=layout.n_ring64, is_shared=True)
         # Safety: before anything is folded, and only now that the coordinator has fixed all of the sum.
-        n_sites = await self._checker.check(run, manifest, published, result=result, total=vector)
-        result_sha256 = hashlib.sha256(published.message).hexdigest()
-        return VerifiedSum(vector=vector, result_sha256=result_sha256, n_sites=n_sites or statement.n_sites)
+        sites = await self._checker.check(run, manifest, published, result=result, total=vector)
+        return VerifiedSum(
+            vector=vector,
+            result_sha256=hashlib.sha256(published.message).hexdigest(),
+            n_sites=len(sites) or statement.n_sites,
+            is_counted=self._seams.site_id in sites if statement.is_counted is None else statement.is_counted,
+        )
 
     def _read_result(self, manifest: RoundManifest, published: PublishedResult) -> ExchangeResult:
         """M10 as a site reads it that has no role in the exchange: it cannot know the survivors."""

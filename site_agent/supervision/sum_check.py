@@ -73,8 +73,8 @@ class SumChecker:
         *,
         result: ExchangeResult,
         total: RingVector,
-    ) -> int | None:
-        """Check a sum; returns over how many sites it is, where that could be learned.
+    ) -> tuple[SiteId, ...]:
+        """Check a sum; returns over which sites it is, and nobody where that could not be learned.
 
         Args:
             run: the approved run.
@@ -104,7 +104,7 @@ class SumChecker:
             raise _refused("sum-evidence-withheld", message, manifest) from error
         if not answer.evidence:
             await self._count_witnesses(run, manifest, published, answer.witnesses)
-            return None
+            return ()
         peers = PeerVerifier(approved=run.spec.cohort.pins)
         try:
             reexecution = await asyncio.to_thread(
@@ -120,7 +120,7 @@ class SumChecker:
             message = f"the evidence for the sum does not verify ({error.reason.value})"
             raise _refused("sum-evidence-invalid", message, manifest) from error
         await self._reexecute(run, manifest, published, reexecution=reexecution, total=total)
-        return len(reexecution.sites)
+        return tuple(reexecution.sites)
 
     async def _reexecute(
         self,

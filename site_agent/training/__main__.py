@@ -3,6 +3,9 @@
     python -m site_agent.training serve --spool DIR
     python -m site_agent.training run JOB_DIR
     python -m site_agent.training init-adapter --run-spec run.yaml --base-model DIR --out DIR
+    python -m site_agent.training make-timeline-base --vocabulary vocab.txt --out DIR --seed 7
+    python -m site_agent.training make-code-list --codes codes.txt --out DIR
+    python -m site_agent.training make-vocabulary --release DIR --code-list DIR --out vocab.txt
     python -m site_agent.training inspect --data records.jsonl
     python -m site_agent.training generate --base-model DIR --adapter none --prompt "What is proteinuria?"
     python -m site_agent.training digest-model DIR
@@ -17,12 +20,14 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fl_protocol.errors import WardroundError
 from fl_protocol.spec.faults import RunSpecFaultsError
+from site_agent.training.printing import print_document, print_error
+from site_agent.training.timeline_commands import add_timeline_verbs
 
 if TYPE_CHECKING:
     from site_agent.training.inspection import FileReport
@@ -69,9 +74,11 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true")
     verb.set_defaults(command=init_adapter_command)
 
+    add_timeline_verbs(verbs)
+
     verb = verbs.add_parser("inspect", help="look at every record of a dataset, count it, and name each fault's place")
     verb.add_argument("--data", type=Path, required=True, metavar="FILE")
-    verb.add_argument("--format", default="jsonl")
+    verb.add_argument("--format", default="jsonl", help="as it is to be registered (default: jsonl)")
     verb.add_argument("--patient-field", default="patient_id", metavar="NAME")
     verb.add_argument("--schema", metavar="FILE", help="a declared schema as JSON; - reads it from the standard input")
     verb.add_argument("--json", action="store_true")
@@ -84,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--prompt", required=True, metavar="TEXT")
     verb.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    verb.add_argument("--template", choices=("chat", "alpaca"), default="chat", help="as the adapter was trained")
     verb.add_argument("--json", action="store_true")
     verb.set_defaults(command=generate_command)
 
@@ -209,11 +217,16 @@ def _read_text(name: str) -> str:
 
 def generate_command(arguments: argparse.Namespace) -> int:
     """``generate``."""
+    from fl_protocol.spec.tasks.instruction_tuning import Template
     from site_agent.training.generate import generate
 
     adapters = [None if name == "none" else Path(name) for name in arguments.adapter or ["none"]]
     generations = generate(
-        arguments.base_model, adapters, prompt=arguments.prompt, max_new_tokens=arguments.max_new_tokens
+        arguments.base_model,
+        adapters,
+        prompt=arguments.prompt,
+        max_new_tokens=arguments.max_new_tokens,
+        template=Template(arguments.template),
     )
     if arguments.json:
         answers = [{"adapter": one.adapter, "text": one.text} for one in generations]
@@ -232,15 +245,6 @@ def digest_model_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def print_document(document: Mapping[str, object], *, as_json: bool) -> None:
-    """Print the answer of a command."""
-    if as_json:
-        sys.stdout.write(json.dumps(document) + "\n")
-        return
-    for key, value in document.items():
-        sys.stdout.write(f"{key}: {value}\n")
-
-
 def tell_error(error: WardroundError, *, as_json: bool) -> int:
     """Print an error with its advice, and give its exit code."""
     document: dict[str, object] = {
@@ -253,21 +257,6 @@ def tell_error(error: WardroundError, *, as_json: bool) -> int:
         document["faults"] = [{"path": fault.path, "message": fault.message} for fault in error.faults]
     print_error(document, as_json=as_json)
     return 2 if isinstance(error, RunSpecFaultsError) else 1
-
-
-def print_error(document: Mapping[str, object], *, as_json: bool) -> None:
-    """Print a failure: one JSON document on the standard output, or sentences on the standard error."""
-    if as_json:
-        sys.stdout.write(json.dumps({"error": document}) + "\n")
-        return
-    facts = document.get("facts")
-    located = ", ".join(f"{key}={value}" for key, value in facts.items()) if isinstance(facts, Mapping) else ""
-    sys.stderr.write(f"{document['code']}: {document['message']}{f' ({located})' if located else ''}\n")
-    faults = document.get("faults")
-    for fault in faults if isinstance(faults, list) else []:
-        sys.stderr.write(f"  {fault['path']}: {fault['message']}\n")
-    if document.get("advice"):
-        sys.stderr.write(f"  {document['advice']}\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from fl_protocol.spec.adapters import AdapterKind
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.tensors.adapter_layout import AdapterLayout, TensorSpec
 from site_agent.training.adapters import ADAPTERS
-from site_agent.training.adapters.peft_names import PEFT_NAME
+from site_agent.training.adapters.peft_names import saved_name
 from site_agent.training.errors import AdapterLayoutMismatchError, InitialAdapterMismatchError
 
 Float32Array = NDArray[np.float32]
@@ -43,11 +43,7 @@ def set_adapter_dropout(model: torch.nn.Module, kind: AdapterKind, *, is_on: boo
 
 def adapter_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The adapter's parameters by the names that peft saves, sorted by name."""
-    trained = {
-        name.replace(f".{PEFT_NAME}.", "."): parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
+    trained = {saved_name(name): parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return dict(sorted(trained.items()))
 
 

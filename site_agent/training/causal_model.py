@@ -18,11 +18,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from transformers.utils import logging as transformers_logging
 
 from fl_protocol.spec.run_spec import RunSpec
+from fl_protocol.spec.run_spec_parts import Quantization
 from fl_protocol.tensors.adapter_layout import AdapterLayout
 from site_agent.training.adapter_io import adapter_layout, attach_adapter
-from site_agent.training.completion_loss import CompletionLoss, choose_completion_loss
+from site_agent.training.base_options import QuantizedBits, quantization_config, recompute_activations
+from site_agent.training.completion_loss import CompletionLoss, PaddedCompletionLoss, choose_completion_loss
 from site_agent.training.device import Compute
-from site_agent.training.errors import BaseModelInvalidError
+from site_agent.training.errors import BaseModelInvalidError, PackingUnavailableError
 
 _log = logging.getLogger(__name__)
 
@@ -32,10 +34,12 @@ Loaded = TypeVar("Loaded")
 
 
 class Tokenizer(Protocol):
-    """What this task needs of a tokenizer."""
+    """What the tasks on text need of a tokenizer."""
 
     chat_template: str | None
     eos_token: str | None
+    bos_token_id: int | None
+    eos_token_id: int | None
 
     def apply_chat_template(
         self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
@@ -62,43 +66,66 @@ class AdaptedModel:
     completion_loss: CompletionLoss
 
 
-def adapt_model(base: torch.nn.Module, tokenizer: Tokenizer, spec: RunSpec) -> AdaptedModel:
+def adapt_model(
+    base: torch.nn.Module, tokenizer: Tokenizer, spec: RunSpec, *, packing: bool | None = None
+) -> AdaptedModel:
     """Put a run's adapter on a loaded base, and choose how its loss is computed.
+
+    Args:
+        base: on its device.
+        tokenizer: the base's.
+        spec: of the run.
+        packing: whether rows must be packed, or must not be; None: where the model permits it.
 
     Raises:
         TargetModulesUnknownError: as ``attach_adapter``.
+        PackingUnavailableError: rows must be packed, and the model does not permit it.
+        BaseModelInvalidError: activations must be computed twice, and the architecture does not permit it.
     """
     module = attach_adapter(base, spec)
     pad_id = getattr(tokenizer, "pad_token_id", None) or 0
-    return AdaptedModel(
-        module=module,
-        tokenizer=tokenizer,
-        layout=adapter_layout(module, spec),
-        completion_loss=choose_completion_loss(module, pad_id=pad_id, has_dropout=spec.adapter.has_dropout),
-    )
+    loss: CompletionLoss = PaddedCompletionLoss(module, pad_id=pad_id)
+    if packing is not False:
+        loss = choose_completion_loss(module, pad_id=pad_id, has_dropout=spec.adapter.has_dropout)
+    if packing and isinstance(loss, PaddedCompletionLoss):
+        raise PackingUnavailableError("this base model with this adapter does not permit packed rows")
+    if spec.local.gradient_checkpointing:
+        # After the loss was chosen: choosing leaves every module in evaluation.
+        recompute_activations(module.get_base_model())
+    return AdaptedModel(module=module, tokenizer=tokenizer, layout=adapter_layout(module, spec), completion_loss=loss)
 
 
-def load_adapted(folder: Path, spec: RunSpec, compute: Compute) -> AdaptedModel:
+def load_adapted(folder: Path, spec: RunSpec, compute: Compute, *, packing: bool | None = None) -> AdaptedModel:
     """The causal model of a folder with a run's adapter on it.
 
     Raises:
         BaseModelInvalidError: transformers cannot load it.
-        TargetModulesUnknownError: as ``adapt_model``.
+        QuantizationUnavailableError: the run's base has 8 or 4 bits, and this machine cannot load one.
+        TargetModulesUnknownError, PackingUnavailableError: as ``adapt_model``.
     """
-    return adapt_model(load_base(folder, compute), load_tokenizer(folder), spec)
+    base = load_base(folder, compute, quantization=spec.base_model.quantization)
+    return adapt_model(base, load_tokenizer(folder), spec, packing=packing)
 
 
-def load_base(folder: Path, compute: Compute) -> torch.nn.Module:
+def load_base(folder: Path, compute: Compute, *, quantization: Quantization = Quantization.NONE) -> torch.nn.Module:
     """Load a base model by path onto its device, frozen.
 
     Raises:
         BaseModelInvalidError: transformers cannot load it.
+        QuantizationUnavailableError: it is to have 8 or 4 bits, and this machine cannot load one.
     """
+    options: dict[str, object] = {"dtype": compute.dtype}
+    if quantization is not Quantization.NONE:
+        bits: QuantizedBits = 8 if quantization is Quantization.INT8 else 4
+        options |= {"quantization_config": quantization_config(bits, compute), "device_map": {"": compute.device}}
     model = _load_or_explain(
         lambda: AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=compute.dtype, use_safetensors=True, attn_implementation="sdpa", **_LOCAL_ONLY
+            str(folder), use_safetensors=True, attn_implementation="sdpa", **options, **_LOCAL_ONLY
         )
     )
+    if quantization is not Quantization.NONE:
+        # bitsandbytes has put it on its device, and does not let it be moved.
+        return model.requires_grad_(requires_grad=False).eval()
     _log.info("base model loaded: device=%s precision=%s (%s)", compute.device, compute.precision, compute.reason)
     # On its device before an adapter is put on it: the adapter's float32 must not be cast along with the base.
     return model.to(compute.device).requires_grad_(requires_grad=False).eval()

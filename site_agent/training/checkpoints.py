@@ -35,7 +35,7 @@ from site_agent.jobs.documents import write_file_parts
 from site_agent.jobs.job_dir import CHECKPOINT_FILE, CHECKPOINT_FOLDER
 from site_agent.training.errors import CheckpointUnusableError
 from site_agent.training.exchange.fedavg_lora import EvaluationSums
-from site_agent.training.local.plain import PlainState, TrainingSums
+from site_agent.training.local.steps import StepsState, TrainingSums
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Checkpoint:
 
     evaluated: EvaluationSums
     is_evaluated: bool
-    trained: PlainState | None = None
+    trained: StepsState | None = None
 
 
 class CheckpointStore:
@@ -170,10 +170,10 @@ def _checkpoint_from_tensors(tensors: Tensors) -> Checkpoint:
     metric_counts = {
         name.removeprefix(_METRIC): int(tensor[0]) for name, tensor in tensors.items() if name.startswith(_METRIC)
     }
-    trained: PlainState | None = None
+    trained: StepsState | None = None
     if "trained/counts" in tensors:
         trained_tokens, step = (int(count) for count in tensors["trained/counts"])
-        trained = PlainState(
+        trained = StepsState(
             step=step,
             sums=TrainingSums(loss_sum=float(tensors["trained/loss_sum"][0]), n_tokens=trained_tokens),
             tensors={

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -32,6 +32,10 @@ class CompletionLoss(Protocol):
         """The summed loss of at least one example."""
         ...
 
+    def each(self, examples: Sequence[Example]) -> torch.Tensor:
+        """Each example's own summed loss, in nats: float32 or float64, shape (B,), with its graph."""
+        ...
+
 
 class PaddedCompletionLoss:
     """The plain way: every logit of every position. The yardstick, and what any causal model permits."""
@@ -43,15 +47,27 @@ class PaddedCompletionLoss:
 
     def __call__(self, examples: Sequence[Example]) -> LossSum:
         """See ``CompletionLoss``."""
+        logits, labels = self._logits_and_labels(examples)
+        loss = cross_entropy(logits, labels, ignore_index=IGNORED_LABEL, reduction="sum")
+        return LossSum(loss=loss, n_units=int((labels != IGNORED_LABEL).sum()))
+
+    def each(self, examples: Sequence[Example]) -> torch.Tensor:
+        """See ``CompletionLoss``."""
+        logits, labels = self._logits_and_labels(examples)
+        losses = cross_entropy(logits, labels, ignore_index=IGNORED_LABEL, reduction="none")
+        return losses.view(len(examples), -1).sum(dim=1)
+
+    def _logits_and_labels(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of B rows of at most L tokens: logits, shape (B (L - 1), V), and what they predict, shape (B (L - 1),)."""
         batch = pad_examples(examples, pad_id=self._pad_id)
         device = next(self._model.parameters()).device
         answer = self._model(
             input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
         )
         labels = batch.labels[:, 1:].reshape(-1).to(device)
-        logits = answer.logits[:, :-1].reshape(len(labels), -1)
-        loss = cross_entropy(at_least_float32(logits), labels, ignore_index=IGNORED_LABEL, reduction="sum")
-        return LossSum(loss=loss, n_units=int((labels != IGNORED_LABEL).sum()))
+        # Virtual tokens stand before the real ones, and a model that has them answers for them, too.
+        of_tokens = answer.logits[:, -batch.labels.shape[1] :]
+        return at_least_float32(of_tokens[:, :-1].reshape(len(labels), -1)), labels
 
 
 class PackedCompletionLoss:
@@ -67,10 +83,17 @@ class PackedCompletionLoss:
     def __call__(self, examples: Sequence[Example]) -> LossSum:
         """See ``CompletionLoss``. Attention grows with a row's square, so that long batches take several rows."""
         row_tokens = _ROW_TOKENS[self._head.weight.device.type == "cuda"]
-        losses = [self._loss_of_row(group) for group in groups_of_tokens(examples, row_tokens)]
+        losses = [self._loss_of_row(group, reduction="sum") for group in groups_of_tokens(examples, row_tokens)]
         return LossSum(loss=sum(losses[1:], losses[0]), n_units=sum(len(one.completion_ids) for one in examples))
 
-    def _loss_of_row(self, examples: Sequence[Example]) -> torch.Tensor:
+    def each(self, examples: Sequence[Example]) -> torch.Tensor:
+        """See ``CompletionLoss``."""
+        row_tokens = _ROW_TOKENS[self._head.weight.device.type == "cuda"]
+        rows = [self._loss_of_row(group, reduction="none") for group in groups_of_tokens(examples, row_tokens)]
+        lengths = [len(example.completion_ids) for example in examples]
+        return torch.stack([losses.sum() for losses in torch.cat(rows).split(lengths)])
+
+    def _loss_of_row(self, examples: Sequence[Example], *, reduction: Literal["sum", "none"]) -> torch.Tensor:
         row = pack_examples(examples, share_beginning=self._share_beginning)
         weight = self._head.weight
         hidden = torch.zeros(row.visible.shape, dtype=weight.dtype)
@@ -83,7 +106,7 @@ class PackedCompletionLoss:
         )
         states = answer.last_hidden_state[0].index_select(0, row.predicting.to(weight.device))
         logits = at_least_float32(self._head(states))
-        return cross_entropy(logits, row.labels.to(weight.device), reduction="sum")
+        return cross_entropy(logits, row.labels.to(weight.device), reduction=reduction)
 
 
 def groups_of_tokens(examples: Sequence[Example], row_tokens: int) -> list[list[Example]]:
@@ -103,10 +126,11 @@ def choose_completion_loss(model: torch.nn.Module, *, pad_id: int, has_dropout: 
     """The packed way where this model permits it, else the plain way.
 
     A model whose head does more than multiply, or whose attention takes no mask of its own, gives another number on
-    the probe and is trained in the plain way. So is one whose attention slides a window over the row.
+    the probe and is trained in the plain way. So is one whose attention slides a window over the row, and one whose
+    adapter puts virtual tokens before each example.
     """
     plain = PaddedCompletionLoss(model, pad_id=pad_id)
-    if getattr(model.config, "sliding_window", None) is not None:
+    if getattr(model.config, "sliding_window", None) is not None or has_virtual_tokens(model):
         return plain
     was_training = model.training
     model.eval()
@@ -124,6 +148,11 @@ def choose_completion_loss(model: torch.nn.Module, *, pad_id: int, has_dropout: 
         _log.warning("this model does not permit packed rows; training in the plain way")
         return plain
     return PackedCompletionLoss(model, share_beginning=not has_dropout)
+
+
+def has_virtual_tokens(model: torch.nn.Module) -> bool:
+    """Whether the model's adapter is a soft prompt or a prefix (peft's prompt learning)."""
+    return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
 
 
 def packed_dtype(model: torch.nn.Module) -> torch.dtype:

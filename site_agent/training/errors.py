@@ -8,6 +8,7 @@
         │   └── BaseModelDigestMismatchError    it is not the model that the run names
         ├── AdapterError
         │   ├── TargetModulesUnknownError       the model has no such modules
+        │   ├── AdapterUnsuitableError          the base has not what this kind of adapter stands on
         │   ├── AdapterLayoutMismatchError      the run names another layout than this model gives
         │   ├── InitialAdapterMismatchError     the run names another adapter v0 than its seed gives
         │   └── AdapterUnreadableError          an adapter folder to generate with is not one
@@ -15,15 +16,24 @@
         │   ├── DatasetMissingError
         │   ├── DatasetEmptyError
         │   ├── DatasetMalformedError           at record k, in a field
+        │   │   └── CodeWithoutDateError        a row of a timeline has a code and no time
         │   ├── DatasetFormatUnknownError
-        │   ├── DatasetChangedError             not the file that was registered
+        │   ├── DatasetChangedError             not the file that was registered, or changed while it was used
         │   ├── DatasetTooSmallError            fewer records or patients than the run demands
-        │   └── NoUsableRecordsError            nothing to train on, or nothing held out to evaluate on
+        │   ├── NoUsableRecordsError            nothing to train on, or nothing held out to evaluate on
+        │   ├── LabelUnknownError               a record's label is none of the run's classes
+        │   ├── OneClassOnlyError               nothing to tell apart
+        │   └── ManifestInvalidError, ...       site_agent.training.images.errors
+        ├── VocabularyInvalidError              the list of codes is none, or not the one that the run names
         ├── ChatTemplateError                   the model's tokenizer has none, or one that cannot be used
+        ├── TextMarksMissingError               the model's tokenizer has no token to begin a text with
+        ├── PackingUnavailableError             the run demands packed rows, and the model does not permit them
         ├── CheckpointUnusableError             never stops a job: it starts from its beginning
         ├── LossNotFiniteError
         ├── OutOfMemoryError
         ├── DeviceUnavailableError
+        ├── QuantizationUnavailableError        the run wants a base of 8 or 4 bits, and this machine cannot load one
+        ├── LibraryMissingError                 an optional library that this job needs is not installed
         └── UnexpectedFailureError              anything else: its type, never its text
 
 Safety: neither a message nor a fact quotes a record; a record is named by its line.
@@ -90,6 +100,13 @@ class TargetModulesUnknownError(AdapterError):
     advice = "The study lead must name linear modules of this base model under adapter.targets."
 
 
+class AdapterUnsuitableError(AdapterError):
+    """The base model has not the parts that the run's kind of adapter stands on."""
+
+    code = "adapter-unsuitable"
+    advice = "The study lead must choose task, adapter and base model that go together: see docs/tasks."
+
+
 class AdapterLayoutMismatchError(AdapterError):
     """The layout that the run names is not the one that its adapter has on its base model."""
 
@@ -136,15 +153,24 @@ class DatasetMalformedError(DatasetError):
 
     code = "dataset-malformed"
     advice = (
-        'Each line is one JSON object: {"id": text, "prompt": text, "completion": text, "patient_id": text or none}.'
+        "Each record has texts under the keys that its task needs: id and prompt and completion (instruction-tuning), "
+        "id and prompt and chosen and rejected (preference-alignment), or id and text (language-modelling); and "
+        "patient_id, a text or absent."
     )
+
+
+class CodeWithoutDateError(DatasetMalformedError):
+    """A code of a timeline has no time, so that nobody can say what came before it."""
+
+    code = "code-without-date"
+    advice = "Leave rows without a date out of the export, or export the date on which they were recorded."
 
 
 class DatasetFormatUnknownError(DatasetError):
     """The dataset is registered with a format that this trainer cannot read."""
 
     code = "dataset-format-unknown"
-    advice = "This version reads the format jsonl."
+    advice = "This version reads text records from the formats jsonl, csv and parquet."
 
 
 class DatasetChangedError(DatasetError):
@@ -171,11 +197,46 @@ class NoUsableRecordsError(DatasetError):
     advice = "Prompts may fill local.max_length, or evaluation.holdout_fraction may hold out every record."
 
 
+class VocabularyInvalidError(TrainerError):
+    """A list of codes is none, or not the one that the run names."""
+
+    code = "vocabulary-invalid"
+    advice = "Take vocab.txt as the vocabulary run released it; its SHA-256 is task.vocabulary_sha256 of the run."
+
+
+class LabelUnknownError(DatasetError):
+    """A record has a label that the run's classes do not have, or not the labels that the task needs."""
+
+    code = "label-unknown"
+    advice = "Labels in the dataset must be spelt as the run's task.classes are, or the record has to be left out."
+
+
+class OneClassOnlyError(DatasetError):
+    """All records to train on are of one class."""
+
+    code = "one-class-only"
+    advice = "This task learns to tell classes apart: the dataset needs records of at least two of the run's classes."
+
+
 class ChatTemplateError(TrainerError):
     """The base model's tokenizer has no chat template, or one that cannot tell prompt from completion."""
 
     code = "chat-template-unusable"
     advice = "Use an instruction-tuned base model whose tokenizer brings its chat template."
+
+
+class TextMarksMissingError(TrainerError):
+    """The base model's tokenizer marks neither the beginning nor the end of a text."""
+
+    code = "text-marks-missing"
+    advice = "Use a base model whose tokenizer has a beginning-of-text or an end-of-text token."
+
+
+class PackingUnavailableError(TrainerError):
+    """The run demands packed rows, and they would give another loss on this base with this adapter."""
+
+    code = "packing-unavailable"
+    advice = "The study lead should leave task.packing out: rows are then packed where the base model permits it."
 
 
 class CheckpointUnusableError(TrainerError):
@@ -203,6 +264,23 @@ class DeviceUnavailableError(TrainerError):
 
     code = "device-unavailable"
     advice = "Set the runner's device to auto or cpu, or make the GPU visible to the trainer."
+
+
+class QuantizationUnavailableError(TrainerError):
+    """The run wants its base model in 8 or 4 bits, which this machine cannot give."""
+
+    code = "quantization-unavailable"
+    advice = (
+        "base_model.quantization needs a GPU and the library bitsandbytes (pip install 'wardround[quantization]'); "
+        "decline the run otherwise, or ask the study lead for one with quantization none."
+    )
+
+
+class LibraryMissingError(TrainerError):
+    """An optional library that this job needs is not installed; the fact ``extra`` names what brings it."""
+
+    code = "library-missing"
+    advice = "Install the extra that the facts name: pip install 'wardround[EXTRA]'."
 
 
 class UnexpectedFailureError(TrainerError):

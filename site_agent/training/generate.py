@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
+from fl_protocol.spec.tasks.instruction_tuning import Template
 from site_agent.jobs.job_dir import DeviceChoice
 from site_agent.training.adapters.peft_names import peft_warnings_silenced
 from site_agent.training.causal_model import load_base, load_tokenizer
+from site_agent.training.completion_loss import has_virtual_tokens
 from site_agent.training.device import choose_compute
 from site_agent.training.errors import AdapterUnreadableError
-from site_agent.training.tasks.instruction_tuning import render_prompt
+from site_agent.training.tasks.text_tasks import TurnEncoder
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -27,13 +29,18 @@ class Generation:
 
 
 def generate(
-    base_model: Path, adapters: list[Path | None], *, prompt: str, max_new_tokens: int
+    base_model: Path,
+    adapters: list[Path | None],
+    *,
+    prompt: str,
+    max_new_tokens: int,
+    template: Template = Template.CHAT,
 ) -> tuple[Generation, ...]:
     """Answer a question with each adapter in turn, on one base that is loaded once.
 
     Raises:
         BaseModelError: the base cannot be loaded.
-        ChatTemplateError: it has no chat template that can be used.
+        ChatTemplateError: it lacks what the template needs.
         AdapterUnreadableError: a folder holds no adapter for this base.
     """
     compute = choose_compute(DeviceChoice.AUTO)
@@ -42,12 +49,12 @@ def generate(
         torch.set_num_threads(1)
     tokenizer = load_tokenizer(base_model)
     base = load_base(base_model, compute)
-    input_ids = torch.tensor([tokenizer.encode(render_prompt(tokenizer, prompt), add_special_tokens=False)])
+    input_ids = torch.tensor([TurnEncoder(tokenizer, template, max_length=1).prompt_ids(prompt)])
     generations: list[Generation] = []
     for adapter in adapters:
         model = base if adapter is None else load_release(base, adapter)
         ids = input_ids.to(compute.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), peft_warnings_silenced():
             answer = model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
@@ -58,7 +65,7 @@ def generate(
         text = tokenizer.decode(answer[0, ids.shape[1] :], skip_special_tokens=True)
         generations.append(Generation(adapter=None if adapter is None else str(adapter), text=text.strip()))
         if adapter is not None:
-            base = model.unload()
+            base = model.get_base_model() if has_virtual_tokens(model) else model.unload()
     return tuple(generations)
 
 

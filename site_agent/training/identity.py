@@ -17,7 +17,15 @@ from site_agent.training.device import Compute
 _VERSIONS = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "wardround")
 
 
-def identity_of_job(job: JobSpec, spec: RunSpec, *, compute: Compute, state: PublicState, dataset: Dataset) -> str:
+def identity_of_job(
+    job: JobSpec,
+    spec: RunSpec,
+    *,
+    compute: Compute,
+    state: PublicState,
+    dataset: Dataset,
+    private_sha256: str | None = None,
+) -> str:
     """The digest of everything that the job's numbers follow from: a checkpoint of anything else is of no use."""
     facts = {
         "kind": job.kind.value,
@@ -27,6 +35,7 @@ def identity_of_job(job: JobSpec, spec: RunSpec, *, compute: Compute, state: Pub
         "run_spec": spec.to_document(),
         "global_sha256": state.digest(),
         "dataset_sha256": dataset.sha256,
+        "private_sha256": private_sha256,
         "device": compute.device_name,
         "precision": compute.precision,
         "threads": torch.get_num_threads(),

@@ -1,4 +1,4 @@
-"""Looks at every record of a JSONL file, one line at a time: its digest, its counts, and each fault by line and field.
+"""Looks at every record of a data file, one at a time: its digest, its counts, and each fault by line and field.
 
 Safety: neither a value nor an undeclared field's name is kept or told; a fault is a line, a field and a closed code. An
 operator who may read the file finds the rest there, and nobody else should. Patients are counted by keyed hashes.
@@ -8,33 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO
 
 from site_agent.jobs.record_schema import PATIENT_FIELD, FieldFault, FieldKind, FieldRule, RecordSchema, check_fields
 from site_agent.training.errors import DatasetEmptyError, DatasetMissingError
+from site_agent.training.rows.jsonl import JsonlFile
+from site_agent.training.rows.row import RowFault, RowFile
+from site_agent.training.text_records import PROMPTS, RecordShape, TextRecord
 
-MAX_LINE_BYTES = 16 << 20
-"""A longer line is a fault: it is never in memory whole."""
 MAX_LISTED_FAULTS = 50
 """So many faults are listed; all are counted."""
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_TASK_FIELDS = ("id", "prompt", "completion")
-
-
-class LineFault(StrEnum):
-    """How a whole line can be wrong."""
-
-    TOO_LONG = "line-too-long"
-    BLANK = "blank-line"
-    NOT_UTF_8 = "not-utf-8"
-    NOT_JSON = "not-json"
-    NOT_AN_OBJECT = "not-an-object"
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,30}")
+_TRUTHS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,29 +55,38 @@ class FileReport:
 
 
 def inspect_file(path: Path, *, patient_field: str = PATIENT_FIELD, schema: RecordSchema | None = None) -> FileReport:
-    """Look at a whole file of prompts and completions.
+    """Look at a whole JSONL file of prompts and completions. See ``inspect_rows``."""
+    return inspect_rows(JsonlFile(path), PROMPTS, patient_field=patient_field, schema=schema)
+
+
+def inspect_rows(
+    rows: RowFile, shape: RecordShape[TextRecord], *, patient_field: str, schema: RecordSchema | None
+) -> FileReport:
+    """Look at a whole file.
 
     Args:
-        path: of the file.
+        rows: of the file.
+        shape: what its records are.
         patient_field: the field that names a record's patient.
-        schema: what its owner declared; None: only what every task needs is checked.
+        schema: what its owner declared; None: only what the shape needs is checked.
 
     Raises:
         DatasetMissingError: there is no readable file.
         DatasetEmptyError: it holds no record.
+        DatasetMalformedError: the file as a whole is not of its format.
+        LibraryMissingError: the format needs a library that is not installed.
     """
-    rules = _task_rules(patient_field)
+    rules = _rules_of_shape(shape, patient_field)
     digest, report, patients, key = hashlib.sha256(), FileReport(), set[bytes](), os.urandom(32)
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(_lines(file, digest), start=1):
-                report.n_records = number
-                record = _record_from_line(line)
-                if isinstance(record, LineFault):
-                    report.note(Fault(line=number, field=None, fault=record.value))
-                    continue
-                _check(record, number, rules, schema, report)
-                patients.add(_person(record, patient_field, key))
+        for row in rows.look(digest):
+            report.n_records += 1
+            if isinstance(row.values, RowFault):
+                report.note(Fault(line=row.number, field=None, fault=row.values.value))
+                continue
+            values = _typed(row.values, schema) if rows.is_all_text and schema is not None else row.values
+            _check(values, row.number, rules, schema, report)
+            patients.add(_person(row.values, patient_field, key))
     except OSError as error:
         raise DatasetMissingError("the dataset's file cannot be read", reason=type(error).__name__) from error
     if report.n_records == 0:
@@ -95,44 +95,35 @@ def inspect_file(path: Path, *, patient_field: str = PATIENT_FIELD, schema: Reco
     return report
 
 
-def _task_rules(patient_field: str) -> tuple[FieldRule, ...]:
-    """What every task needs of a record."""
-    needed = [FieldRule(name=name, kind=FieldKind.TEXT, is_blank_allowed=False) for name in _TASK_FIELDS]
+def _rules_of_shape(shape: RecordShape[TextRecord], patient_field: str) -> tuple[FieldRule, ...]:
+    """What a shape needs of every record."""
+    needed = [FieldRule(name=name, kind=FieldKind.TEXT, is_blank_allowed=False) for name in ("id", *shape.texts)]
     patient = FieldRule(name=patient_field, kind=FieldKind.TEXT, is_required=False, is_blank_allowed=False)
     return (*needed, patient)
 
 
-def _lines(file: BinaryIO, digest: hashlib._Hash) -> Iterator[bytes | None]:
-    """Each line without its end; None for one that is too long. Every byte goes through the digest."""
-    is_first = True
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        digest.update(line)
-        is_too_long = len(line.removesuffix(b"\n")) > MAX_LINE_BYTES
-        while is_too_long and not line.endswith(b"\n"):
-            line = file.readline(MAX_LINE_BYTES)
-            if not line:
-                break
-            digest.update(line)
-        if is_first:
-            line, is_first = line.removeprefix(_BYTE_ORDER_MARK), False
-            if not line:
-                # A mark and nothing behind it: an empty file.
-                return
-        yield None if is_too_long else line.removesuffix(b"\n")
+def _typed(values: Mapping[str, object], schema: RecordSchema) -> Mapping[str, object]:
+    """A row of CSV, in which everything is text, with numbers where the schema declares some and the text is one."""
+    kinds = {rule.name: rule.kind for rule in schema.fields}
+    return {name: _value_from_text(value, kinds.get(name)) for name, value in values.items()}
 
 
-def _record_from_line(line: bytes | None) -> Mapping[str, object] | LineFault:
-    if line is None:
-        return LineFault.TOO_LONG
-    if not line.strip():
-        return LineFault.BLANK
-    try:
-        value: object = json.loads(line.decode())
-    except UnicodeDecodeError:
-        return LineFault.NOT_UTF_8
-    except (ValueError, RecursionError):
-        return LineFault.NOT_JSON
-    return value if isinstance(value, dict) else LineFault.NOT_AN_OBJECT
+def _value_from_text(value: object, kind: FieldKind | None) -> object:
+    if not isinstance(value, str):
+        return value
+    match kind:
+        case FieldKind.INTEGER:
+            return int(value) if _WHOLE_NUMBER.fullmatch(value) else value
+        case FieldKind.NUMBER:
+            try:
+                number = float(value)
+            except ValueError:
+                return value
+            return number if math.isfinite(number) else value
+        case FieldKind.BOOLEAN:
+            return _TRUTHS.get(value.lower(), value)
+        case _:
+            return value
 
 
 def _check(

@@ -15,8 +15,10 @@ import torch
 
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.spec.adapters import AdapterKind
+from fl_protocol.spec.learning_rate import learning_rate_at
 from fl_protocol.spec.metrics import EvaluationTotals, counts_of, values_of
 from fl_protocol.spec.run_spec import RunSpec, parse_run_spec
+from fl_protocol.spec.tasks import TaskKind
 from fl_protocol.tensors.adapter_layout import AdapterLayout
 from fl_protocol.tensors.safetensors_io import bytes_from_tensors
 from site_agent.jobs.job_dir import (
@@ -50,6 +52,7 @@ from site_agent.training.errors import (
     LossNotFiniteError,
     NoUsableRecordsError,
 )
+from site_agent.training.exchange import ALGORITHM_SEGMENTS
 from site_agent.training.exchange.fedavg_lora import (
     NOT_EVALUATED,
     EvaluationSums,
@@ -59,12 +62,20 @@ from site_agent.training.exchange.fedavg_lora import (
 )
 from site_agent.training.formats import format_called
 from site_agent.training.identity import identity_of_job, installed_versions
-from site_agent.training.local.plain import PlainRule, PlainState, PlainStep, TrainingSums, train_plain
-from site_agent.training.local.schedule import learning_rate_at
+from site_agent.training.local import LOCAL_RULES
+from site_agent.training.local.rule import RoundStart
+from site_agent.training.local.steps import LocalSteps, StepDone, StepsState, TrainingSums, train_in_steps
+from site_agent.training.model_files import verify_model_folder
+from site_agent.training.private_state import (
+    digest_of_private_state,
+    read_private_state,
+    write_next_private_state,
+)
 from site_agent.training.progress import ProgressReporter
 from site_agent.training.shelf import ModelShelf
-from site_agent.training.task_half import LoadedTask, TaskExample
+from site_agent.training.task_half import LoadedTask, PreparesRecords, TaskExample
 from site_agent.training.tasks import TASKS
+from site_agent.training.tasks.concept_vocabulary import write_counts
 from site_agent.training.tasks.drawing import FitCounts, encode_records, sample_examples
 
 CHECKPOINT_EVERY_S = 30.0
@@ -91,6 +102,9 @@ def perform_job(
     """
     if job.kind is JobKind.INSPECT:
         return inspect_data(job)
+    spec = parse_run_spec(job.run_spec or {})
+    if spec.task.kind is TaskKind.CONCEPT_VOCABULARY:
+        return count_codes(job_dir, job, spec, progress=progress)
     return train_adapter(job_dir, job, shelf=shelf, progress=progress, checkpoint_every_s=checkpoint_every_s)
 
 
@@ -109,6 +123,21 @@ def inspect_data(job: JobSpec) -> JobResult:
         versions=installed_versions(),
         sha256=dataset.sha256,
     )
+
+
+def count_codes(job_dir: Path, job: JobSpec, spec: RunSpec, *, progress: ProgressReporter) -> JobResult:
+    """Count over the run's list of codes: the segments of one round of a vocabulary run. Loads no model.
+
+    Raises:
+        As ``perform_job``.
+    """
+    dataset = read_registered_dataset(job, spec)
+    split = split_of_run(dataset, spec)
+    folder = folder_of_base(job, spec)
+    verify_model_folder(folder, spec.base_model.sha256)
+    layout = TASKS[spec.task.kind].layout_without_weights(folder, spec)
+    verify_layout(layout, spec, AdapterLayout.from_document(read_document(job_dir / LAYOUT_FILE)))
+    return write_counts(job_dir, job, dataset=dataset, split=split, folder=folder, progress=progress)
 
 
 def train_adapter(
@@ -135,8 +164,20 @@ def train_adapter(
     dataset = read_registered_dataset(job, spec)
     split = split_of_run(dataset, spec)
     model = take_model(job, spec, shelf=shelf, compute=compute)
+    if isinstance(model, PreparesRecords):
+        model.prepare(split.training, private_folder=job_dir.parent)
     state = receive_state(job_dir, model, spec)
-    belongs_to = identity_of_job(job, spec, compute=compute, state=state, dataset=dataset)
+    start = RoundStart(
+        spec=spec,
+        round_index=job.round_index,
+        layout=model.layout,
+        state=state,
+        private=read_private_state(job_dir),
+    )
+    private_sha256 = digest_of_private_state(start.private)
+    belongs_to = identity_of_job(
+        job, spec, compute=compute, state=state, dataset=dataset, private_sha256=private_sha256
+    )
     checkpoints = CheckpointStore(job_dir, belongs_to=belongs_to, every_s=checkpoint_every_s)
     resumed = checkpoints.newest()
     progress.report(ProgressState.LOADING, step=1, steps=1)
@@ -159,7 +200,7 @@ def train_adapter(
         segments = evaluation_segments(evaluated, counts_of(spec.evaluation.metrics))
     else:
         fits = FitCounts()
-        rule = plain_rule(spec, job.round_index)
+        rule, half = local_steps(spec, job.round_index), LOCAL_RULES[spec.local.rule]
         examples = sample_examples(split.training, model, n_examples=rule.n_examples, seed=job.seed, counts=fits)
         trained = train(
             model,
@@ -168,6 +209,7 @@ def train_adapter(
             seed=job.seed,
             progress=progress,
             after_step=partial(checkpoint_of_training, checkpoints, evaluated),
+            correct=half.correction(start, adapter_parameters(model.module)),
             resumed=None if resumed is None else resumed.trained,
         )
         segments = training_segments(
@@ -178,6 +220,11 @@ def train_adapter(
             evaluated=evaluated,
             counts=counts_of(spec.evaluation.metrics),
         )
+        segments |= ALGORITHM_SEGMENTS[spec.aggregation.algorithm](start, read_adapter(model.module))
+        outcome = half.finish(start, segments["adapter_update"])
+        segments |= outcome.segments
+        if outcome.private is not None:
+            write_next_private_state(job_dir, outcome.private)
         metrics |= metrics_of_training(segments, trained, fits)
     write_file(job_dir / PAYLOAD_FILE, bytes_from_tensors(segments))
 
@@ -263,9 +310,18 @@ def take_model(job: JobSpec, spec: RunSpec, *, shelf: ModelShelf, compute: Compu
         JobFileInvalidError: job and run name different base models.
         BaseModelError, TargetModulesUnknownError: as ``ModelShelf.take``.
     """
+    return shelf.take(folder_of_base(job, spec), spec, sha256=spec.base_model.sha256, compute=compute)
+
+
+def folder_of_base(job: JobSpec, spec: RunSpec) -> Path:
+    """Where the run's base lies on this machine.
+
+    Raises:
+        JobFileInvalidError: job and run name different base models.
+    """
     if job.base_model is None or job.base_model.sha256 != spec.base_model.sha256:
         raise JobFileInvalidError("job and run name different base models", field="base_model.sha256")
-    return shelf.take(Path(job.base_model.path), spec, sha256=spec.base_model.sha256, compute=compute)
+    return Path(job.base_model.path)
 
 
 def receive_state(job_dir: Path, model: LoadedTask, spec: RunSpec) -> PublicState:
@@ -287,14 +343,15 @@ def receive_state(job_dir: Path, model: LoadedTask, spec: RunSpec) -> PublicStat
     return state
 
 
-def plain_rule(spec: RunSpec, round_index: int) -> PlainRule:
+def local_steps(spec: RunSpec, round_index: int) -> LocalSteps:
     """How one round of a run steps."""
     local = spec.local
-    return PlainRule(
+    return LocalSteps(
         batch_size=local.batch_size,
         accumulation=local.accumulation,
         weight_decay=local.weight_decay,
         learning_rates=tuple(learning_rate_at(spec, round_index=round_index, step=step) for step in range(local.steps)),
+        optimizer=local.optimizer,
     )
 
 
@@ -338,11 +395,12 @@ def train(
     task: LoadedTask,
     examples: Sequence[TaskExample],
     *,
-    rule: PlainRule,
+    rule: LocalSteps,
     seed: int,
     progress: ProgressReporter,
-    after_step: Callable[[PlainStep], None] = lambda _: None,
-    resumed: PlainState | None = None,
+    after_step: Callable[[StepDone], None] = lambda _: None,
+    correct: Callable[[], None] = lambda: None,
+    resumed: StepsState | None = None,
 ) -> TrainingSums:
     """Train the model's adapter in place by the run's local rule.
 
@@ -353,7 +411,7 @@ def train(
     steps, first = len(rule.learning_rates), 0 if resumed is None else resumed.step
     progress.report(ProgressState.TRAINING, step=first, steps=steps, is_resumed=resumed is not None)
 
-    def on_step(done: PlainStep) -> None:
+    def on_step(done: StepDone) -> None:
         # The checkpoint first: whoever reads of a step may count on what was due by then.
         after_step(done)
         n_records = (done.step - first) * rule.n_per_step
@@ -362,20 +420,21 @@ def train(
     kind = AdapterKind(task.layout.kind)
     set_adapter_dropout(task.module, kind, is_on=True)
     try:
-        return train_plain(
+        return train_in_steps(
             adapter_parameters(task.module),
             examples,
             rule=rule,
             train_loss=task.train_loss,
             on_step=on_step,
             on_batch=progress.beat,
+            correct=correct,
             resumed=resumed,
         )
     finally:
         set_adapter_dropout(task.module, kind, is_on=False)
 
 
-def checkpoint_of_training(checkpoints: CheckpointStore, evaluated: EvaluationSums, done: PlainStep) -> None:
+def checkpoint_of_training(checkpoints: CheckpointStore, evaluated: EvaluationSums, done: StepDone) -> None:
     """Write how far training is, if it is time to."""
     checkpoints.offer(lambda: Checkpoint(evaluated=evaluated, is_evaluated=True, trained=done.capture()))
 

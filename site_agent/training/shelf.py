@@ -59,4 +59,5 @@ class ModelShelf:
 def _learned(spec: RunSpec) -> str:
     """What of a run a loaded task depends on."""
     task, adapter = spec.task.to_document(), spec.adapter.to_document()
-    return f"{spec.base_model.name} {sorted(task.items())} {sorted(adapter.items())} {spec.local.max_length}"
+    base, local = spec.base_model, (spec.local.max_length, spec.local.gradient_checkpointing)
+    return f"{base.name} {base.quantization} {sorted(task.items())} {sorted(adapter.items())} {local}"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -102,6 +102,24 @@ class LoadedTask(Protocol):
 
     def evaluate(self, examples: Sequence[Any]) -> EvaluatedBatch:
         """The sums over at least one example; called without gradients."""
+        ...
+
+
+@runtime_checkable
+class PreparesRecords(Protocol):
+    """A loaded task that looks at a job's records before they are encoded, or keeps what is costly to compute."""
+
+    def prepare(self, training: Sequence[Any], *, private_folder: Path) -> None:
+        """Get ready for a job.
+
+        Args:
+            training: the records that may be trained on.
+            private_folder: the run's own folder at this site, kept between its jobs and deleted with the run. Nothing
+                in it leaves the site.
+
+        Raises:
+            TrainerError: the records cannot be trained on.
+        """
         ...
 
 

@@ -95,7 +95,7 @@ class Scenario:
 
     def payload_layout(self, kind: RoundKind) -> PayloadLayout:
         algorithm = ALGORITHMS[self.spec.aggregation.algorithm.value]
-        return algorithm.segments(self.spec, LAYOUT.n_parameters, kind)
+        return algorithm.segments(self.spec, LAYOUT, kind)
 
     def kind(self, round_index: int) -> RoundKind:
         return RoundKind.EVALUATE if round_index == self.rounds else RoundKind.TRAIN

@@ -37,6 +37,33 @@ def write_records(path: Path, n_records: int) -> Path:
     return path
 
 
+def write_preferences(path: Path, n_records: int) -> Path:
+    """Pairs of answers that differ in length, and of which the chosen one always says the same."""
+    lines = [
+        json.dumps(
+            {
+                "id": f"r{k}",
+                "prompt": f"Say {k}, {SECRET}.",
+                "chosen": f"It is {k}.",
+                "rejected": f"No {'no ' * (k % 4)}{k}!",
+            }
+        )
+        for k in range(n_records)
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_texts(path: Path, n_records: int) -> Path:
+    """Texts of a patient each two, different in length."""
+    lines = [
+        json.dumps({"id": f"r{k}", "text": f"{SECRET} was {'very ' * (k % 5)}well.", "patient_id": f"p{k // 2}"})
+        for k in range(n_records)
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
 def spec_document(base_model_sha256: str, **sections: Mapping[str, object]) -> dict[str, object]:
     """A run on the tiny model; ``sections`` overrides keys of a section."""
     document: dict[str, object] = {
@@ -60,7 +87,8 @@ def spec_document(base_model_sha256: str, **sections: Mapping[str, object]) -> d
     for name, keys in sections.items():
         section = document[name]
         assert isinstance(section, dict)
-        document[name] = {**section, **keys}
+        # Another kind has keys of its own.
+        document[name] = dict(keys) if "kind" in keys else {**section, **keys}
     return document
 
 
@@ -85,6 +113,7 @@ def make_job(
     seed: int = 11,
     round_index: int = 0,
     state: PublicState | None = None,
+    data_format: str = "jsonl",
     **sections: Mapping[str, object],
 ) -> RunSpec:
     """Fill a job directory as an agent does."""
@@ -95,7 +124,7 @@ def make_job(
     job = JobSpec(
         job_id=folder.name,
         kind=kind,
-        data=DataFile(path=str(records)),
+        data=DataFile(path=str(records), format=data_format),
         seed=seed,
         timeout_s=60.0,
         run_id="run-" + "a" * 26,

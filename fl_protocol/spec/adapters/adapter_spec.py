@@ -13,6 +13,13 @@ class AdapterKind(StrEnum):
     """Which weights are trained."""
 
     LORA = "lora"
+    PROMPT = "prompt"
+    PREFIX = "prefix"
+    IA3 = "ia3"
+    FULL = "full"
+    PUBLISHED_CODES = "published-codes"
+    ATTENTION = "attention"
+    JOINT_PROJECTION = "joint-projection"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,13 +13,22 @@ class Template(StrEnum):
     """How a record becomes text."""
 
     CHAT = "chat"
+    """By the base model's own chat template."""
+    ALPACA = "alpaca"
+    """By Alpaca's form, for bases that know no chat."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstructionTuning:
-    """Of each record the completion carries loss, and its prompt none."""
+    """Of each record the completion carries loss, and its prompt none.
+
+    Attributes:
+        packing: whether the records of a batch stand behind each other in one row, which gives the same loss: True
+            demands it, False forbids it, and None, which is in no document, takes it where the model permits it.
+    """
 
     template: Template
+    packing: bool | None = None
 
     @property
     def kind(self) -> TaskKind:
@@ -33,9 +42,12 @@ class InstructionTuning:
 
     def to_document(self) -> dict[str, object]:
         """The section as JSON values."""
-        return {"kind": self.kind.value, "template": self.template.value}
+        document: dict[str, object] = {"kind": self.kind.value, "template": self.template.value}
+        return document if self.packing is None else {**document, "packing": self.packing}
 
 
 def read_instruction_tuning(section: Reader) -> InstructionTuning:
-    """``{template=chat}``."""
-    return InstructionTuning(template=section.choice("template", Template, default=Template.CHAT))
+    """``{template=chat, packing=null}``."""
+    return InstructionTuning(
+        template=section.choice("template", Template, default=Template.CHAT), packing=section.switch("packing")
+    )

@@ -10,6 +10,12 @@ class TaskKind(StrEnum):
     """What is learned."""
 
     INSTRUCTION_TUNING = "instruction-tuning"
+    PREFERENCE_ALIGNMENT = "preference-alignment"
+    LANGUAGE_MODELLING = "language-modelling"
+    CONCEPT_TIMELINE = "concept-timeline"
+    CONCEPT_VOCABULARY = "concept-vocabulary"
+    IMAGE_TEXT_ADAPTER = "image-text-adapter"
+    IMAGE_TEXT_CONTRASTIVE = "image-text-contrastive"
 
 
 class TaskSpec(Protocol):

@@ -11,7 +11,7 @@ from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.tensors.adapter_layout import TensorSpec
 from site_agent.training.adapters.adapter_half import AdapterHalf, DrawUnit, Float32Array
 from site_agent.training.adapters.peft_names import PEFT_NAME, peft_warnings_silenced
-from site_agent.training.errors import TargetModulesUnknownError
+from site_agent.training.adapters.targets import check_targets
 
 
 def attach_lora(base: torch.nn.Module, spec: AdapterSpec) -> torch.nn.Module:
@@ -23,9 +23,7 @@ def attach_lora(base: torch.nn.Module, spec: AdapterSpec) -> torch.nn.Module:
         TargetModulesUnknownError: a target names no linear module of the base.
     """
     lora = _lora(spec)
-    for target in lora.targets:
-        if not _has_linear_module(base, target):
-            raise TargetModulesUnknownError("the base model has no linear module of this name", target=target)
+    check_targets(base, lora.targets)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -77,13 +75,6 @@ def initial_lora(tensor: TensorSpec, unit: DrawUnit) -> Float32Array:
 def _lora(spec: AdapterSpec) -> LoraSpec:
     assert isinstance(spec, LoraSpec), "the table says so"
     return spec
-
-
-def _has_linear_module(base: torch.nn.Module, target: str) -> bool:
-    return any(
-        isinstance(module, torch.nn.Linear) and (name == target or name.endswith(f".{target}"))
-        for name, module in base.named_modules()
-    )
 
 
 LORA = AdapterHalf(attach=attach_lora, config=lora_config, initial=initial_lora, set_dropout=set_lora_dropout)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fl_protocol.tensors.adapter_layout import AdapterLayout
 from site_agent.training.errors import LossNotFiniteError
-from site_agent.training.local.plain import TrainingSums
+from site_agent.training.local.steps import TrainingSums
 
 RawSegments = dict[str, NDArray[Any]]
 

@@ -6,10 +6,18 @@ from collections.abc import Mapping
 
 from site_agent.training.errors import DatasetFormatUnknownError
 from site_agent.training.formats.dataset_format import DatasetFormat
-from site_agent.training.formats.prompt_jsonl import PROMPT_JSONL
+from site_agent.training.formats.image_manifest import IMAGE_MANIFEST
+from site_agent.training.formats.text_files import PLAIN_TEXT_FORMATS, PREFERENCE_FORMATS, PROMPT_FORMATS
+from site_agent.training.formats.timelines import FHIR_BUNDLES, OMOP_TABLES, TIMELINE_ROWS
 
 FORMATS: Mapping[str, DatasetFormat] = {
-    "jsonl": PROMPT_JSONL,
+    **PROMPT_FORMATS,
+    **PREFERENCE_FORMATS,
+    **PLAIN_TEXT_FORMATS,
+    "timeline-rows": TIMELINE_ROWS,
+    "omop": OMOP_TABLES,
+    "fhir": FHIR_BUNDLES,
+    "image-manifest": IMAGE_MANIFEST,
 }
 """Every format that this trainer can read."""
 

@@ -209,7 +209,7 @@ def plaintext_mean(lab: EngineLab) -> np.ndarray:
 
 
 def rounding_of(lab: EngineLab) -> float:
-    layout = ALGORITHMS["fedavg-lora"].segments(lab.spec, ADAPTER.n_parameters, RoundKind.TRAIN)
+    layout = ALGORITHMS["fedavg-lora"].segments(lab.spec, ADAPTER, RoundKind.TRAIN)
     weights = sum(site.n_records for site in lab.sites.values())
     step = quantisation_step(layout, "adapter_update")
     return float(len(NAMES) * step * lab.spec.privacy.weight_cap / weights + 1e-6)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,13 +67,15 @@ class SiteDiedError(BaseException):
     """The power went: nothing of the agent's memory is left."""
 
 
-def make_run(site_ids: Sequence[SiteId], *, rounds: int) -> tuple[RunSpec, PublicState]:
+def make_run(
+    site_ids: Sequence[SiteId], *, rounds: int, changes: Mapping[str, object] | None = None
+) -> tuple[RunSpec, PublicState]:
     """A small run over these sites and its initial state."""
     state = PublicState(version=0, adapter=LAYOUT.unflatten(np.linspace(-1, 1, 12, dtype=np.float32)))
-    changes = {"cohort.sites": list(site_ids), "cohort.quorum": 3, "rounds": rounds, "privacy.clip_norm": 1.0}
-    changes |= {"adapter.rank": 2, "adapter.targets": ["m"]}
+    keys = {"cohort.sites": list(site_ids), "cohort.quorum": 3, "rounds": rounds, "privacy.clip_norm": 1.0}
+    keys |= {"adapter.rank": 2, "adapter.targets": ["m"], **(changes or {})}
     pins = {site: spki_fingerprint(seeded_signer(site).spki_der) for site in site_ids}
-    spec = resolve_run_spec(parse_run_spec(run_spec_document(changes)), pins)
+    spec = resolve_run_spec(parse_run_spec(run_spec_document(keys)), pins)
     return bind_adapter(spec, layout_sha256=LAYOUT.digest(), initial_sha256=state.digest()), state
 
 
@@ -133,7 +135,7 @@ class FakeCoordinator:
         )
 
     def make_manifest(self, **changes: object) -> SignedBody:
-        layout = ALGORITHMS["fedavg-lora"].segments(self.spec, LAYOUT.n_parameters, self.kind)
+        layout = ALGORITHMS["fedavg-lora"].segments(self.spec, LAYOUT, self.kind)
         fields: dict[str, object] = {
             "run_id": RUN_ID,
             "round_index": self.round_index,
@@ -167,7 +169,7 @@ class FakeCoordinator:
             manifest=self.manifest,
             exchange_index=0,
             exchange_attempt=attempt,
-            layout=ALGORITHMS["fedavg-lora"].segments(self.spec, LAYOUT.n_parameters, self.kind),
+            layout=ALGORITHMS["fedavg-lora"].segments(self.spec, LAYOUT, self.kind),
             params=SecAggParams(),
             roster=self.spec.cohort.pins,
         )
@@ -502,9 +504,11 @@ class Site:
 class AgentFederation:
     """A coordinator and its sites."""
 
-    def __init__(self, folder: Path, *, n_sites: int = 3, rounds: int = 1) -> None:
+    def __init__(
+        self, folder: Path, *, n_sites: int = 3, rounds: int = 1, changes: Mapping[str, object] | None = None
+    ) -> None:
         site_ids = tuple(SiteId(name) for name in ("alpha", "beta", "gamma", "delta", "epsilon")[:n_sites])
-        spec, state = make_run(site_ids, rounds=rounds)
+        spec, state = make_run(site_ids, rounds=rounds, changes=changes)
         self.coordinator = FakeCoordinator(spec=spec, state=state, site_ids=site_ids)
         self.sites = {site: Site(folder / site, self.coordinator, site) for site in site_ids}
 

@@ -46,9 +46,10 @@ def test_secure_fold_of_trained_adapters_equals_the_plaintext_weighted_mean(tmp_
         raw[site] = tensors_from_bytes((folder / PAYLOAD_FILE).read_bytes())
 
     algorithm = ALGORITHMS[spec.aggregation.algorithm]
-    payload_layout = algorithm.segments(spec, layout.n_parameters, RoundKind.TRAIN)
+    payload_layout = algorithm.segments(spec, layout, RoundKind.TRAIN)
     weighed = {
-        site: algorithm.weigh(raw[site], n_records=n_train[site], spec=spec, kind=RoundKind.TRAIN) for site in N_RECORDS
+        site: algorithm.weigh(raw[site], n_records=n_train[site], spec=spec, layout=layout, kind=RoundKind.TRAIN)
+        for site in N_RECORDS
     }
     vectors = {site: encode_payload(payload, payload_layout) for site, payload in weighed.items()}
     outcome = Federation(tuple(N_RECORDS), payload_layout).exchange(vectors)

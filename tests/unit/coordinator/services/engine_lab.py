@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -103,7 +103,13 @@ def initial_state() -> PublicState:
 
 
 def run_spec(
-    names: Sequence[str], *, quorum: int = 3, rounds: int = 1, enough: int | None = None, phase_deadline_s: float = 600
+    names: Sequence[str],
+    *,
+    quorum: int = 3,
+    rounds: int = 1,
+    enough: int | None = None,
+    phase_deadline_s: float = 600,
+    changes: Mapping[str, object] | None = None,
 ) -> RunSpec:
     document = run_spec_document(
         {
@@ -115,6 +121,7 @@ def run_spec(
             "local.steps": 2,
             "local.max_length": 32,
             "privacy.clip_norm": 1.0,
+            **(changes or {}),
         }
     )
     resolved = resolve_run_spec(
@@ -145,6 +152,8 @@ class LabSite:
     is_lost: bool = False
     """Whether its network is down: it says nothing and hears nothing."""
     told: list[AbandonRound] = field(default_factory=list)
+    adds: Callable[[dict[str, np.ndarray], PublicState], None] = field(default=lambda _raw, _state: None)
+    """What the run's algorithm asks for besides, of a training round that starts from this state."""
 
     @property
     def n_records(self) -> int:
@@ -160,19 +169,21 @@ class LabSite:
         }
         if kind is RoundKind.EVALUATE:
             return evaluated
-        return {
+        raw = {
             "adapter_update": (rng.normal(size=ADAPTER.n_parameters) * 0.05).astype(np.float32),
             "train_loss_sum": rng.uniform(10, 20, 1),
             "train_tokens": np.array([40], np.int64),
             **evaluated,
         }
+        self.adds(raw, self.state)
+        return raw
 
     def payload(self, ref: RoundRef) -> tuple[dict[str, np.ndarray], PayloadLayout]:
         kind = RoundManifest.decode(self.manifests[ref].body).kind
         algorithm = ALGORITHMS[self.lab.spec.aggregation.algorithm]
-        layout = algorithm.segments(self.lab.spec, ADAPTER.n_parameters, kind)
+        layout = algorithm.segments(self.lab.spec, ADAPTER, kind)
         raw = self.raw(ref, kind)
-        return algorithm.weigh(raw, n_records=self.n_records, spec=self.lab.spec, kind=kind), layout
+        return algorithm.weigh(raw, n_records=self.n_records, spec=self.lab.spec, layout=ADAPTER, kind=kind), layout
 
     async def turn(self) -> bool:
         """Ask what to do and do it; whether anything was done."""
@@ -341,9 +352,12 @@ class EngineLab:
         database: Database | None = None,
         enough: int | None = None,
         phase_deadline_s: float = 600,
+        changes: Mapping[str, object] | None = None,
     ) -> None:
         self.names = tuple(names)
-        self.spec = run_spec(names, quorum=quorum, rounds=rounds, enough=enough, phase_deadline_s=phase_deadline_s)
+        self.spec = run_spec(
+            names, quorum=quorum, rounds=rounds, enough=enough, phase_deadline_s=phase_deadline_s, changes=changes
+        )
         self.clock = SetClock()
         self.db = database or _file_database(folder / "coordinator.db")
         self.ctx = EngineContext(

@@ -52,7 +52,7 @@ def coordinator_update(lab: EngineLab) -> np.ndarray:
 
 
 def assert_is_mean_of(lab: EngineLab, names: list[str]) -> None:
-    layout = ALGORITHMS["fedavg-lora"].segments(lab.spec, ADAPTER.n_parameters, RoundKind.TRAIN)
+    layout = ALGORITHMS["fedavg-lora"].segments(lab.spec, ADAPTER, RoundKind.TRAIN)
     weights = sum(lab.sites[SiteId(name)].n_records for name in names)
     # n sites at half a step each, in units of w / W; then float32 rounding of the adapter itself.
     bound = len(names) * quantisation_step(layout, "adapter_update") * lab.spec.privacy.weight_cap / weights + 1e-6

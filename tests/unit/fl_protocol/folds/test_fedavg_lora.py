@@ -36,6 +36,10 @@ def small_layout() -> AdapterLayout:
     return AdapterLayout(kind="lora", tensors=(TensorSpec(name="t", shape=(2, 3)),), peft_config={})
 
 
+def vector_layout(size: int) -> AdapterLayout:
+    return AdapterLayout(kind="lora", tensors=(TensorSpec(name="t", shape=(size,)),), peft_config={})
+
+
 def smollm2_layout() -> AdapterLayout:
     """LoRA of rank 8 on q_proj and v_proj of a 30-layer model with 576 hidden units and grouped values."""
     tensors: list[TensorSpec] = []
@@ -74,7 +78,7 @@ def summed(
     raws: list[dict[str, np.ndarray]], n_records: list[int], spec: RunSpec, payload: PayloadLayout, kind: RoundKind
 ) -> Mapping[str, np.ndarray]:
     vectors = [
-        encode_payload(FEDAVG.weigh(raw, n_records=n, spec=spec, kind=kind), payload)
+        encode_payload(FEDAVG.weigh(raw, n_records=n, spec=spec, layout=small_layout(), kind=kind), payload)
         for raw, n in zip(raws, n_records, strict=True)
     ]
     return decode_sums(integer_sum(vectors), payload, n_sites=len(raws))
@@ -90,7 +94,7 @@ def test_fold_through_the_secure_sums_integers_equals_the_plain_weighted_mean(we
     scales = (1e-4, 3e-4, 2e-2)
     updates = [(rng.standard_t(3, layout.n_parameters) * scale).astype(np.float32) for scale in scales]
     n_records = [120, 999, 250]
-    payload = FEDAVG.segments(spec, layout.n_parameters, RoundKind.TRAIN)
+    payload = FEDAVG.segments(spec, layout, RoundKind.TRAIN)
     sums = summed([raw_train(update) for update in updates], n_records, spec, payload, RoundKind.TRAIN)
     result = FEDAVG.fold(
         sums, PublicState(version=4, adapter=start), spec=spec, layout=layout, kind=RoundKind.TRAIN, n_sites=3
@@ -125,7 +129,7 @@ def test_fold_of_equal_updates_is_that_update() -> None:
     spec = resolved_run_spec()
     layout = small_layout()
     update = np.array([1, -2, 0.5, 0, 3, -0.25], np.float32)
-    payload = FEDAVG.segments(spec, 6, RoundKind.TRAIN)
+    payload = FEDAVG.segments(spec, small_layout(), RoundKind.TRAIN)
     sums = summed([raw_train(update)] * 3, [10_000, 20_000, 10_000], spec, payload, RoundKind.TRAIN)
     state = PublicState(version=0, adapter={"t": np.zeros((2, 3), np.float32)})
     result = FEDAVG.fold(sums, state, spec=spec, layout=layout, kind=RoundKind.TRAIN, n_sites=3)
@@ -134,7 +138,7 @@ def test_fold_of_equal_updates_is_that_update() -> None:
 
 def test_fold_reports_the_losses_of_all_tokens_together() -> None:
     spec = resolved_run_spec()
-    payload = FEDAVG.segments(spec, 6, RoundKind.TRAIN)
+    payload = FEDAVG.segments(spec, small_layout(), RoundKind.TRAIN)
     zero = np.zeros(6, np.float32)
     raws = [
         raw_train(zero, train_loss_sum=10.0, train_tokens=4, eval_loss_sum=3.5, eval_tokens=2, eval_records=1),
@@ -151,7 +155,7 @@ def test_fold_reports_the_losses_of_all_tokens_together() -> None:
 
 def test_fold_of_an_evaluation_round_leaves_the_state_alone() -> None:
     spec = resolved_run_spec()
-    payload = FEDAVG.segments(spec, 6, RoundKind.EVALUATE)
+    payload = FEDAVG.segments(spec, small_layout(), RoundKind.EVALUATE)
     assert [segment.name for segment in payload.segments] == ["eval_records", "eval_tokens", "eval_loss_sum"]
     raw = {name: array for name, array in raw_train(np.zeros(6, np.float32)).items() if name.startswith("eval")}
     sums = summed([raw] * 3, [1, 1, 1], spec, payload, RoundKind.EVALUATE)
@@ -167,7 +171,7 @@ def test_fold_is_the_same_bytes_every_time() -> None:
     spec = resolved_run_spec()
     layout = smollm2_layout()
     rng = np.random.default_rng(6)
-    payload = FEDAVG.segments(spec, layout.n_parameters, RoundKind.TRAIN)
+    payload = FEDAVG.segments(spec, layout, RoundKind.TRAIN)
     raws = [raw_train(rng.normal(0, 1e-3, layout.n_parameters).astype(np.float32)) for _ in range(3)]
     sums = summed(raws, [100, 200, 300], spec, payload, RoundKind.TRAIN)
     adapter = {tensor.name: np.zeros(tensor.shape, np.float32) for tensor in layout.tensors}
@@ -185,8 +189,8 @@ def test_fold_is_the_same_bytes_every_time() -> None:
 def test_weigh_caps_the_weight_and_scales_by_it() -> None:
     spec = resolved_run_spec({"privacy.weight_cap": 400})
     update = np.array([1, 2, -2], np.float32)
-    light = FEDAVG.weigh(raw_train(update), n_records=100, spec=spec, kind=RoundKind.TRAIN)
-    heavy = FEDAVG.weigh(raw_train(update), n_records=5000, spec=spec, kind=RoundKind.TRAIN)
+    light = FEDAVG.weigh(raw_train(update), n_records=100, spec=spec, layout=small_layout(), kind=RoundKind.TRAIN)
+    heavy = FEDAVG.weigh(raw_train(update), n_records=5000, spec=spec, layout=small_layout(), kind=RoundKind.TRAIN)
     assert light["adapter_update"].tolist() == [0.25, 0.5, -0.5]
     assert light["weight"].tolist() == [100]
     assert heavy["adapter_update"].tolist() == [1, 2, -2]
@@ -197,14 +201,20 @@ def test_weigh_caps_the_weight_and_scales_by_it() -> None:
 
 def test_weigh_clips_once_and_says_so() -> None:
     spec = resolved_run_spec({"privacy.clip_norm": 5.0})
-    payload = FEDAVG.weigh(raw_train(np.array([30, 40], np.float32)), n_records=10_000, spec=spec, kind=RoundKind.TRAIN)
+    payload = FEDAVG.weigh(
+        raw_train(np.array([30, 40], np.float32)),
+        n_records=10_000,
+        spec=spec,
+        layout=small_layout(),
+        kind=RoundKind.TRAIN,
+    )
     np.testing.assert_allclose(payload["adapter_update"], [3, 4], rtol=1e-6)
     assert payload["was_clipped"].tolist() == [1]
 
 
 def test_weigh_leaves_the_trainers_update_alone() -> None:
     update = np.array([30, 40], np.float32)
-    FEDAVG.weigh(raw_train(update), n_records=3, spec=resolved_run_spec(), kind=RoundKind.TRAIN)
+    FEDAVG.weigh(raw_train(update), n_records=3, spec=resolved_run_spec(), layout=small_layout(), kind=RoundKind.TRAIN)
     assert update.tolist() == [30, 40]
 
 
@@ -212,7 +222,11 @@ def test_weigh_leaves_the_trainers_update_alone() -> None:
 def test_weigh_without_records_is_refused(n_records: int) -> None:
     with pytest.raises(RawPayloadInvalidError):
         FEDAVG.weigh(
-            raw_train(np.ones(2, np.float32)), n_records=n_records, spec=resolved_run_spec(), kind=RoundKind.TRAIN
+            raw_train(np.ones(2, np.float32)),
+            n_records=n_records,
+            spec=resolved_run_spec(),
+            layout=small_layout(),
+            kind=RoundKind.TRAIN,
         )
 
 
@@ -234,28 +248,32 @@ def test_weigh_of_another_raw_payload_is_refused_by_name(name: str, array: np.nd
     else:
         raw[name] = array
     with pytest.raises(RawPayloadInvalidError) as caught:
-        FEDAVG.weigh(raw, n_records=1, spec=resolved_run_spec(), kind=RoundKind.TRAIN)
+        FEDAVG.weigh(raw, n_records=1, spec=resolved_run_spec(), layout=small_layout(), kind=RoundKind.TRAIN)
     assert caught.value.facts["segment"] == name
 
 
 def test_weigh_of_an_update_that_is_not_finite_is_refused() -> None:
     with pytest.raises(NonFiniteUpdateError):
         FEDAVG.weigh(
-            raw_train(np.array([np.nan], np.float32)), n_records=1, spec=resolved_run_spec(), kind=RoundKind.TRAIN
+            raw_train(np.array([np.nan], np.float32)),
+            n_records=1,
+            spec=resolved_run_spec(),
+            layout=small_layout(),
+            kind=RoundKind.TRAIN,
         )
 
 
 def test_loss_of_a_diverged_site_is_refused_at_encoding() -> None:
     spec = resolved_run_spec()
     raw = raw_train(np.zeros(6, np.float32), train_loss_sum=spec.local.max_tokens * 65.0)
-    weighed = FEDAVG.weigh(raw, n_records=1, spec=spec, kind=RoundKind.TRAIN)
+    weighed = FEDAVG.weigh(raw, n_records=1, spec=spec, layout=small_layout(), kind=RoundKind.TRAIN)
     with pytest.raises(ClipExceededError) as caught:
-        encode_payload(weighed, FEDAVG.segments(spec, 6, RoundKind.TRAIN))
+        encode_payload(weighed, FEDAVG.segments(spec, small_layout(), RoundKind.TRAIN))
     assert caught.value.facts["segment"] == "train_loss_sum"
 
 
 def plausible_sums(spec: RunSpec) -> dict[str, np.ndarray]:
-    payload = FEDAVG.segments(spec, 6, RoundKind.TRAIN)
+    payload = FEDAVG.segments(spec, small_layout(), RoundKind.TRAIN)
     raws = [raw_train(np.full(6, 0.5, np.float32))] * 3
     return dict(summed(raws, [100, 100, 100], spec, payload, RoundKind.TRAIN))
 
@@ -326,7 +344,7 @@ def test_layout_has_room_for_the_largest_admitted_spec() -> None:
         "privacy.weight_cap": 10**9,
         "evaluation.max_records": 1_000_000,
     }
-    payload = FEDAVG.segments(resolved_run_spec(changes), 25_000_000, RoundKind.TRAIN)
+    payload = FEDAVG.segments(resolved_run_spec(changes), vector_layout(25_000_000), RoundKind.TRAIN)
     assert payload.max_sites == 200
     assert payload.n_ring32 == 25_000_000
 
@@ -334,9 +352,13 @@ def test_layout_has_room_for_the_largest_admitted_spec() -> None:
 @pytest.mark.parametrize("clip_norm", [1e-6, 1e6])
 def test_layout_of_the_extreme_clip_norms_can_be_encoded(clip_norm: float) -> None:
     spec = resolved_run_spec({"privacy.clip_norm": clip_norm})
-    payload = FEDAVG.segments(spec, 2, RoundKind.TRAIN)
+    payload = FEDAVG.segments(spec, vector_layout(2), RoundKind.TRAIN)
     weighed = FEDAVG.weigh(
-        raw_train(np.array([3e30, -4e30], np.float32)), n_records=10_000, spec=spec, kind=RoundKind.TRAIN
+        raw_train(np.array([3e30, -4e30], np.float32)),
+        n_records=10_000,
+        spec=spec,
+        layout=small_layout(),
+        kind=RoundKind.TRAIN,
     )
     decoded = decode_sums(encode_payload(weighed, payload), payload, n_sites=1)["adapter_update"]
     np.testing.assert_allclose(decoded, [0.6 * clip_norm, -0.8 * clip_norm], rtol=1e-6)
@@ -346,10 +368,15 @@ def test_fold_over_a_sum_that_is_given_up_is_the_fold_of_one_that_is_kept() -> N
     spec = resolved_run_spec()
     layout = smollm2_layout()
     rng = np.random.default_rng(7)
-    payload = FEDAVG.segments(spec, layout.n_parameters, RoundKind.TRAIN)
+    payload = FEDAVG.segments(spec, layout, RoundKind.TRAIN)
     raws = [raw_train(rng.normal(0, 1e-3, layout.n_parameters).astype(np.float32)) for _ in range(3)]
     vector = integer_sum(
-        [encode_payload(FEDAVG.weigh(raw, n_records=9, spec=spec, kind=RoundKind.TRAIN), payload) for raw in raws]
+        [
+            encode_payload(
+                FEDAVG.weigh(raw, n_records=9, spec=spec, layout=small_layout(), kind=RoundKind.TRAIN), payload
+            )
+            for raw in raws
+        ]
     )
     adapter = {tensor.name: rng.normal(0, 0.1, tensor.shape).astype(np.float32) for tensor in layout.tensors}
     state = PublicState(version=0, adapter=adapter)

@@ -24,7 +24,7 @@ def test_load_declaration_relative_path_is_the_declarations_own(tmp_path: Path) 
 
 
 def test_load_declaration_many_faults_lists_all(tmp_path: Path) -> None:
-    text = "name: Medical QA\nformat: csv\npurposes: []\npurpose: research\ndescription: 3\n"
+    text = "name: Medical QA\nformat: xlsx\npurposes: []\npurpose: research\ndescription: 3\n"
     assert faults_of(tmp_path, text) == ["description", "name", "path", "format", "purposes", "purpose"]
 
 

@@ -14,7 +14,7 @@ from site_agent.training.adapter_io import adapter_parameters, load_adapter, rea
 from site_agent.training.device import choose_compute, cpu_flags
 from site_agent.training.formats.prompt_jsonl import read_prompts
 from site_agent.training.progress import ProgressReporter
-from site_agent.training.recipe import evaluate, plain_rule, train
+from site_agent.training.recipe import evaluate, local_steps, train
 from site_agent.training.shelf import ModelShelf
 from site_agent.training.task_half import LoadedTask
 from site_agent.training.tasks.drawing import FitCounts, encode_records, sample_examples
@@ -64,7 +64,7 @@ def test_base_in_memory_is_the_rounding_of_the_disk_and_training_leaves_it_and_l
 
     everything = read_prompts(records).records
     examples = list(encode_records(everything, model, FitCounts()))
-    rule = plain_rule(spec, 0)
+    rule = local_steps(spec, 0)
     drawn = sample_examples(everything, model, n_examples=rule.n_examples, seed=3, counts=FitCounts())
     progress = ProgressReporter(tmp_path)
     untrained = evaluate(model, examples, progress=progress)

@@ -13,7 +13,7 @@ from site_agent.jobs import documents
 from site_agent.jobs.job_dir import CHECKPOINT_FILE, CHECKPOINT_FOLDER
 from site_agent.training.checkpoints import Checkpoint, CheckpointStore
 from site_agent.training.exchange.fedavg_lora import EvaluationSums
-from site_agent.training.local.plain import PlainState, TrainingSums
+from site_agent.training.local.steps import StepsState, TrainingSums
 
 pytestmark = pytest.mark.training
 
@@ -27,7 +27,7 @@ def checkpoint(step: int = 3) -> Checkpoint:
         "step/a.weight": np.array(float(step), dtype=np.float32),
         "generator/cpu": np.arange(256, dtype=np.uint8),
     }
-    trained = PlainState(step=step, sums=TrainingSums(loss_sum=1 / 3, n_tokens=77), tensors=tensors)
+    trained = StepsState(step=step, sums=TrainingSums(loss_sum=1 / 3, n_tokens=77), tensors=tensors)
     return Checkpoint(evaluated=EVALUATED, is_evaluated=True, trained=trained)
 
 

@@ -85,7 +85,10 @@ def test_train_job_writes_what_the_algorithm_weighs(
     spec = make_job(job_dir, model_folder=tiny_model, records=records)
     result = done(job_dir, shelf)
     raw = payload_of(job_dir)
-    weighed = ALGORITHMS["fedavg-lora"].weigh(raw, n_records=result.records, spec=spec, kind=RoundKind.TRAIN)
+    _, layout, _ = bound_spec(tiny_model)
+    weighed = ALGORITHMS["fedavg-lora"].weigh(
+        raw, n_records=result.records, spec=spec, layout=layout, kind=RoundKind.TRAIN
+    )
     assert set(weighed) == set(raw) | {"weight", "was_clipped"}
     assert (result.records, result.patients, result.device, result.precision) == (40, 40, "cpu", "float32")
     assert result.held_out_records == int(raw["eval_records"][0]) == 8

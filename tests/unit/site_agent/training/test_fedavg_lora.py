@@ -12,7 +12,7 @@ from site_agent.training.exchange.fedavg_lora import (
     evaluation_segments,
     training_segments,
 )
-from site_agent.training.local.plain import TrainingSums
+from site_agent.training.local.steps import TrainingSums
 
 pytestmark = pytest.mark.training
 

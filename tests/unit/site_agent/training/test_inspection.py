@@ -7,20 +7,23 @@ import json
 import tracemalloc
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from site_agent.jobs.record_schema import schema_from_document
-from site_agent.training import inspection
 from site_agent.training.__main__ import main
 from site_agent.training.errors import (
     DatasetEmptyError,
     DatasetMalformedError,
     DatasetMissingError,
 )
+from site_agent.training.formats import FORMATS
 from site_agent.training.formats.prompt_jsonl import read_prompts
 from site_agent.training.inspection import inspect_file
+from site_agent.training.rows import jsonl
 from tests.support.training_jobs import SECRET
 
 pytestmark = pytest.mark.training
@@ -110,7 +113,7 @@ def test_list_of_faults_is_bounded_and_their_number_is_not(tmp_path: Path) -> No
 def test_line_that_is_too_long_is_a_fault_and_is_never_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspection, "MAX_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(jsonl, "MAX_ROW_BYTES", 1 << 20)
     path = write(tmp_path / "d", GOOD, b"x" * (64 << 20), GOOD, b"y" * ((1 << 20) + 1), b"z" * (1 << 20))
     tracemalloc.start()
     try:
@@ -137,6 +140,36 @@ def test_file_without_records_is_a_typed_error(tmp_path: Path, content: bytes) -
 def test_file_that_is_not_there_is_a_typed_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetMissingError):
         inspect_file(tmp_path / "none")
+
+
+def test_csv_is_looked_at_with_its_numbers_as_the_schema_declares_them(tmp_path: Path) -> None:
+    declared = {
+        "id": {"type": "text"},
+        "text": {"type": "text"},
+        "age": {"type": "integer", "at_most": 120},
+        "dose": {"type": "number", "required": False},
+        "alive": {"type": "boolean"},
+    }
+    path = tmp_path / "d"
+    path.write_text("id,text,age,dose,alive\na,t,52,0.5,true\nb,t,old,,TRUE\nc,t,130,nan,yes\nd,,1,1e400,false\n")
+    report = FORMATS["text-csv"].inspect(path, patient_field="patient_id", schema=schema_from_document(declared))
+    found = [(fault.line, fault.field, fault.fault) for fault in report.faults]
+    assert sorted(found, key=str) == [
+        (3, "age", "not-a-whole-number"),
+        (4, "age", "too-large"),
+        (4, "alive", "not-true-or-false"),
+        (4, "dose", "not-a-number"),
+        (5, "dose", "not-a-number"),
+        (5, "text", "missing"),
+    ]
+
+
+def test_parquet_is_looked_at_as_the_trainer_reads_it(tmp_path: Path) -> None:
+    rows = [{"id": "a", "text": "t", "patient_id": "p"}, {"id": "b", "text": " ", "patient_id": "p"}]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "d")
+    report = FORMATS["text-parquet"].inspect(tmp_path / "d", patient_field="patient_id", schema=None)
+    assert [(fault.line, fault.field, fault.fault) for fault in report.faults] == [(2, "text", "blank")]
+    assert (report.n_records, report.n_patients) == (2, 1)
 
 
 LINES = st.one_of(

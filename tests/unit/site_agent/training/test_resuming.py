@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fl_protocol.folds.public_state import PublicState
+from fl_protocol.tensors.safetensors_io import bytes_from_tensors
 from site_agent.jobs import documents
 from site_agent.jobs.job_dir import (
     CHECKPOINT_FILE,
     CHECKPOINT_FOLDER,
+    NEXT_PRIVATE_FILE,
     PAYLOAD_FILE,
+    PRIVATE_FILE,
     RESULT_FILE,
+    SITE_FOLDER,
     JobFailure,
     JobKind,
     JobResult,
@@ -24,7 +30,7 @@ from site_agent.training import closing
 from site_agent.training.progress import ProgressReporter
 from site_agent.training.recipe import CHECKPOINT_EVERY_S
 from site_agent.training.shelf import ModelShelf
-from tests.support.training_jobs import make_job, reopen_job
+from tests.support.training_jobs import bound_spec, make_job, reopen_job
 
 pytestmark = pytest.mark.training
 
@@ -212,6 +218,52 @@ def test_evaluation_alone_is_resumed_as_well(
     lines = read_progress(folders[1])
     assert [line.step for line in lines if line.is_resumed] == [16]
     assert len({(folder / PAYLOAD_FILE).read_bytes() for folder in folders}) == 1
+
+
+@pytest.mark.parametrize("local", [{"rule": "fedprox", "mu": 3.0}, {"rule": "scaffold", "optimizer": "sgd"}])
+def test_trainer_under_another_local_rule_that_dies_gives_the_same_payload_and_private_state(
+    tmp_path: Path,
+    tiny_model: Path,
+    records: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    local: dict[str, object],
+) -> None:
+    sections = {**HARD, "local": {**HARD["local"], **local}}
+    _, layout, _ = bound_spec(tiny_model, **sections)
+    rng = np.random.default_rng(9)
+
+    def drawn() -> np.ndarray:
+        return rng.normal(0, 0.05, layout.n_parameters).astype(np.float32)
+
+    control = {f"control.{name}": array for name, array in layout.unflatten(drawn()).items()}
+    state = PublicState(version=1, adapter=layout.unflatten(drawn()), server=control)
+    own = bytes_from_tensors({"own_control": drawn()})
+
+    def make(folder: Path, private: bytes) -> None:
+        make_job(folder, model_folder=tiny_model, records=records, round_index=1, state=state, **sections)
+        (folder / SITE_FOLDER).mkdir()
+        (folder / SITE_FOLDER / PRIVATE_FILE).write_bytes(private)
+
+    def results(folder: Path) -> tuple[bytes, bytes | None]:
+        after = folder / SITE_FOLDER / NEXT_PRIVATE_FILE
+        return (folder / PAYLOAD_FILE).read_bytes(), after.read_bytes() if after.exists() else None
+
+    undisturbed, dying, other = tmp_path / "undisturbed", tmp_path / "dying", tmp_path / "other"
+    make(undisturbed, own)
+    close(undisturbed)
+    assert (results(undisturbed)[1] is not None) is (local["rule"] == "scaffold")
+    make(dying, own)
+    live_until_report(monkeypatch, 9, dying)
+    close(dying)
+    assert any(line.is_resumed for line in read_progress(dying))
+    assert results(dying) == results(undisturbed)
+    # What the site kept is part of what the numbers follow from: over another c_k, the checkpoint is of no use.
+    make(other, own)
+    live_until_report(monkeypatch, 9, other)
+    (other / SITE_FOLDER / PRIVATE_FILE).write_bytes(bytes_from_tensors({"own_control": drawn()}))
+    close(other)
+    assert not any(line.is_resumed for line in read_progress(other))
+    assert (results(other) == results(undisturbed)) is (local["rule"] != "scaffold")
 
 
 def test_small_round_writes_no_checkpoint(tiny_job: Path, monkeypatch: pytest.MonkeyPatch) -> None:

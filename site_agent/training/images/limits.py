@@ -1,0 +1,6 @@
+"""How large an image may be."""
+
+from __future__ import annotations
+
+MAX_PIXELS = 50_000_000
+"""Of one frame. 150 MB as RGB: a chest radiograph has 12 million; a whole slide has a thousand times as many."""
