@@ -36,7 +36,8 @@ SEARCHED_RATES = (1e-3, 3e-3, 6e-3)
 RATES_AT_ROUNDS = 15
 SEARCHED_ROUNDS = (8, 15, 25)
 FIRST_SEED = 7
-VOCABULARIES = ("released", "all codes")
+VOCABULARIES = {"released": ARMS, "all codes": ("federated", "pooled")}
+"""What is measured with each: local-only training, the dearest arm, with the vocabulary of the study alone."""
 
 
 @dataclass(slots=True)
@@ -96,7 +97,7 @@ def measure(table: Table, bench: Bench, vocabulary: str, seeds: Sequence[int]) -
     for name, figures in baseline_figures(bench).items():
         table.fill(f"{vocabulary}/{name}", lambda figures=figures: figures.to_document())
     for seed in seeds:
-        for arm in ARMS:
+        for arm in VOCABULARIES[vocabulary]:
             spec = bench.spec
             rate = best_rate(table, arm, spec.local.learning_rate)
             changed = replace(spec, local=replace(spec.local, seed=seed, learning_rate=rate))

@@ -121,7 +121,7 @@ class Janitor:
             )
 
     def _scrub_held(self, session: Session, *, ref: RoundRef, now: datetime) -> Scrubbed | None:
-        return scrub_round(session, ref, now=now) if self._claim(session) else None
+        return scrub_round(session, ref, self._ctx.roles, now=now) if self._claim(session) else None
 
     def _drain(self, step: Callable[[], int]) -> None:
         while step():

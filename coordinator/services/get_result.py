@@ -154,7 +154,12 @@ def _published_blob(
     query = (
         select(Exchange)
         .join(Round, on)
-        .where(Exchange.run_id == run_id, Exchange.sum_blob_sha256 == sha256, Round.state == "COMMITTED")
+        .where(
+            Exchange.run_id == run_id,
+            Exchange.sum_blob_sha256 == sha256,
+            Exchange.sum_bytes.is_not(None),
+            Round.state == "COMMITTED",
+        )
         .limit(1)
     )
     exchange = session.scalars(query).one_or_none()

@@ -12,7 +12,10 @@ from datetime import datetime
 import yaml
 
 from coordinator.db.states import ApprovalDecision
+from coordinator.services.model_card_use import use_of
 from coordinator.services.release_lineage import Lineage, LineageRound
+from fl_protocol.folds import ALGORITHMS
+from fl_protocol.folds.algorithm import Publishes
 from fl_protocol.spec.round_spec import RoundKind
 
 LICENCE_NAME = "that-of-the-base-model-and-of-the-sites"
@@ -46,9 +49,9 @@ def _front_matter(lineage: Lineage) -> str:
         "license_name": LICENCE_NAME,
         "license_link": "README.md",
         "base_model": spec.base_model.name,
-        "base_model_relation": "adapter",
-        "library_name": "peft",
-        "pipeline_tag": "text-generation",
+        "base_model_relation": use_of(spec.adapter.kind).relation,
+        "library_name": use_of(spec.adapter.kind).library,
+        "pipeline_tag": use_of(spec.adapter.kind).pipeline_tag,
         "tags": [spec.adapter.kind.value, *_TAGS, spec.task.kind.value],
     }
     return f"---\n{yaml.safe_dump(document, sort_keys=False, allow_unicode=True)}---"
@@ -59,7 +62,7 @@ def _introduction(lineage: Lineage, *, release_id: str, created_at: datetime) ->
     parents = ", ".join(f"`{parent.release_id}`" for parent in lineage.parents)
     return (
         f"# {_plain(spec.name)}\n\n"
-        f"A LoRA adapter for `{spec.base_model.name}`, trained across {len(spec.cohort.sites)} hospitals by "
+        f"{use_of(spec.adapter.kind).noun} `{spec.base_model.name}`, made across {len(spec.cohort.sites)} hospitals by "
         "Wardround. No record left a hospital; the coordinator learned sums over sites and nothing else.\n\n"
         f"- Purpose: {_plain(spec.purpose)}\n"
         f"- Release `{release_id}` of run `{lineage.run_id}`, made {created_at:%Y-%m-%d %H:%M} UTC\n"
@@ -70,15 +73,8 @@ def _introduction(lineage: Lineage, *, release_id: str, created_at: datetime) ->
 
 
 def _use(lineage: Lineage) -> str:
-    return (
-        "## Use\n\n"
-        "```python\n"
-        "from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM\n\n"
-        f'base = AutoModelForCausalLM.from_pretrained("path/to/{lineage.spec.base_model.name}")\n'
-        'model = PeftModel.from_pretrained(base, "path/to/this/folder")\n'
-        "```"
-    )
+    spec = lineage.spec
+    return "## Use\n\n" + use_of(spec.adapter.kind).text.replace("{base}", spec.base_model.name)
 
 
 def _data(lineage: Lineage) -> str:
@@ -107,11 +103,11 @@ def _training(lineage: Lineage) -> str:
         ("Updates that were clipped, in each", ", ".join(_figure(one.report, "n_clipped") for one in trained)),
         (
             "Local training",
-            f"{spec.local.steps} steps of {spec.local.batch_size} records, learning rate {spec.local.learning_rate:g}",
+            f"{spec.local.steps} steps of {spec.local.batch_size} records, {spec.local.summary}",
         ),
         (
             "Aggregation",
-            f"{spec.aggregation.algorithm.value}, weighted by records, at most {spec.privacy.weight_cap} a site",
+            f"{spec.aggregation.summary}, weighted by records, at most {spec.privacy.weight_cap} a site",
         ),
         ("Parameters", f"{lineage.layout.n_parameters:,}"),
         ("Trainer image SHA-256", spec.trainer.image_sha256 or "none named"),
@@ -152,7 +148,17 @@ def _privacy(lineage: Lineage) -> str:
         f"Each site's update was clipped to an L2 norm of {spec.privacy.clip_norm:g}.\n\n"
         "No noise was added: there is **no differential-privacy guarantee**, and the privacy ledger in `evidence/` is "
         "empty. Secure aggregation hides one site's update from everybody; it does not limit what the sum, or this "
-        "adapter, tells about the records of all sites together."
+        "adapter, tells about the records of all sites together." + _of_the_fold(lineage)
+    )
+
+
+def _of_the_fold(lineage: Lineage) -> str:
+    """What has to be said where more is summed than published."""
+    if ALGORITHMS[lineage.spec.aggregation.algorithm].publishes is not Publishes.FOLD:
+        return ""
+    return (
+        "\n\nOnly what the fold made of the sum is published here. The coordinator, and each site that checked the "
+        "sum, saw the sum itself; the coordinator keeps it until the audit window of its round has closed."
     )
 
 

@@ -6,10 +6,12 @@ What goes, and why it may:
   what is unmasked;
 - of **M3** the sealed shares and their commitments: shares of secrets that nobody needs any more. Its signed header
   stays, for the transcript root is over it;
-- **M9** whole: shares in plain. Its leaf under the transcript root stays, so that the root can still be computed.
+- **M9** whole: shares in plain. Its leaf under the transcript root stays, so that the root can still be computed;
+- the **sum** of an algorithm that publishes only its fold (decision 0046): a site that was absent until now gets it no
+  more.
 
 What stays: every row, digest, size and receipt; M0, M10, the transcript root; M1, M5's header, M7 and complaints, which
-hold public keys, commitments to random secrets, digests and signatures; the sum and the public states, which are
+hold public keys, commitments to random secrets, digests and signatures; any other sum and the public states, which are
 published to every site of the run and needed by one that was absent.
 
 A round that was ABORTED and exchanges that FAILED go the same way. The window counts from the round's end, and closes
@@ -36,6 +38,7 @@ from coordinator.services.role_cache import RoleCache
 from coordinator.services.round_access import COORDINATOR, ref_of, round_facts
 from fl_protocol.audit.events import AuditFact, AuditKind
 from fl_protocol.codec.merkle import leaf_hash
+from fl_protocol.folds.algorithm import Publishes
 from fl_protocol.packing import pack, unpack
 from fl_protocol.secagg.messages import StatementKind
 from fl_protocol.signing.signed import SignedBody
@@ -85,7 +88,7 @@ def rounds_to_scrub(session: Session, roles: RoleCache, *, now: datetime) -> tup
     return tuple(due)
 
 
-def scrub_round(session: Session, ref: RoundRef, *, now: datetime) -> Scrubbed | None:
+def scrub_round(session: Session, ref: RoundRef, roles: RoleCache, *, now: datetime) -> Scrubbed | None:
     """Remove what must go from the rows, mark the uploads, record it. None where it was done before.
 
     The blobs are deleted after this transaction, by whoever finds an upload with ``scrubbed_at`` and no
@@ -100,8 +103,14 @@ def scrub_round(session: Session, ref: RoundRef, *, now: datetime) -> Scrubbed |
     n_messages = sum(_scrub_message(message, now=now) for message in messages)
     for upload in uploads:
         upload.scrubbed_at = now
+    run = session.get(Run, ref.run_id)
+    assert run is not None, "the round's row names it"
+    is_sum_kept = roles.run_facts(run).algorithm.publishes is Publishes.SUM
     for exchange in exchanges:
         exchange.scrubbed_at = now
+        if not is_sum_kept:
+            # Its digest stays, as M10 has it; without a size it is a sum that nobody can be given.
+            exchange.sum_bytes = None
     row.scrubbed_at = now
     session.flush()
     facts: dict[str, AuditFact] = {

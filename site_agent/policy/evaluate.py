@@ -15,6 +15,7 @@ from fl_protocol.ids import Sha256Hex, SiteId
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.spec.run_spec_parts import Mechanism
 from fl_protocol.spec.secagg_params import SMALLEST_COHORT, SecAggParams
+from fl_protocol.spec.tasks.concept_vocabulary import ConceptVocabulary
 from site_agent.policy.rules import ANY_PURPOSE, ApprovalMode, DatasetRule, Permission, SitePolicy
 
 RuleValue = str | int | float | None
@@ -158,6 +159,8 @@ def run_findings(run_spec: RunSpec, policy: SitePolicy, ledger: SiteLedger) -> I
         value=run_spec.privacy.mechanism,
         limit=without_dp,
     )
+    if isinstance(run_spec.task, ConceptVocabulary):
+        yield _at_least("privacy.smallest_cell", run_spec.task.site_minimum, policy.privacy.smallest_cell)
     yield _egress_finding(policy, ledger)
 
 

@@ -28,6 +28,10 @@ _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _HOURS = re.compile(r"([0-9]{2}):([0-9]{2})-([0-9]{2}):([0-9]{2})")
 
 
+DEFAULT_SMALLEST_CELL = 5
+"""Patients: the usual smallest cell of published health statistics."""
+
+
 class ApprovalMode(StrEnum):
     """Who says yes to a run that is inside all rules."""
 
@@ -100,9 +104,13 @@ class CohortRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivacyRule:
-    """What is demanded of differential privacy; the two figures bind the mechanisms of a later version."""
+    """What is demanded of differential privacy; the two figures bind the mechanisms of a later version.
+
+    ``smallest_cell`` is about runs that count: a count of fewer patients must not leave, not even inside a sum.
+    """
 
     without_dp: Permission = Permission.DENIED
+    smallest_cell: int = DEFAULT_SMALLEST_CELL
     max_epsilon_per_dataset: float | None = None
     delta: float | None = None
 
@@ -238,6 +246,7 @@ def _cohort(reader: SectionReader) -> CohortRule:
 def _privacy(reader: SectionReader) -> PrivacyRule:
     rule = PrivacyRule(
         without_dp=reader.choice("without_dp", default=Permission.DENIED),
+        smallest_cell=reader.integer("smallest_cell", default=DEFAULT_SMALLEST_CELL, at_least=1),
         max_epsilon_per_dataset=reader.positive_number("max_epsilon_per_dataset"),
         delta=reader.positive_number("delta"),
     )

@@ -25,6 +25,13 @@ def add_timeline_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser
     verb.add_argument("--json", action="store_true")
     verb.set_defaults(command=make_timeline_base_command)
 
+    verb = verbs.add_parser("assemble-model", help="make a folder that transformers loads from a released whole model")
+    verb.add_argument("--release", type=Path, required=True, metavar="DIR")
+    verb.add_argument("--base-model", type=Path, required=True, metavar="DIR")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR")
+    verb.add_argument("--json", action="store_true")
+    verb.set_defaults(command=assemble_model_command)
+
     verb = verbs.add_parser("make-code-list", help="make a list of codes the base of a vocabulary run")
     verb.add_argument("--codes", type=Path, required=True, metavar="FILE", help="one code a line, UTF-8")
     verb.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -77,5 +84,14 @@ def make_vocabulary_command(arguments: argparse.Namespace) -> int:
     from site_agent.training.code_list import make_vocabulary
 
     document = make_vocabulary(arguments.release, code_list=arguments.code_list, out=arguments.out)
+    print_document(document, as_json=arguments.json)
+    return 0
+
+
+def assemble_model_command(arguments: argparse.Namespace) -> int:
+    """``assemble-model``."""
+    from site_agent.training.assembling import assemble_model
+
+    document = assemble_model(arguments.release, base_model=arguments.base_model, out=arguments.out)
     print_document(document, as_json=arguments.json)
     return 0

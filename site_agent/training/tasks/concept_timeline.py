@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 
-from fl_protocol.spec.metrics import ranking_count
+from fl_protocol.spec.metrics import METRICS, counts_of, ranking_count
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.spec.tasks.concept_timeline import ConceptTimeline
 from fl_protocol.tensors.adapter_layout import AdapterLayout
@@ -35,6 +35,7 @@ from site_agent.training.timelines.timeline import Timeline
 from site_agent.training.timelines.vocabulary import VOCABULARY_FILE, Vocabulary, read_vocabulary
 
 _EVERY = tuple(itertools.product(Scope, Novelty))
+_NEEDED = frozenset(counts_of(METRICS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -100,7 +101,7 @@ def predicting_logits(module: torch.nn.Module, examples: Sequence[TimelineExampl
 
 
 def named_counts(totals: dict[tuple[Scope, Novelty], RankingCounts]) -> dict[str, int]:
-    """Counts by the names that the metrics of a RunSpec have for them."""
+    """Counts by the names that the metrics of a RunSpec have for them; those that no metric needs are left out."""
     named: dict[str, int] = {}
     for (scope, novelty), counts in totals.items():
         named[ranking_count(scope, novelty, "positions")] = counts.n_positions
@@ -108,7 +109,7 @@ def named_counts(totals: dict[tuple[Scope, Novelty], RankingCounts]) -> dict[str
         for index, k in enumerate(KS):
             named[ranking_count(scope, novelty, f"hits_{k}")] = counts.n_hits[index]
             named[ranking_count(scope, novelty, f"found_{k}")] = counts.n_found[index]
-    return named
+    return {name: counted for name, counted in named.items() if name in _NEEDED}
 
 
 def load_timeline_task(folder: Path, spec: RunSpec, compute: Compute) -> TimelineTask:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from coordinator.db.blob_references import reference_columns
 from coordinator.db.models import AuditCheckpoint, AuditRow, Exchange, ExchangeMessage, Lease, Run, Upload
 from coordinator.driver.janitor import LEASE_NAME, Janitor, JanitorSettings
-from coordinator.errors import ConflictError, ScrubbedError
+from coordinator.errors import ConflictError, NotFoundError, ScrubbedError
 from coordinator.services.accept_reveal import accept_reveal
 from coordinator.services.accept_upload import accept_upload, partial_name, query_upload
 from coordinator.services.get_result import get_result
@@ -26,6 +26,8 @@ from fl_protocol.audit.chain import AuditRow as Leaf
 from fl_protocol.audit.events import AuditKind, event_from_bytes
 from fl_protocol.audit.verify import AuditVerified, verify_log
 from fl_protocol.codec.merkle import leaf_hash, root_from_leaf_hashes
+from fl_protocol.folds.algorithm import Publishes
+from fl_protocol.folds.fedavg_lora import FedAvgLora
 from fl_protocol.ids import SiteId
 from fl_protocol.packing import pack, unpack
 from fl_protocol.secagg.messages import StatementKind
@@ -384,3 +386,41 @@ async def test_log_with_scrubbed_rounds_verifies(make_lab: MakeLab) -> None:
 
     rows, heads = lab.db.read("audit", read)
     assert isinstance(verify_log(rows, heads, COORDINATOR.spki_der), AuditVerified)
+
+
+async def test_sum_goes_with_the_window_where_only_its_fold_is_published(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FedAvgLora, "publishes", Publishes.FOLD)
+    lab = make_lab()
+    await lab.settle()
+    exchange = lab.db.read("exchange", exchange_of)
+    name = exchange.sum_blob_sha256 or ""
+    assert lab.ctx.blobs.has(name)
+    assert (await get_result(lab.ctx, site_id=SiteId("a-site"), run_id=RUN_ID, round_index=0)).result.sum_blob_sha256
+    janitor = janitor_of(lab)
+    lab.clock.advance(WINDOW_S + 1)
+    await janitor.sweep()
+    lab.clock.advance(GRACE.total_seconds() + 1)
+    await janitor.sweep()
+    lab.clock.advance(GRACE.total_seconds() + 1)
+    await janitor.sweep()
+    assert not lab.ctx.blobs.has(name)
+    kept = lab.db.read("exchange", exchange_of)
+    assert (kept.sum_blob_sha256, kept.sum_bytes) == (name, None)
+    with pytest.raises(NotFoundError):
+        await get_result(lab.ctx, site_id=SiteId("a-site"), run_id=RUN_ID, round_index=0)
+    # What the fold made of it is still there.
+    state = lab.round(0).state_blob_sha256_after
+    assert state is not None
+    assert lab.ctx.blobs.has(state)
+
+
+async def test_sum_stays_where_it_is_what_is_published(make_lab: MakeLab) -> None:
+    lab = make_lab()
+    await lab.settle()
+    janitor = janitor_of(lab)
+    for _ in range(3):
+        lab.clock.advance(WINDOW_S + 1)
+        await janitor.sweep()
+    assert lab.ctx.blobs.has(lab.db.read("exchange", exchange_of).sum_blob_sha256 or "")

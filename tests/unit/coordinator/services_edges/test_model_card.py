@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 
 from coordinator.services.model_card import model_card
 from coordinator.services.release_lineage import Lineage, read_lineage
+from fl_protocol.testing.run_specs import resolved_run_spec
 from tests.support.released_run import FIRST, SECOND, CompletedRuns, state_of
 
 # What a hub's front matter may hold, as its documentation lists it: https://huggingface.co/docs/hub/model-cards
@@ -110,3 +111,28 @@ def test_purpose_that_the_author_wrote_makes_no_heading_table_tag_or_link(lineag
     unescaped = line.replace("\\<", "").replace("\\[", "").replace("\\|", "").replace("\\#", "").replace("\\`", "")
     assert not set("<[|#`") & set(unescaped)
     assert ModelCard(card).data.to_dict()["license"] == "other"
+
+
+def test_card_of_a_whole_model_names_no_peft_and_says_how_it_is_put_together(lineage, clock) -> None:
+    task = {"kind": "concept-timeline", "vocabulary_sha256": "cd" * 32}
+    spec = resolved_run_spec({"task": task, "adapter": {"kind": "full"}})
+    card = model_card(replace(lineage, spec=spec), release_id="rel-x", created_at=clock.now())
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert (front["library_name"], front["base_model_relation"], front["tags"][0]) == (
+        "transformers",
+        "finetune",
+        "full",
+    )
+    assert "A whole model of the shape `smollm2-135m-instruct`, made across 3 hospitals" in card
+    assert "assemble-model --release path/to/this/folder --base-model path/to/smollm2-135m-instruct" in card
+    assert "PeftModel" not in card
+    assert "saw the sum itself" not in card
+
+
+def test_card_of_a_vocabulary_says_who_saw_the_sum(lineage, clock) -> None:
+    task = {"kind": "concept-vocabulary", "threshold": 5, "min_sites": 2, "site_minimum": 5}
+    changes = {"task": task, "adapter": {"kind": "published-codes"}, "aggregation.algorithm": "thresholded-counts"}
+    spec = resolved_run_spec({**changes, "rounds": 1})
+    card = model_card(replace(lineage, spec=spec), release_id="rel-x", created_at=clock.now())
+    assert "make-vocabulary --release path/to/this/folder --code-list path/to/smollm2-135m-instruct" in card
+    assert "saw the sum itself" in card

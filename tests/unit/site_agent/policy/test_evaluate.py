@@ -8,7 +8,7 @@ import pytest
 
 from fl_protocol.ids import Sha256Hex
 from fl_protocol.spec.run_spec import RunSpec
-from fl_protocol.testing.run_specs import pin_of
+from fl_protocol.testing.run_specs import pin_of, resolved_run_spec
 from site_agent.policy.evaluate import (
     Allowed,
     DatasetFacts,
@@ -203,3 +203,29 @@ def test_explain_run_has_a_sentence_of_its_own_for_every_rule(
     sentences = [finding.sentence for finding in findings]
     assert "this rule must be met" not in sentences
     assert [finding.rule for finding in findings if not finding.is_met] == ["approval", "datasets.medical-qa.purposes"]
+
+
+def vocabulary_run(site_minimum: int) -> RunSpec:
+    task = {"kind": "concept-vocabulary", "threshold": 50, "min_sites": 3, "site_minimum": site_minimum}
+    changes = {"task": task, "adapter": {"kind": "published-codes"}, "aggregation.algorithm": "thresholded-counts"}
+    return resolved_run_spec({**changes, "rounds": 1})
+
+
+@pytest.mark.parametrize(
+    ("privacy", "site_minimum", "is_met"),
+    [({}, 4, False), ({}, 5, True), ({"smallest_cell": 10}, 9, False), ({"smallest_cell": 1}, 1, True)],
+)
+def test_run_that_counts_must_leave_out_the_cells_that_the_policy_calls_small(
+    site_ledger: SiteLedger, privacy: dict[str, object], site_minimum: int, is_met: bool
+) -> None:
+    policy = parse_policy({"privacy": privacy})
+    findings = explain_run(vocabulary_run(site_minimum), policy, site_ledger)
+    (finding,) = [finding for finding in findings if finding.rule == "privacy.smallest_cell"]
+    assert finding.is_met is is_met
+    assert "site_minimum" in finding.sentence
+
+
+def test_run_that_trains_has_no_rule_about_cells(
+    run_spec: RunSpec, open_policy: SitePolicy, site_ledger: SiteLedger
+) -> None:
+    assert "privacy.smallest_cell" not in {finding.rule for finding in explain_run(run_spec, open_policy, site_ledger)}
