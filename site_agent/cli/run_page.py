@@ -13,6 +13,8 @@ from fl_protocol.spec.metrics import counts_of
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.spec.run_spec_parts import AlgorithmName, LocalRule, Quantization
 from fl_protocol.spec.tasks.concept_vocabulary import ConceptVocabulary
+from fl_protocol.spec.tasks.image_text_adapter import ImageTextAdapter
+from fl_protocol.spec.tasks.image_text_contrastive import ImageTextContrastive
 from site_agent.approvals.approve_run import Judgement
 from site_agent.approvals.run_records import STANDING, RunRecord
 from site_agent.cli.console import table
@@ -62,6 +64,7 @@ def page_lines(page: RunPage) -> list[RenderableType]:
         ("approval", _approval(page)),
         ("purpose", spec.purpose),
         ("task", f"{spec.task.kind}, {spec.rounds} rounds of {spec.local.steps} steps"),
+        *_classes(spec),
         *_learning(spec),
         ("base model", _base_model(spec)),
         ("adapter", spec.adapter.summary),
@@ -104,6 +107,13 @@ def in_the_sum(run_spec: RunSpec) -> str:
         parts.append("one weight a layer, between a bound and 1")
         parts.append("whether the update reaches the threshold")
     return "; ".join(parts)
+
+
+def _classes(spec: RunSpec) -> list[tuple[str, object]]:
+    """What a run for images tells apart, and by which public sentences; nothing for other runs."""
+    if not isinstance(spec.task, ImageTextAdapter | ImageTextContrastive):
+        return []
+    return [(f"class {one.name}", "; ".join(one.prompts)) for one in spec.task.classes]
 
 
 def findings_table(findings: tuple[ExplainedFinding, ...]) -> RenderableType:
