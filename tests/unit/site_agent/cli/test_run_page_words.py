@@ -100,3 +100,15 @@ def test_steward_reads_each_class_with_its_prompts(make_run_spec: MakeRunSpec) -
     document |= {"task": {"kind": "image-text-adapter", "classes": classes}, "adapter": {"kind": "attention"}}
     assert classes_of(parse_run_spec(document)) == [("class red cell", "one; two"), ("class platelet", "three")]
     assert classes_of(make_run_spec({})) == []
+
+
+def test_run_that_counts_says_nothing_of_an_update(make_run_spec: MakeRunSpec) -> None:
+    run_spec = make_run_spec(
+        {
+            "task": {"kind": "concept-vocabulary", "threshold": 5, "min_sites": 2, "site_minimum": 1},
+            "adapter": {"kind": "published-codes"},
+            "aggregation.algorithm": "thresholded-counts",
+            "rounds": 1,
+        }
+    )
+    assert in_the_sum(run_spec) == "patients of each code, and whether there are any; the weight"
