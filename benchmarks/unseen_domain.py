@@ -68,7 +68,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     from site_agent.training.device import choose_compute
     from site_agent.training.formats import format_called
     from site_agent.training.shelf import ModelShelf
-    from site_agent.training.task_half import PreparesRecords
 
     torch.set_num_threads(arguments.threads)
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
@@ -85,10 +84,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         unseen = read(arguments.prepared / arguments.unseen, patient_field="patient_id")
         judges[UNSEEN] = {UNSEEN: unseen.records}
     everything = [record for site in sites for record in site.training]
-    if isinstance(task, PreparesRecords):
-        # Features are kept beside the prepared images, as an agent keeps them beside its jobs.
-        task.prepare(everything, private_folder=arguments.prepared)
-    workshop, cells = Workshop(task, shown=TableProgress()), list[Measured]()
+    # Features are kept beside the prepared images, as an agent keeps them beside its jobs.
+    workshop = Workshop(task, private_folder=arguments.prepared, shown=TableProgress())
+    cells: list[Measured] = []
     norms: list[float] = []
     for seed in range(spec.local.seed, spec.local.seed + arguments.seeds):
         seeded = replace(spec, local=replace(spec.local, seed=seed))
@@ -102,7 +100,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
             found = {
                 judge: values_of(
                     spec.evaluation.metrics,
-                    add_sums({name: workshop.evaluate(seeded, state.adapter, of) for name, of in parts.items()}),
+                    add_sums(
+                        {
+                            name: workshop.evaluate(seeded, state.adapter, of, training=everything)
+                            for name, of in parts.items()
+                        }
+                    ),
                 )
                 for judge, parts in judges.items()
             }
