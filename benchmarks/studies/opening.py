@@ -92,7 +92,8 @@ def open_study(
     models = BaseModels(
         models_dir=place.models_dir, checkout=place.checkout, supervisor=place.supervisor, programs=place.programs
     )
-    place.scratch.mkdir(parents=True, exist_ok=True)
+    for folder in (place.scratch, place.scratch.with_name("private")):
+        folder.mkdir(parents=True, exist_ok=True)
     words = prepare_arguments(study, n_sites=len(names), out=place.scratch, data=place.data_dir)
     place.supervisor.run("prepare", (*place.programs.python, *words), timeout_s=_PREPARE_TIMEOUT_S)
     wanted = WantedModel(
@@ -142,7 +143,7 @@ def open_study(
         sites=tuple(sites),
         common=common,
         common_sha256=digest_of(common),
-        workshop=Workshop(model, shown=shown),
+        workshop=Workshop(model, private_folder=place.scratch.with_name("private"), shown=shown),
     )
 
 

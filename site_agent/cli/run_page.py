@@ -13,6 +13,8 @@ from fl_protocol.spec.metrics import counts_of
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.spec.run_spec_parts import AlgorithmName, LocalRule, Quantization
 from fl_protocol.spec.tasks.concept_vocabulary import ConceptVocabulary
+from fl_protocol.spec.tasks.image_text_adapter import ImageTextAdapter
+from fl_protocol.spec.tasks.image_text_contrastive import ImageTextContrastive
 from site_agent.approvals.approve_run import Judgement
 from site_agent.approvals.run_records import STANDING, RunRecord
 from site_agent.cli.console import table
@@ -62,8 +64,8 @@ def page_lines(page: RunPage) -> list[RenderableType]:
         ("approval", _approval(page)),
         ("purpose", spec.purpose),
         ("task", f"{spec.task.kind}, {spec.rounds} rounds of {spec.local.steps} steps"),
-        ("local training", spec.local.summary),
-        ("aggregation", f"{spec.aggregation.summary}; weighted by records, at most {spec.privacy.weight_cap} a site"),
+        *_classes(spec),
+        *_learning(spec),
         ("base model", _base_model(spec)),
         ("adapter", spec.adapter.summary),
         ("dataset", f"{spec.data.dataset}, at least {spec.data.min_records} records"),
@@ -88,6 +90,8 @@ def page_lines(page: RunPage) -> list[RenderableType]:
 
 def in_the_sum(run_spec: RunSpec) -> str:
     """What a training round adds up over its sites, in words; each of it leaves this site inside the sum only."""
+    if run_spec.aggregation.algorithm is AlgorithmName.THRESHOLDED_COUNTS:
+        return "patients of each code, and whether there are any; the weight"
     parts = [
         "the update, times its weight",
         "the weight",
@@ -103,6 +107,13 @@ def in_the_sum(run_spec: RunSpec) -> str:
         parts.append("one weight a layer, between a bound and 1")
         parts.append("whether the update reaches the threshold")
     return "; ".join(parts)
+
+
+def _classes(spec: RunSpec) -> list[tuple[str, object]]:
+    """What a run for images tells apart, and by which public sentences; nothing for other runs."""
+    if not isinstance(spec.task, ImageTextAdapter | ImageTextContrastive):
+        return []
+    return [(f"class {one.name}", "; ".join(one.prompts)) for one in spec.task.classes]
 
 
 def findings_table(findings: tuple[ExplainedFinding, ...]) -> RenderableType:
@@ -149,6 +160,17 @@ def _approval(page: RunPage) -> str:
     last = term.last_instant(page.judgement.policy)
     ends = "ended" if last <= page.now else "ends"
     return f"by {record.approved_by} at {term.approved_at:%Y-%m-%d %H:%M} UTC, {ends} at {last:%Y-%m-%d %H:%M} UTC"
+
+
+def _learning(spec: RunSpec) -> list[tuple[str, object]]:
+    """By which rules sites train and their sums are folded; a run that counts does neither."""
+    if spec.aggregation.algorithm is AlgorithmName.THRESHOLDED_COUNTS:
+        return [("aggregation", "thresholded-counts: nothing is trained")]
+    weighted = f"weighted by records, at most {spec.privacy.weight_cap} a site"
+    return [
+        ("local training", spec.local.summary),
+        ("aggregation", f"{spec.aggregation.summary}; {weighted}"),
+    ]
 
 
 def _publishes(spec: RunSpec) -> list[tuple[str, object]]:
