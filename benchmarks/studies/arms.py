@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.studies.splits import SiteParts
-from benchmarks.studies.workshop import Workshop
+from benchmarks.studies.workshop import NOTHING_KEPT, Workshop
 from fl_protocol.codec.fixed_point import SumValues, decode_sums, encode_payload
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.public_state import PublicState
@@ -90,13 +90,21 @@ def train_federated(
     segments = algorithm.segments(spec, workshop.layout, RoundKind.TRAIN)
     state = workshop.initial_state(spec)
     steps: dict[str, int] = {}
+    # What a local rule keeps at its site between rounds: every round here counts every site.
+    kept: dict[str, Mapping[str, NDArray[Any]]] = {}
     norms: list[float] = []
     for round_index in range(spec.rounds):
         payloads: dict[SiteId, Payload] = {}
         for site in sites:
             trained = workshop.train_round(
-                spec, state, site=site.name, records=records_of(site), round_index=round_index
+                spec,
+                state,
+                site=site.name,
+                records=records_of(site),
+                round_index=round_index,
+                private=kept.get(site.name, NOTHING_KEPT),
             )
+            kept[site.name] = trained.private
             norms.append(_norm_of(trained.raw))
             steps[site.name] = steps.get(site.name, 0) + trained.n_steps
             payloads[SiteId(site.name)] = algorithm.weigh(

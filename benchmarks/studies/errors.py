@@ -6,6 +6,7 @@
         ├── TableBusyError          another command is filling it
         ├── SettingsDifferError     its cells were filled with other settings
         ├── TableMixedError         a page would mix cells of different settings
+        ├── FirstRunNeededError     the base model follows from a run, which is not made here
         ├── MetricUnknownError      a figure that this version does not know
         └── SplitUnusableError      nothing to train on, to choose by or to evaluate on
 
@@ -50,6 +51,13 @@ class TableMixedError(StudyTableError):
     """A page cannot show cells of different settings side by side."""
 
     code = "study-table-mixed"
+
+
+class FirstRunNeededError(StudyTableError):
+    """The study's base model follows from a run of its own, which this command does not make."""
+
+    code = "study-first-run-needed"
+    exit_code: ClassVar[ExitCode] = ExitCode.USAGE
 
 
 class MetricUnknownError(StudyTableError):

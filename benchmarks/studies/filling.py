@@ -23,11 +23,11 @@ from wardround.studies.description import Arm, SearchGrid, ShownMetric
 
 Parts = SiteParts[Any]
 
-_ALONE: Mapping[str, Mapping[str, object]] = {
-    "local": {"rule": "plain"},
-    "aggregation": {"algorithm": "fedavg-lora", "server": {"optimizer": "fedavg"}},
-}
-"""What an arm without a federation has in place of the run's local rule and of its server."""
+_PLAIN_MEAN = {"algorithm": "fedavg-lora", "server": {"optimizer": "fedavg"}}
+"""What an arm without a federation has in place of the run's own algorithm: of one site it is the site itself."""
+
+_OF_A_LOCAL_RULE = frozenset({"mu"})
+"""Keys of ``local`` that only one rule has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +80,10 @@ class Filling:
         local["seed"] = key.seed
         if key.arm is not Arm.BEFORE:
             local |= {"learning_rate": key.learning_rate, "steps": key.steps}
-        alone = _ALONE if key.arm in (Arm.POOLED, Arm.LOCAL) else {}
-        local |= alone.get("local", {})
-        return parse_run_spec({**self.run_spec, **alone, "local": local})
+        if key.arm in (Arm.BEFORE, Arm.FEDERATED):
+            return parse_run_spec({**self.run_spec, "local": local})
+        plain = {name: value for name, value in local.items() if name not in _OF_A_LOCAL_RULE}
+        return parse_run_spec({**self.run_spec, "aggregation": _PLAIN_MEAN, "local": {**plain, "rule": "plain"}})
 
 
 def fill_table(filling: Filling, table: Table, workshop: Workshop, shown: TableProgress) -> int:
@@ -133,13 +134,20 @@ def _compute_cell(filling: Filling, key: CellKey, workshop: Workshop) -> Cell:
     spec = filling.spec_of(key)
     is_search = key.phase is Phase.SEARCH
     result = _train(filling, key, spec, workshop)
-    judged_by = {site.name: site.validation if is_search else site.held_out for site in filling.sites}
     return Cell(
         key=key,
         settings_sha256=_digest(filling, key),
         common_sha256=filling.common_sha256,
         optimiser_steps=result.optimiser_steps,
-        sites={name: workshop.evaluate(spec, result.state.adapter, records) for name, records in judged_by.items()},
+        sites={
+            site.name: workshop.evaluate(
+                spec,
+                result.state.adapter,
+                site.validation if is_search else site.held_out,
+                training=site.fitting if is_search else site.training,
+            )
+            for site in filling.sites
+        },
         update_norms=result.update_norms,
         seconds=time.monotonic() - began,
     )

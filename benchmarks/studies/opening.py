@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.studies.errors import FirstRunNeededError
 from benchmarks.studies.progress import TableProgress
 from benchmarks.studies.settings import common_settings, digest_of
 from benchmarks.studies.splits import SiteParts, parts_of_site
@@ -24,9 +25,9 @@ from site_agent.training.device import Compute, choose_compute
 from site_agent.training.formats import format_called
 from site_agent.training.identity import installed_versions
 from site_agent.training.shelf import ModelShelf
-from wardround.demo.base_model import BaseModels, with_base_model
+from wardround.demo.base_model import BaseModels, WantedModel, with_base_model
 from wardround.demo.processes import Supervisor
-from wardround.demo.study import RunChoices, site_names, spec_for_demo
+from wardround.demo.study import RunChoices, sites_of_study, spec_for_demo
 from wardround.demo.workspace import Checkout, Programs, child_environment
 from wardround.studies.catalogue import Study, check_data_folder, prepare_arguments
 
@@ -81,25 +82,36 @@ def open_study(
     Raises:
         CommandError, TrainerError, ProtocolError: something cannot be made, read or used.
     """
+    if study.first_run_spec is not None:
+        message = f"the base model of {study.name} follows from a run of its own"
+        raise FirstRunNeededError(message, advice="Its page in docs/studies says which command measures it.")
     plan = study.description.table
-    names = site_names(study.description.sites if n_sites is None else n_sites)
-    document = spec_for_demo(study, RunChoices(sites=names, rounds=plan.rounds))
+    names = sites_of_study(study, n_sites)
+    document = spec_for_demo(study.run_spec, RunChoices(sites=names, rounds=plan.rounds))
     shown.say(f"{study.name}: base model and the data of {len(names)} sites")
     models = BaseModels(
         models_dir=place.models_dir, checkout=place.checkout, supervisor=place.supervisor, programs=place.programs
     )
-    base = models.ensure(study)
-    spec = parse_run_spec(with_base_model(document, base))
-    place.scratch.mkdir(parents=True, exist_ok=True)
+    for folder in (place.scratch, place.scratch.with_name("private")):
+        folder.mkdir(parents=True, exist_ok=True)
     words = prepare_arguments(study, n_sites=len(names), out=place.scratch, data=place.data_dir)
     place.supervisor.run("prepare", (*place.programs.python, *words), timeout_s=_PREPARE_TIMEOUT_S)
+    wanted = WantedModel(
+        name=study.base_model_name,
+        builder=study.description.base_model,
+        study_folder=study.folder,
+        places={"{data}": str(place.scratch)},
+        own_folder=place.scratch.with_name("base-models"),
+    )
+    base = models.ensure(wanted)
+    spec = parse_run_spec(with_base_model(document, base))
     fraction = 0.0 if plan.search is None else plan.search.validation_fraction
     data_sha256: dict[str, str] = {}
     sites: list[SiteParts[Any]] = []
     for number, name in enumerate(names, start=1):
         data = study.description.data
         dataset = format_called(data.data_format).read(
-            place.scratch / data.file_of(number), patient_field=PATIENT_FIELD
+            place.scratch / data.file_of(number, name), patient_field=PATIENT_FIELD
         )
         evaluation = spec.evaluation
         split = split_dataset(dataset, holdout_fraction=evaluation.holdout_fraction, max_records=evaluation.max_records)
@@ -131,7 +143,7 @@ def open_study(
         sites=tuple(sites),
         common=common,
         common_sha256=digest_of(common),
-        workshop=Workshop(model, shown=shown),
+        workshop=Workshop(model, private_folder=place.scratch.with_name("private"), shown=shown),
     )
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +23,21 @@ from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.spec.seeds import training_seed
 from fl_protocol.tensors.adapter_layout import AdapterLayout
 from site_agent.jobs.job_dir import ProgressState
-from site_agent.training.adapter_io import initial_adapter, load_adapter, read_adapter
+from site_agent.training.adapter_io import adapter_parameters, initial_adapter, load_adapter, read_adapter
 from site_agent.training.data import Record
+from site_agent.training.exchange import ALGORITHM_SEGMENTS
 from site_agent.training.exchange.fedavg_lora import NOT_EVALUATED, RawSegments, training_segments
+from site_agent.training.local import LOCAL_RULES
+from site_agent.training.local.rule import RoundStart
 from site_agent.training.progress import ProgressReporter
 from site_agent.training.recipe import evaluate, local_steps, train
-from site_agent.training.task_half import LoadedTask
+from site_agent.training.task_half import LoadedTask, PreparesRecords
 from site_agent.training.tasks.drawing import FitCounts, encode_records, sample_examples
 
 Adapter = Mapping[str, NDArray[np.float32]]
+
+NOTHING_KEPT: Mapping[str, NDArray[Any]] = {}
+"""What a local rule finds at a site before its first round."""
 
 
 class StepCounter(ProgressReporter):
@@ -72,18 +79,20 @@ class StepCounter(ProgressReporter):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedRound:
-    """What one round at one site gave: the raw segments of its payload, and how many steps it took."""
+    """What a round at a site gave: raw segments of its payload, its steps, and what its local rule keeps there."""
 
     raw: RawSegments
     n_steps: int
+    private: Mapping[str, NDArray[Any]]
 
 
 class Workshop:
     """A base model with the run's adapter on it, set to another value for each call."""
 
-    def __init__(self, task: LoadedTask, *, shown: TableProgress) -> None:
-        """Keep the task; every call sets its adapter anew."""
+    def __init__(self, task: LoadedTask, *, private_folder: Path, shown: TableProgress) -> None:
+        """Keep the task; every call sets its adapter anew. ``private_folder``: where a task keeps what is costly."""
         self._task = task
+        self._private_folder = private_folder
         self._counter = StepCounter(shown)
 
     @property
@@ -96,21 +105,40 @@ class Workshop:
         return initial_adapter(self._task.layout, spec.local.seed)
 
     def train_round(
-        self, spec: RunSpec, state: PublicState, *, site: str, records: Sequence[Record], round_index: int
+        self,
+        spec: RunSpec,
+        state: PublicState,
+        *,
+        site: str,
+        records: Sequence[Record],
+        round_index: int,
+        private: Mapping[str, NDArray[Any]] = NOTHING_KEPT,
     ) -> TrainedRound:
         """One round at one site, from the global adapter, as the trainer does it.
+
+        Args:
+            spec: the run.
+            state: the public state that the round starts from.
+            site: the name from which its draws are seeded.
+            records: what it trains on.
+            round_index: from 0.
+            private: what the local rule kept at this site in its last round.
 
         Raises:
             TrainerError: training diverged, or no record can be used.
         """
+        self._prepare(records)
         load_adapter(self._task.module, state.adapter, layout=self._task.layout)
+        start = RoundStart(spec=spec, round_index=round_index, layout=self._task.layout, state=state, private=private)
+        half = LOCAL_RULES[spec.local.rule]
         seed = training_seed(run_seed=spec.local.seed, site_id=SiteId(site), round_index=round_index, round_attempt=0)
         rule = local_steps(spec, round_index)
         examples = sample_examples(
             tuple(records), self._task, n_examples=rule.n_examples, seed=seed, counts=FitCounts()
         )
         before = self._counter.n_steps
-        trained = train(self._task, examples, rule=rule, seed=seed, progress=self._counter)
+        correct = half.correction(start, adapter_parameters(self._task.module))
+        trained = train(self._task, examples, rule=rule, seed=seed, progress=self._counter, correct=correct)
         raw = training_segments(
             self._task.layout,
             local_adapter=read_adapter(self._task.module),
@@ -119,14 +147,20 @@ class Workshop:
             evaluated=NOT_EVALUATED,
             counts=counts_of(spec.evaluation.metrics),
         )
-        return TrainedRound(raw=raw, n_steps=self._counter.n_steps - before)
+        raw |= ALGORITHM_SEGMENTS[spec.aggregation.algorithm](start, read_adapter(self._task.module))
+        outcome = half.finish(start, raw["adapter_update"])
+        raw |= outcome.segments
+        return TrainedRound(raw=raw, n_steps=self._counter.n_steps - before, private=outcome.private or NOTHING_KEPT)
 
-    def evaluate(self, spec: RunSpec, adapter: Adapter, records: Iterable[Record]) -> EvaluationTotals:
-        """The sums of one site's records under an adapter.
+    def evaluate(
+        self, spec: RunSpec, adapter: Adapter, records: Iterable[Record], *, training: Sequence[Record]
+    ) -> EvaluationTotals:
+        """The sums of one site's records under an adapter; ``training``: what that site may train on.
 
         Raises:
             TrainerError: the loss is not finite.
         """
+        self._prepare(training)
         load_adapter(self._task.module, dict(adapter), layout=self._task.layout)
         examples = list(encode_records(records, self._task, FitCounts()))
         sums = evaluate(self._task, examples, progress=self._counter)
@@ -136,3 +170,7 @@ class Workshop:
             n_records=sums.n_records,
             counts={name: sums.counts.get(name, 0) for name in counts_of(spec.evaluation.metrics)},
         )
+
+    def _prepare(self, training: Sequence[Record]) -> None:
+        if isinstance(self._task, PreparesRecords):
+            self._task.prepare(training, private_folder=self._private_folder)

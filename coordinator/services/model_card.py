@@ -51,7 +51,7 @@ def _front_matter(lineage: Lineage) -> str:
         "base_model": spec.base_model.name,
         "base_model_relation": use_of(spec.adapter.kind).relation,
         "library_name": use_of(spec.adapter.kind).library,
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": use_of(spec.adapter.kind).pipeline_tag,
         "tags": [spec.adapter.kind.value, *_TAGS, spec.task.kind.value],
     }
     return f"---\n{yaml.safe_dump(document, sort_keys=False, allow_unicode=True)}---"
@@ -103,11 +103,11 @@ def _training(lineage: Lineage) -> str:
         ("Updates that were clipped, in each", ", ".join(_figure(one.report, "n_clipped") for one in trained)),
         (
             "Local training",
-            f"{spec.local.steps} steps of {spec.local.batch_size} records, learning rate {spec.local.learning_rate:g}",
+            f"{spec.local.steps} steps of {spec.local.batch_size} records, {spec.local.summary}",
         ),
         (
             "Aggregation",
-            f"{spec.aggregation.algorithm.value}, weighted by records, at most {spec.privacy.weight_cap} a site",
+            f"{spec.aggregation.summary}, weighted by records, at most {spec.privacy.weight_cap} a site",
         ),
         ("Parameters", f"{lineage.layout.n_parameters:,}"),
         ("Trainer image SHA-256", spec.trainer.image_sha256 or "none named"),

@@ -13,15 +13,17 @@ class ReleaseUse:
     """How a card speaks of a kind.
 
     Attributes:
-        noun: what it is, before "for `BASE`".
+        noun: what it is, before "`BASE`, made across".
         relation: to the base model, as a hub has it.
         library: that loads it, as a hub has it.
+        pipeline_tag: what it is for, as a hub has it.
         text: the section "Use"; ``{base}`` stands for the base model's name.
     """
 
     noun: str
-    relation: str
-    library: str
+    relation: str = "adapter"
+    library: str = "peft"
+    pipeline_tag: str = "text-generation"
     text: str
 
 
@@ -32,6 +34,21 @@ from transformers import AutoModelForCausalLM
 base = AutoModelForCausalLM.from_pretrained("path/to/{base}")
 model = PeftModel.from_pretrained(base, "path/to/this/folder")
 ```"""
+
+_TOWERS = """With Wardround's package (`pip install 'wardround[training]'`) and the base model's folder:
+
+```python
+from pathlib import Path
+
+from site_agent.training.released_towers import load
+
+model = load(Path("path/to/this/folder"), base=Path("path/to/{base}"))
+for shares in model.classify([Path("path/to/image.png")]):
+    print(shares)
+```
+
+`classify` gives for each image the share of each class of the run, by the run's own prompts. PNG, JPEG and DICOM files
+are looked at as at the sites."""
 
 _WHOLE = """The weights here are a whole model's. A folder that transformers loads also needs the base's configuration,
 tokenizer and vocabulary; the trainer puts them together:
@@ -64,8 +81,18 @@ USES: Mapping[AdapterKind, ReleaseUse] = {
     AdapterKind.FULL: ReleaseUse(
         noun="A whole model of the shape", relation="finetune", library="transformers", text=_WHOLE
     ),
-    AdapterKind.PUBLISHED_CODES: ReleaseUse(
-        noun="A vocabulary out of", relation="adapter", library="numpy", text=_CODES
+    AdapterKind.PUBLISHED_CODES: ReleaseUse(noun="A vocabulary out of", library="numpy", text=_CODES),
+    AdapterKind.ATTENTION: ReleaseUse(
+        noun="An attention adapter behind the image tower of",
+        library="wardround",
+        pipeline_tag="zero-shot-image-classification",
+        text=_TOWERS,
+    ),
+    AdapterKind.JOINT_PROJECTION: ReleaseUse(
+        noun="A projection behind the image and text towers of",
+        library="wardround",
+        pipeline_tag="zero-shot-image-classification",
+        text=_TOWERS,
     ),
 }
 """Every kind that peft does not load."""
@@ -74,4 +101,4 @@ USES: Mapping[AdapterKind, ReleaseUse] = {
 def use_of(kind: AdapterKind) -> ReleaseUse:
     """How a card speaks of a kind; what has no row of its own is loaded by peft."""
     noun = "A LoRA adapter for" if kind is AdapterKind.LORA else "An adapter for"
-    return USES.get(kind, ReleaseUse(noun=noun, relation="adapter", library="peft", text=_PEFT))
+    return USES.get(kind, ReleaseUse(noun=noun, text=_PEFT))

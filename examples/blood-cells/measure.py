@@ -40,7 +40,7 @@ from site_agent.training.model_files import digest_model_folder
 from site_agent.training.progress import ProgressReporter
 from site_agent.training.recipe import evaluate, plain_rule, train
 from site_agent.training.shelf import ModelShelf
-from site_agent.training.task_half import LoadedTask
+from site_agent.training.task_half import LoadedTask, PreparesRecords
 from site_agent.training.tasks.drawing import FitCounts, encode_records, sample_examples
 
 UNSEEN = "unseen"
@@ -152,6 +152,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     if arguments.unseen is not None:
         unseen = read(arguments.prepared / arguments.unseen, patient_field="patient_id")
         judges[UNSEEN] = list(unseen.records)
+    if isinstance(task, PreparesRecords):
+        # Features are kept beside the prepared images, as an agent keeps them beside its jobs.
+        task.prepare([one for records in training.values() for one in records], private_folder=arguments.prepared)
     cells: list[dict[str, object]] = []
     for seed in range(spec.local.seed, spec.local.seed + arguments.seeds):
         seeded = replace(spec, local=replace(spec.local, seed=seed))

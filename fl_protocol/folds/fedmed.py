@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -163,9 +164,11 @@ class FedMed:
             state.adapter, layout.unflatten(mean, is_shared=True), state.server, server
         )
         after = {**moved.server, **_gate_after(mean_loss(sums, "train"), state, attention)}
+        report = training_report(sums, spec, norm=norm)
+        mediation = {"attentive": float(is_open), "selected_sites": float(sums[SELECTED][:1][0])}
         return FoldResult(
             state=PublicState(version=state.version + 1, adapter=moved.adapter, server=after),
-            report=training_report(sums, spec, norm=norm),
+            report=replace(report, metrics={**report.metrics, **mediation}),
         )
 
 

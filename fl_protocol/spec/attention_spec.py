@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -49,6 +50,20 @@ class AttentionSpec:
     gate: Gate
     stall: float
     threshold: float
+
+    @property
+    def summary(self) -> str:
+        """What it does in one sentence, for a page that people approve."""
+        when = (
+            "in every round"
+            if self.gate is Gate.ALWAYS
+            else f"after a round whose mean loss fell by less than {self.stall:g}, by records otherwise"
+        )
+        under = f", the least where the whole update is shorter than {self.threshold:g}" if self.threshold else ""
+        return (
+            f"a site's layer counts by how far it moved ({self.distance.value} / {self.temperature:g}), "
+            f"at most {math.exp(self.max_distance):.1f} times another's{under}; step {self.step:g}; {when}"
+        )
 
     def to_document(self) -> dict[str, object]:
         """The section as JSON values."""

@@ -19,6 +19,7 @@ from fl_protocol.ids import IdentifierInvalidError, Sha256Hex, SiteId, sha256_he
 from fl_protocol.spec import run_spec_reader as reader
 from fl_protocol.spec.adapters import AdapterKind, AdapterSpec
 from fl_protocol.spec.faults import Fault, Reader, RunSpecFaultsError
+from fl_protocol.spec.image_task_faults import image_task_faults
 from fl_protocol.spec.metrics import METRICS
 from fl_protocol.spec.pairings import pairing_faults
 from fl_protocol.spec.run_spec_parts import (
@@ -239,6 +240,7 @@ def _cross_faults(spec: RunSpec) -> Iterator[tuple[Fault, tuple[str, ...]]]:
         yield Fault(path="local.gradient_checkpointing", message=message), ("local", "adapter.kind")
     algorithm, n_sites = spec.aggregation.algorithm, len(spec.cohort.sites)
     yield from pairing_faults(spec.task, spec.adapter, algorithm, rounds=spec.rounds, n_sites=n_sites)
+    yield from image_task_faults(spec.task, spec.adapter, spec.evaluation)
     if spec.evaluation.every > spec.rounds:
         yield Fault(path="evaluation.every", message="must be at most rounds"), ("evaluation.every", "rounds")
 

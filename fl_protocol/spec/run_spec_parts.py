@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import assert_never
 
 import rfc8785
 
@@ -134,6 +135,22 @@ class LocalSpec:
     gradient_checkpointing: bool = False
 
     @property
+    def summary(self) -> str:
+        """The rule, the optimiser and the rates in a few words, for a page that people approve."""
+        rule = self.rule.value
+        match self.rule:
+            case LocalRule.PLAIN:
+                pass
+            case LocalRule.FEDPROX:
+                rule += f" (pulled to the shared adapter, mu {self.mu:g})"
+            case LocalRule.SCAFFOLD:
+                rule += " (this site keeps a control variate between rounds; its change is in the sum)"
+            case _:
+                assert_never(self.rule)
+        lowest = f" to {self.min_learning_rate:g}" if self.schedule is Schedule.COSINE_BY_ROUND else ""
+        return f"{rule}, {self.optimizer.value} at {self.learning_rate:g}{lowest}, {self.schedule.value}"
+
+    @property
     def max_tokens(self) -> int:
         """The largest number of tokens that a site can train on in one round."""
         return self.steps * self.batch_size * self.accumulation * self.max_length
@@ -167,6 +184,14 @@ class AggregationSpec:
     algorithm: AlgorithmName
     server: ServerSpec
     attention: AttentionSpec | None = None
+
+    @property
+    def summary(self) -> str:
+        """The algorithm and the server's rule in a few words, for a page that people approve."""
+        algorithm = self.algorithm.value
+        if self.attention is not None:
+            algorithm += f": {self.attention.summary}"
+        return f"{algorithm}; the server applies the mean by {self.server.summary}"
 
     def to_document(self) -> dict[str, object]:
         """The section as JSON values."""

@@ -60,6 +60,12 @@ class ServerSpec:
         """The rule's own parameters, by name."""
         return {name: float(getattr(self, name)) for name in SERVER_PARAMETERS[self.optimizer]}
 
+    @property
+    def summary(self) -> str:
+        """The rule and its parameters in a few words, for a page that people approve."""
+        values = ", ".join(f"{name} {value:g}" for name, value in self.parameters.items())
+        return f"{self.optimizer.value} ({values})" if values else self.optimizer.value
+
     def to_document(self) -> dict[str, object]:
         """The section as JSON values."""
         return {"optimizer": self.optimizer.value, **self.parameters}

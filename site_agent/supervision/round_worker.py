@@ -17,6 +17,7 @@ import structlog
 
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.errors import ProtocolError, WardroundError
+from fl_protocol.folds.control_variate import has_control
 from fl_protocol.ids import RunId
 from fl_protocol.secagg.reasons import SecAggRefusedError
 from fl_protocol.signing.signed import SignedBody
@@ -423,6 +424,9 @@ class RoundWorker:
         """Room for what this round writes: the trainer's copy of the state, its payload, the spool, the next state."""
         n_state = state.path.stat().st_size
         n_bytes = 2 * n_state + 2 * admitted.layout.n_bytes
+        if has_control(admitted.run.spec):
+            # What the local rule kept, what it leaves, and the offer of it: a vector each.
+            n_bytes += 3 * 4 * admitted.run.layout.n_parameters
         require_space(self._seams.jobs.jobs_dir, n_bytes, purpose="training")
 
     async def _job_failed(self, admitted: AdmittedRound, error: WardroundError, *, code: str) -> SessionEvent:

@@ -2,6 +2,7 @@
 
     python -m site_agent.training serve --spool DIR
     python -m site_agent.training run JOB_DIR
+    torchrun --nproc-per-node 4 -m site_agent.training run JOB_DIR
     python -m site_agent.training init-adapter --run-spec run.yaml --base-model DIR --out DIR
     python -m site_agent.training make-timeline-base --vocabulary vocab.txt --out DIR --seed 7
     python -m site_agent.training make-code-list --codes codes.txt --out DIR
@@ -19,8 +20,10 @@ import argparse
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,11 +150,23 @@ def run_command(arguments: argparse.Namespace) -> int:
     from site_agent.training.closing import close_job
     from site_agent.training.shelf import ModelShelf
 
-    outcome = close_job(arguments.job_dir, shelf=ModelShelf(), checkpoint_every_s=arguments.checkpoint_every_s)
+    with job_folder(arguments.job_dir) as job_dir:
+        outcome = close_job(job_dir, shelf=ModelShelf(), checkpoint_every_s=arguments.checkpoint_every_s)
     if isinstance(outcome, JobFailure):
         print_error(outcome.to_document(), as_json=False)
         return 1
     return 0
+
+
+def job_folder(job_dir: Path) -> AbstractContextManager[Path]:
+    """The job's folder; in all but the first of several processes, as ``torchrun`` starts them, a copy of it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return nullcontext(job_dir)
+    import torch
+
+    from site_agent.training.sharding import shared_job
+
+    return shared_job(job_dir, uses_gpu=torch.cuda.is_available())
 
 
 def init_adapter_command(arguments: argparse.Namespace) -> int:

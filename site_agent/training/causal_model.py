@@ -20,11 +20,12 @@ from transformers.utils import logging as transformers_logging
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.spec.run_spec_parts import Quantization
 from fl_protocol.tensors.adapter_layout import AdapterLayout
-from site_agent.training.adapter_io import adapter_layout, attach_adapter
+from site_agent.training.adapter_io import adapter_layout, adapter_parameters, attach_adapter
 from site_agent.training.base_options import QuantizedBits, quantization_config, recompute_activations
 from site_agent.training.completion_loss import CompletionLoss, PaddedCompletionLoss, choose_completion_loss
 from site_agent.training.device import Compute
 from site_agent.training.errors import BaseModelInvalidError, PackingUnavailableError
+from site_agent.training.sharding import SharedCompletionLoss, n_processes, shard_layers
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +93,10 @@ def adapt_model(
     if spec.local.gradient_checkpointing:
         # After the loss was chosen: choosing leaves every module in evaluation.
         recompute_activations(module.get_base_model())
+    if n_processes() > 1:
+        trained = list(adapter_parameters(module).values())
+        shard_layers(module.get_base_model(), trained)
+        loss = SharedCompletionLoss(loss, trained)
     return AdaptedModel(module=module, tokenizer=tokenizer, layout=adapter_layout(module, spec), completion_loss=loss)
 
 

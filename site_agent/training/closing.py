@@ -13,8 +13,6 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from fl_protocol.errors import WardroundError
 from fl_protocol.spec.faults import RunSpecFaultsError
 from site_agent.jobs.job_dir import (
@@ -28,13 +26,12 @@ from site_agent.jobs.job_dir import (
 )
 from site_agent.training.device import release_memory
 from site_agent.training.errors import OutOfMemoryError, TrainerError, UnexpectedFailureError
+from site_agent.training.fitting import is_out_of_memory
 from site_agent.training.progress import ProgressReporter, never_stops
 from site_agent.training.recipe import CHECKPOINT_EVERY_S, perform_job
 from site_agent.training.shelf import ModelShelf
 
 _log = logging.getLogger(__name__)
-
-_MEMORY_SENTENCES = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
 
 
 def close_job(
@@ -87,7 +84,7 @@ def failure_from_error(error: Exception) -> JobFailure:
             message="the run's specification is not valid: " + "; ".join(str(fault) for fault in error.faults),
             advice="The study lead must correct the specification and create the run anew.",
         )
-    if is_out_of_memory(error):
+    if not isinstance(error, WardroundError) and is_out_of_memory(error):
         error = OutOfMemoryError("the device has not enough memory for this job")
     if not isinstance(error, WardroundError):
         for frame in traceback.extract_tb(error.__traceback__):
@@ -95,10 +92,3 @@ def failure_from_error(error: Exception) -> JobFailure:
         error = UnexpectedFailureError("the trainer failed in a way that nobody foresaw", type=type(error).__name__)
     advice = error.advice if isinstance(error, TrainerError) else ""
     return JobFailure(code=error.code, message=error.message, advice=advice, facts=error.facts)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says, in one of the ways in which torch says it, that memory ran out."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sentence in str(error) for sentence in _MEMORY_SENTENCES)

@@ -256,7 +256,10 @@ class OutOfMemoryError(TrainerError):
     """The device has not enough memory for this job."""
 
     code = "out-of-memory"
-    advice = "Lower local.batch_size (raise local.accumulation by as much) or local.max_length, or give more memory."
+    advice = (
+        "Lower local.batch_size (raise local.accumulation by as much) or local.max_length, set "
+        "local.gradient_checkpointing, or give more memory; fitting_batch_size among the facts is one that fitted here."
+    )
 
 
 class DeviceUnavailableError(TrainerError):

@@ -13,6 +13,7 @@ from fl_protocol.spec.run_spec import RunSpec
 from site_agent.jobs.job_dir import JobSpec
 from site_agent.training.data import Dataset
 from site_agent.training.device import Compute
+from site_agent.training.sharding import n_processes
 
 _VERSIONS = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "wardround")
 
@@ -41,6 +42,9 @@ def identity_of_job(
         "threads": torch.get_num_threads(),
         "versions": installed_versions(),
     }
+    if n_processes() > 1:
+        # Sums in another order have other last bits.
+        facts["processes"] = n_processes()
     return hashlib.sha256(b"wardround/job/" + json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

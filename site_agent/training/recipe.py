@@ -60,6 +60,7 @@ from site_agent.training.exchange.fedavg_lora import (
     evaluation_segments,
     training_segments,
 )
+from site_agent.training.fitting import is_out_of_memory, training_memory_error
 from site_agent.training.formats import format_called
 from site_agent.training.identity import identity_of_job, installed_versions
 from site_agent.training.local import LOCAL_RULES
@@ -406,6 +407,7 @@ def train(
 
     Raises:
         LossNotFiniteError: training diverged.
+        OutOfMemoryError: with the batch size that would fit, if there is one.
     """
     torch.manual_seed(seed)
     steps, first = len(rule.learning_rates), 0 if resumed is None else resumed.step
@@ -430,8 +432,14 @@ def train(
             correct=correct,
             resumed=resumed,
         )
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
     finally:
         set_adapter_dropout(task.module, kind, is_on=False)
+    # Here, where nothing holds the batch that did not fit any more.
+    parameters = adapter_parameters(task.module).values()
+    raise training_memory_error(task.train_loss, parameters, examples, batch_size=rule.batch_size)
 
 
 def checkpoint_of_training(checkpoints: CheckpointStore, evaluated: EvaluationSums, done: StepDone) -> None:

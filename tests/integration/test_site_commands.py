@@ -157,6 +157,10 @@ def test_runs_pending_and_show_tell_what_the_policy_says(program: Program) -> No
     assert exit_code == 0
     assert "NOT LISTED" in text
     assert pin_of("charite") in text
+    # The rules by which it trains and folds, and what is in the sum.
+    assert "local training" in text
+    assert "the server applies" in " ".join(text.split())
+    assert "the update, times its weight" in " ".join(text.split())
 
 
 def test_runs_approve_with_listed_peers_leaves_a_statement_for_the_agent(program: Program) -> None:

@@ -35,9 +35,43 @@ def outcome_of(document: object) -> RunSpec | tuple[Fault, ...]:
         return error.faults
 
 
+UNIT = st.floats(0, 1, exclude_max=True)
+SERVERS = st.one_of(
+    st.fixed_dictionaries({"optimizer": st.just("fedavg")}),
+    st.fixed_dictionaries({"optimizer": st.just("fedavgm")}, optional={"beta1": UNIT}),
+    st.fixed_dictionaries(
+        {"optimizer": st.sampled_from(["fedyogi", "fedadam"])},
+        optional={
+            "learning_rate": st.floats(0, 1e3, exclude_min=True),
+            "tau": st.floats(1e-15, 1e3),
+            "beta1": UNIT,
+            "beta2": UNIT,
+        },
+    ),
+)
+ATTENTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "distance": st.sampled_from(["l2", "js"]),
+        "temperature": st.floats(1e-9, 1e9),
+        "max_distance": st.floats(0, 3),
+        "step": st.floats(0, 2, exclude_min=True),
+        "gate": st.sampled_from(["stalled", "always"]),
+        "stall": st.floats(-64, 64),
+        "threshold": st.floats(0, 1e6),
+    },
+)
+AGGREGATIONS = st.one_of(
+    st.fixed_dictionaries({"algorithm": st.just("fedavg-lora"), "server": SERVERS}),
+    st.fixed_dictionaries({"algorithm": st.just("fedmed"), "server": SERVERS, "attention": ATTENTIONS}),
+)
+
 CHANGES = st.fixed_dictionaries(
     {},
     optional={
+        "aggregation": AGGREGATIONS,
+        "local.rule": st.sampled_from(["plain", "fedprox"]),
+        "local.optimizer": st.sampled_from(["adamw", "sgd"]),
         "adapter.rank": st.integers(1, 1024),
         "adapter.alpha": st.floats(0, 1e6, exclude_min=True),
         "adapter.dropout": st.floats(0, 1, exclude_max=True),

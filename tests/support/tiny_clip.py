@@ -79,7 +79,8 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    marks = ["<|pad|>", "<|begin|>", "<|end|>"]
+    # The end is not token 2: transformers takes that number for old checkpoints, whose end is the largest token.
+    marks = ["<|pad|>", "<|begin|>", "<|unused|>", "<|end|>"]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate([*marks, *letters])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

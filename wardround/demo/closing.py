@@ -59,7 +59,7 @@ class Closing:
         Raises:
             CommandError: a signature, a digest or a log does not verify, or a program failed.
         """
-        self._release(run_id)
+        self.release(run_id)
         with self.progress.step(_closing_sentence(self.run_spec)):
             self._wait_until_sites_rest()
             audit_rows = {"coordinator": self._verify_coordinator_log()}
@@ -84,7 +84,7 @@ class Closing:
         """The admin's connection."""
         return self.coordinator.client
 
-    def _release(self, run_id: str) -> None:
+    def release(self, run_id: str) -> None:
         """Two persons review and sign the candidate; then anybody may download it, and verify who did."""
         key = text_of(self.client.get("/api/v1/releases/keys"), "release_signing_key_sha256")
         with self.progress.step("A candidate is there; a study lead and a privacy officer review it and sign"):

@@ -1,6 +1,7 @@
 """The demonstration from an empty folder to a verified release, in the order in which people would do it.
 
-set_up       base model, datasets, coordinator; then the initial adapter beside enrolment, registration, agents
+set up       base model, datasets, coordinator; then the initial adapter beside enrolment, registration, agents
+(first run)  where the base model follows from one: run, release, and the agents start again for the study's own
 run          create, start, and look until it has ended
 finish       two sign, download, verify the release; verify every log; show what was learned
 """
@@ -9,32 +10,30 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import yaml
 
 from wardround.client.run_upload import InitialAdapter, check_spec, create_run, read_initial_adapter, with_adapter
-from wardround.demo.base_model import BaseModel, BaseModels, with_base_model
+from wardround.demo.base_model import BaseModel, BaseModels, WantedModel, with_base_model
 from wardround.demo.closing import ClosedRun, Closing
 from wardround.demo.coordinator_host import CoordinatorHost, start_coordinator
 from wardround.demo.live_table import Progress
 from wardround.demo.picture import Picture, RoundLine, round_lines, site_line
-from wardround.demo.processes import Supervisor, run_parallel
+from wardround.demo.processes import Child, Stage, Supervisor
 from wardround.demo.shown_metric import change_of
 from wardround.demo.site_host import SiteHost
-from wardround.demo.study import RunChoices, site_names, spec_for_demo
+from wardround.demo.study import RunChoices, sites_of_study, spec_for_demo
 from wardround.demo.summary import DemoReport
 from wardround.demo.workspace import Checkout, DemoOptions, Programs, Workspace, child_environment
 from wardround.documents import Document, documents_of, optional_number_of, section_of, text_of
 from wardround.errors import CommandError, DemoFailedError
 from wardround.studies.catalogue import Study, check_data_folder, find_study, prepare_arguments
-
-_Result = TypeVar("_Result")
+from wardround.studies.description import ProgramCall
 
 _LOOK_EVERY_S = 1.0
 _APPROVAL_TIMEOUT_S = 120.0
@@ -55,23 +54,45 @@ class DemoSurroundings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoPlan:
-    """What will be run. Invariant: the specification is faultless but for the digests that are made on the way."""
+    """What will be run. Invariant: the specifications are faultless but for the digests that are made on the way."""
 
     study: Study
     site_names: tuple[str, ...]
     run_spec: dict[str, object]
+    first_run_spec: dict[str, object] | None
     models_dir: Path
     data_dir: Path | None
+
+    @property
+    def purposes(self) -> tuple[str, ...]:
+        """What each site's dataset is registered for."""
+        specs = [spec for spec in (self.first_run_spec, self.run_spec) if spec is not None]
+        return tuple(dict.fromkeys(str(spec.get("purpose")) for spec in specs))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """One run of the demonstration: its specification, its base model, and where its files lie."""
+
+    run_spec: dict[str, object]
+    builder: ProgramCall | None
+    workspace: Workspace
+
+    @property
+    def base_model_name(self) -> str:
+        """Which base model it starts from."""
+        return str(section_of(self.run_spec, "base_model").get("name", ""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadyFederation:
-    """Everything is up and nothing has run yet."""
+    """Everything is up for a run, and it has not begun."""
 
     coordinator: CoordinatorHost
     sites: tuple[SiteHost, ...]
     run_spec: dict[str, object]
     base_model_dir: Path
+    workspace: Workspace
 
 
 def run_demo(options: DemoOptions, surroundings: DemoSurroundings) -> DemoReport:
@@ -83,15 +104,24 @@ def run_demo(options: DemoOptions, surroundings: DemoSurroundings) -> DemoReport
     """
     study = find_study(options.study, surroundings.checkout.examples_dir)
     data_dir = check_data_folder(study, options.data)
-    names = site_names(study.description.sites if options.sites is None else options.sites)
-    run_spec = spec_for_demo(study, RunChoices(sites=names, rounds=options.rounds, seed=options.seed))
-    check_spec(run_spec)
+    names = sites_of_study(study, options.sites)
+    run_spec = spec_for_demo(study.run_spec, RunChoices(sites=names, rounds=options.rounds, seed=options.seed))
+    first = None if study.first_run_spec is None else spec_for_demo(study.first_run_spec, RunChoices(sites=names))
+    for spec in (run_spec, *(() if first is None else (first,))):
+        check_spec(spec)
     workspace = Workspace.create(options, surroundings.checkout, now=surroundings.now)
     environment = child_environment(surroundings.environment, surroundings.checkout)
     surroundings.progress.say(f"Work folder: {workspace.root}")
     with Supervisor(workspace.logs, environment) as supervisor, _named_failure(workspace, supervisor):
         models_dir = (options.models_dir or surroundings.checkout.models_dir).absolute()
-        plan = DemoPlan(study=study, site_names=names, run_spec=run_spec, models_dir=models_dir, data_dir=data_dir)
+        plan = DemoPlan(
+            study=study,
+            site_names=names,
+            run_spec=run_spec,
+            first_run_spec=first,
+            models_dir=models_dir,
+            data_dir=data_dir,
+        )
         report = _Demo(plan, workspace=workspace, supervisor=supervisor, surroundings=surroundings).run()
     if not (options.keep or workspace.is_named):
         workspace.discard_state()
@@ -104,11 +134,8 @@ class _Demo:
     def __init__(
         self, plan: DemoPlan, *, workspace: Workspace, supervisor: Supervisor, surroundings: DemoSurroundings
     ) -> None:
+        self._plan = plan
         self._study = plan.study
-        self._run_spec = plan.run_spec
-        self._models_dir = plan.models_dir
-        self._data_dir = plan.data_dir
-        self._names = plan.site_names
         self._workspace = workspace
         self._supervisor = supervisor
         self._programs = surroundings.programs
@@ -116,52 +143,94 @@ class _Demo:
         self._progress = surroundings.progress
         self._began = time.monotonic()
         self._connections = contextlib.ExitStack()
+        self._pins: dict[str, str] = {}
+        self._agents: dict[str, Child] = {}
 
     def run(self) -> DemoReport:
-        """Set up, run, finish."""
+        """Set up, run, finish; where the study has a first run, that one before."""
+        description, own = self._study.description, self._workspace
         with self._connections:
-            federation = self._set_up()
-            run_id = self._start_run(federation)
-            with self._progress.watching():
-                picture = self._watch(federation, run_id)
-            self._refuse_unfinished(picture)
-            closed = self._close(federation, run_id)
+            planned = PlannedRun(run_spec=self._plan.run_spec, builder=description.base_model, workspace=own)
+            first = self._first_run()
+            early, host = self._set_up(first or planned)
+            sites = tuple(self._site_host(name, number) for number, name in enumerate(self._plan.site_names, start=1))
+            places = {"{data}": str(own.data)}
+            if first is not None:
+                made = self._make_ready(first, host, sites, base_model=early or self._ensure_model(first, places))
+                run_id = self._perform(made)
+                self._closing(made).release(run_id)
+                places |= {"{first_release}": str(made.workspace.release), "{first_base}": str(made.base_model_dir)}
+                early = None
+            federation = self._make_ready(planned, host, sites, base_model=early or self._ensure_model(planned, places))
+            run_id = self._perform(federation)
+            closed = self._closing(federation).close(run_id)
             return self._report(federation, run_id, closed)
 
-    def _set_up(self) -> ReadyFederation:
-        with self._progress.step("Base model, datasets and coordinator"):
-            first = _Stage(self._supervisor)
-            model = first.add("base model", self._ensure_base_model)
-            first.add("datasets", self._prepare_data)
-            coordinator = first.add("coordinator", self._start_coordinator)
-            first.run()
-        base_model, host = model(), coordinator()
-        self._run_spec = with_base_model(self._run_spec, base_model)
-        self._write_run_file()
-        sites = tuple(self._site_host(name, number) for number, name in enumerate(self._names, start=1))
-        with self._progress.step(
-            f"{len(sites)} sites enrol, register their data and start; the initial adapter is made"
-        ):
-            second = _Stage(self._supervisor)
-            adapter = second.add("adapter", partial(self._make_adapter, base_model.folder))
-            second.add("sites", partial(self._bring_up_all, sites, host, base_model.folder))
-            second.run()
-        self._run_spec = with_adapter(self._run_spec, adapter())
-        self._write_run_file()
-        return ReadyFederation(coordinator=host, sites=sites, run_spec=self._run_spec, base_model_dir=base_model.folder)
+    def _first_run(self) -> PlannedRun | None:
+        first, spec = self._study.description.first_run, self._plan.first_run_spec
+        if first is None or spec is None:
+            return None
+        return PlannedRun(run_spec=spec, builder=first.base_model, workspace=self._workspace.of_first_run())
 
-    def _ensure_base_model(self) -> BaseModel:
+    def _set_up(self, planned: PlannedRun) -> tuple[BaseModel | None, CoordinatorHost]:
+        """Datasets and coordinator, and beside them the base model of the run that comes first, if it needs neither."""
+        is_early = planned.builder is None or not planned.builder.has_places
+        with self._progress.step("Base model, datasets and coordinator"):
+            stage = Stage(self._supervisor)
+            model = stage.add("base model", partial(self._ensure_model, planned, {})) if is_early else None
+            stage.add("datasets", self._prepare_data)
+            coordinator = stage.add("coordinator", self._start_coordinator)
+            stage.run()
+        return None if model is None else model(), coordinator()
+
+    def _make_ready(
+        self, planned: PlannedRun, host: CoordinatorHost, sites: tuple[SiteHost, ...], *, base_model: BaseModel
+    ) -> ReadyFederation:
+        run_spec = with_base_model(planned.run_spec, base_model)
+        _write_run_file(planned.workspace, run_spec)
+        what = "start again" if self._pins else "enrol, register their data and start"
+        with self._progress.step(f"{len(sites)} sites {what}; the initial adapter is made"):
+            stage = Stage(self._supervisor)
+            adapter = stage.add("adapter", partial(self._make_adapter, planned.workspace, base_model.folder))
+            stage.add("sites", partial(self._bring_up_all, sites, host, run_spec, base_model.folder))
+            stage.run()
+        run_spec = with_adapter(run_spec, adapter())
+        _write_run_file(planned.workspace, run_spec)
+        return ReadyFederation(
+            coordinator=host,
+            sites=sites,
+            run_spec=run_spec,
+            base_model_dir=base_model.folder,
+            workspace=planned.workspace,
+        )
+
+    def _perform(self, federation: ReadyFederation) -> str:
+        """Create, start, look until it has ended; returns the run's id."""
+        run_id = self._start_run(federation)
+        with self._progress.watching():
+            picture = self._watch(federation, run_id)
+        self._refuse_unfinished(picture)
+        return run_id
+
+    def _ensure_model(self, planned: PlannedRun, places: Mapping[str, str]) -> BaseModel:
         models = BaseModels(
-            models_dir=self._models_dir,
+            models_dir=self._plan.models_dir,
             checkout=self._checkout,
             supervisor=self._supervisor,
             programs=self._programs,
         )
-        return models.ensure(self._study)
+        wanted = WantedModel(
+            name=planned.base_model_name,
+            builder=planned.builder,
+            study_folder=self._study.folder,
+            places=places,
+            own_folder=self._workspace.base_models,
+        )
+        return models.ensure(wanted)
 
     def _prepare_data(self) -> str:
         arguments = prepare_arguments(
-            self._study, n_sites=len(self._names), out=self._workspace.data, data=self._data_dir
+            self._study, n_sites=len(self._plan.site_names), out=self._workspace.data, data=self._plan.data_dir
         )
         return self._supervisor.run("prepare", (*self._programs.python, *arguments), timeout_s=_PREPARE_TIMEOUT_S)
 
@@ -174,41 +243,44 @@ class _Demo:
         return SiteHost(
             name=name,
             folder=self._workspace.site_dir(name),
-            data_file=self._workspace.data / self._study.description.data.file_of(number),
+            data_file=self._workspace.data / self._study.description.data.file_of(number, name),
             data_format=self._study.description.data.data_format,
             supervisor=self._supervisor,
             programs=self._programs,
         )
 
-    def _make_adapter(self, base_model_dir: Path) -> InitialAdapter:
-        options = ("--base-model", str(base_model_dir), "--out", str(self._workspace.adapter), "--json")
-        arguments = (*self._programs.trainer, "init-adapter", "--run-spec", str(self._workspace.run_file), *options)
+    def _make_adapter(self, workspace: Workspace, base_model_dir: Path) -> InitialAdapter:
+        options = ("--base-model", str(base_model_dir), "--out", str(workspace.adapter), "--json")
+        arguments = (*self._programs.trainer, "init-adapter", "--run-spec", str(workspace.run_file), *options)
         self._supervisor.run_json("init-adapter", arguments, timeout_s=_ADAPTER_TIMEOUT_S)
-        return read_initial_adapter(self._workspace.adapter)
+        return read_initial_adapter(workspace.adapter)
 
-    def _write_run_file(self) -> None:
-        text = yaml.safe_dump(self._run_spec, sort_keys=False, allow_unicode=True)
-        self._workspace.run_file.write_text(text, encoding="utf-8")
-
-    def _bring_up_all(self, sites: tuple[SiteHost, ...], host: CoordinatorHost, base_model_dir: Path) -> None:
+    def _bring_up_all(
+        self, sites: tuple[SiteHost, ...], host: CoordinatorHost, run_spec: dict[str, object], base_model_dir: Path
+    ) -> None:
         """Enrol all sites, then give each the fingerprints that the others told of themselves, and start it."""
-        enrolling = _Stage(self._supervisor)
-        enrolled = {site.name: enrolling.add(site.name, partial(site.enrol, host.client)) for site in sites}
-        enrolling.run()
-        pins = {name: fingerprint() for name, fingerprint in enrolled.items()}
-        starting = _Stage(self._supervisor)
+        is_first = not self._pins
+        if is_first:
+            enrolling = Stage(self._supervisor)
+            enrolled = {site.name: enrolling.add(site.name, partial(site.enrol, host.client)) for site in sites}
+            enrolling.run()
+            self._pins = {name: fingerprint() for name, fingerprint in enrolled.items()}
+        starting = Stage(self._supervisor)
         for site in sites:
-            starting.add(site.name, partial(self._bring_up, site, pins, base_model_dir))
+            starting.add(site.name, partial(self._bring_up, site, run_spec, base_model_dir, is_first=is_first))
         starting.run()
 
-    def _bring_up(self, site: SiteHost, pins: dict[str, str], base_model_dir: Path) -> None:
-        site.configure(self._run_spec, pins=pins, base_model_dir=base_model_dir)
-        site.register_dataset(self._run_spec)
-        site.start()
+    def _bring_up(self, site: SiteHost, run_spec: dict[str, object], base_model_dir: Path, *, is_first: bool) -> None:
+        if not is_first:
+            self._supervisor.stop(self._agents[site.name])
+        site.configure(run_spec, pins=self._pins, base_model_dir=base_model_dir)
+        if is_first:
+            site.register_dataset(run_spec, purposes=self._plan.purposes)
+        self._agents[site.name] = site.start()
 
     def _start_run(self, federation: ReadyFederation) -> str:
         host = federation.coordinator
-        adapter = read_initial_adapter(self._workspace.adapter)
+        adapter = read_initial_adapter(federation.workspace.adapter)
         run_id = text_of(create_run(host.lead.client, federation.run_spec, adapter), "run_id")
         # Another person than the one who created it.
         host.client.post(f"/api/v1/runs/{run_id}:start")
@@ -240,18 +312,17 @@ class _Demo:
             seconds=time.monotonic() - self._began,
         )
 
-    def _close(self, federation: ReadyFederation, run_id: str) -> ClosedRun:
-        closing = Closing(
+    def _closing(self, federation: ReadyFederation) -> Closing:
+        return Closing(
             coordinator=federation.coordinator,
             sites=federation.sites,
             run_spec=federation.run_spec,
             base_model_dir=federation.base_model_dir,
-            workspace=self._workspace,
+            workspace=federation.workspace,
             supervisor=self._supervisor,
             programs=self._programs,
             progress=self._progress,
         )
-        return closing.close(run_id)
 
     def _refuse_unfinished(self, picture: Picture) -> None:
         if picture.run_state == "COMPLETED":
@@ -286,20 +357,9 @@ class _Demo:
         )
 
 
-class _Stage:
-    """Tasks that run at the same time; what ``add`` returns gives the task's result once ``run`` is over."""
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-        self._tasks: dict[str, Callable[[], object]] = {}
-
-    def add(self, name: str, task: Callable[[], _Result]) -> Callable[[], _Result]:
-        results: list[_Result] = []
-        self._tasks[name] = lambda: results.append(task())
-        return lambda: results[0]
-
-    def run(self) -> None:
-        run_parallel(self._supervisor, self._tasks)
+def _write_run_file(workspace: Workspace, run_spec: Mapping[str, object]) -> None:
+    text = yaml.safe_dump(dict(run_spec), sort_keys=False, allow_unicode=True)
+    workspace.run_file.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

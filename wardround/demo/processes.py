@@ -16,10 +16,12 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from wardround.documents import Document, document_from_text
 from wardround.errors import CommandError, DemoFailedError
+
+Result = TypeVar("Result")
 
 N_TAIL_LINES = 15
 _GRACE_S = 10.0
@@ -215,6 +217,24 @@ def run_parallel(supervisor: Supervisor, tasks: Mapping[str, Callable[[], object
             supervisor.stop_all(cause=error)
             raise
         return {name: future.result() for name, future in futures.items()}
+
+
+class Stage:
+    """Tasks that run at the same time; what ``add`` returns gives the task's result once ``run`` is over."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._tasks: dict[str, Callable[[], object]] = {}
+
+    def add(self, name: str, task: Callable[[], Result]) -> Callable[[], Result]:
+        """Take a task in; nothing runs yet."""
+        results: list[Result] = []
+        self._tasks[name] = lambda: results.append(task())
+        return lambda: results[0]
+
+    def run(self) -> None:
+        """Run them all; see ``run_parallel``."""
+        run_parallel(self._supervisor, self._tasks)
 
 
 def wait_for_file(path: Path, supervisor: Supervisor, *, timeout_s: float, what: str) -> None:

@@ -7,7 +7,7 @@ Each site has its own folder with its own keys and databases. The pins of the ot
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,14 +71,14 @@ class SiteHost:
         policy_file = self.folder / str(document.get("policy", "policy.yaml"))
         _write_yaml(policy_file, policy_for_run(run_spec))
 
-    def register_dataset(self, run_spec: Mapping[str, object]) -> Document:
+    def register_dataset(self, run_spec: Mapping[str, object], *, purposes: Sequence[str]) -> Document:
         """``wardround-site datasets register``: the file's digest and counts stay at the site."""
         declaration = self.folder / "dataset.yaml"
         dataset = {
             "name": section_of(run_spec, "data").get("dataset"),
             "path": str(self.data_file),
             "format": self.data_format,
-            "purposes": [run_spec.get("purpose")],
+            "purposes": list(purposes),
         }
         _write_yaml(declaration, dataset)
         return self._call("datasets", "register", str(declaration))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wardround.documents import section_of
@@ -34,6 +35,27 @@ class RunChoices:
     seed: int | None = None
 
 
+def sites_of_study(study: Study, n_sites: int | None) -> tuple[str, ...]:
+    """The names of the sites of a demonstration.
+
+    Args:
+        study: whose data either belong to the sites of its roster, or are shared out among hospitals.
+        n_sites: how many; None: as the study says.
+
+    Raises:
+        UsageInvalidError: too few, or more than the study's data have.
+    """
+    wanted = study.description.sites if n_sites is None else n_sites
+    if not study.description.data.has_named_sites:
+        return site_names(wanted)
+    if not MIN_SITES <= wanted <= len(study.roster):
+        raise UsageInvalidError(
+            f"the study {study.name} has {len(study.roster)} sites",
+            advice=f"Choose {MIN_SITES} to {len(study.roster)} of them with --sites.",
+        )
+    return study.roster[:wanted]
+
+
 def site_names(n_sites: int) -> tuple[str, ...]:
     """Names for that many sites.
 
@@ -49,9 +71,9 @@ def site_names(n_sites: int) -> tuple[str, ...]:
     )
 
 
-def spec_for_demo(study: Study, choices: RunChoices) -> dict[str, object]:
-    """The study's specification for these sites: roster, quorum of all, and what the user chose."""
-    spec: dict[str, object] = dict(study.run_spec)
+def spec_for_demo(run_spec: Mapping[str, object], choices: RunChoices) -> dict[str, object]:
+    """A specification of the study for these sites: roster, quorum of all, and what the user chose."""
+    spec: dict[str, object] = dict(run_spec)
     spec["cohort"] = {
         **section_of(spec, "cohort"),
         "sites": list(choices.sites),

@@ -134,6 +134,17 @@ class Workspace:
         """The downloaded release."""
         return self.root / "release"
 
+    def of_first_run(self) -> Workspace:
+        """Where a run that comes before the study's own keeps its specification, adapter and release."""
+        folder = self.root / "first-run"
+        folder.mkdir(exist_ok=True, mode=0o700)
+        return Workspace(root=folder, is_named=self.is_named)
+
+    @property
+    def base_models(self) -> Path:
+        """Base models that are this demonstration's own."""
+        return self.root / "base-models"
+
     @property
     def summary_file(self) -> Path:
         """What ``--json`` prints."""

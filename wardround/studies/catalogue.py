@@ -23,6 +23,7 @@ class Study:
     folder: Path
     description: StudyDescription
     run_spec: Mapping[str, object]
+    first_run_spec: Mapping[str, object] | None = None
 
     @property
     def prepare_file(self) -> Path:
@@ -43,6 +44,12 @@ class Study:
     def dataset_name(self) -> str:
         """Under which name each site registers its dataset."""
         return str(section_of(self.run_spec, "data").get("dataset", ""))
+
+    @property
+    def roster(self) -> tuple[str, ...]:
+        """The sites that the run's specification names."""
+        sites = section_of(self.run_spec, "cohort").get("sites")
+        return tuple(str(site) for site in sites) if isinstance(sites, list) else ()
 
     @property
     def rounds(self) -> int:
@@ -82,11 +89,14 @@ def find_study(name: str, examples_dir: Path) -> Study:
             f"there is no study {name!r}",
             advice=f"Studies: {known}. A path of your own works too: a folder with {STUDY_FILE} and {RUN_FILE}.",
         )
+    description = read_description(read_spec_file(folder / STUDY_FILE), source=str(folder / STUDY_FILE))
+    first = description.first_run
     study = Study(
         name=folder.resolve().name,
         folder=folder.resolve(),
-        description=read_description(read_spec_file(folder / STUDY_FILE), source=str(folder / STUDY_FILE)),
+        description=description,
         run_spec=read_spec_file(folder / RUN_FILE),
+        first_run_spec=None if first is None else read_spec_file(folder / first.run),
     )
     if not study.prepare_file.is_file():
         fault = ("data.program", f"there is no file {study.prepare_file.name} in the study's folder")
@@ -134,6 +144,6 @@ def check_data_folder(study: Study, folder: Path | None) -> Path | None:
 
 def prepare_arguments(study: Study, *, n_sites: int, out: Path, data: Path | None) -> tuple[str, ...]:
     """The words after the interpreter that make the datasets of ``n_sites`` sites in ``out``."""
-    words = (str(study.prepare_file), "--sites", str(n_sites), "--out", str(out))
+    sites = () if study.description.data.has_named_sites else ("--sites", str(n_sites))
     folder = () if data is None else ("--data", str(data))
-    return (*words, *folder, *study.description.data.prepare.arguments)
+    return (str(study.prepare_file), *sites, "--out", str(out), *folder, *study.description.data.prepare.arguments)

@@ -21,6 +21,10 @@ MAX_SITES = 200
 _LONGEST = 400
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NUMBER = "{number}"
+_SITE = "{site}"
+
+PLACES = ("{data}", "{first_release}", "{first_base}")
+"""The prepared datasets; the release of the first run; the base model of the first run."""
 
 
 class Better(StrEnum):
@@ -41,10 +45,32 @@ class Arm(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramCall:
-    """A program of the study's folder or of ``deploy/scripts``, and the words that it is called with."""
+    """A program and the words that it is called with.
+
+    Attributes:
+        program: a file of the study's folder or of ``deploy/scripts``; for a base model also a verb of the trainer.
+        arguments: may hold the places ``{data}``, ``{first_release}`` and ``{first_base}``, where they are known.
+    """
 
     program: str
     arguments: tuple[str, ...] = ()
+
+    @property
+    def is_verb(self) -> bool:
+        """Whether it is a verb of the trainer, as ``python -m site_agent.training VERB``."""
+        return not self.program.endswith(".py")
+
+    @property
+    def has_places(self) -> bool:
+        """Whether what it makes depends on the data or on an earlier run, so that it is made anew each time."""
+        return any(place in word for word in self.arguments for place in PLACES)
+
+    def arguments_in(self, places: Mapping[str, str]) -> tuple[str, ...]:
+        """The words with every known place filled in."""
+        words = self.arguments
+        for place, path in places.items():
+            words = tuple(word.replace(place, path) for word in words)
+        return words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +93,8 @@ class StudyData:
     Attributes:
         source: what they are made of, for people.
         prepare: called with ``--sites N --out DIR``, and ``--data DIR`` where ``folder`` is given.
-        file: the name of a site's dataset in DIR, with ``{number}`` in it, from 1.
+        file: the name of a site's dataset in DIR: with ``{number}`` in it, from 1, or with ``{site}``: then the sites
+            are those of the run's roster, because the data are theirs, and ``--sites`` is not passed on.
         data_format: as which format a site registers it.
         folder: what the user must bring; None where a package has everything.
     """
@@ -78,9 +105,14 @@ class StudyData:
     data_format: str
     folder: DataFolder | None
 
-    def file_of(self, number: int) -> str:
+    @property
+    def has_named_sites(self) -> bool:
+        """Whether the datasets belong to the sites of the run's roster."""
+        return _SITE in self.file
+
+    def file_of(self, number: int, site: str) -> str:
         """The name of one site's dataset; ``number`` from 1."""
-        return self.file.replace(_NUMBER, str(number))
+        return self.file.replace(_NUMBER, str(number)).replace(_SITE, site)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,12 +158,26 @@ class TablePlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FirstRun:
+    """A run that comes before the study's own, among the same sites: what it releases goes into the base model.
+
+    Attributes:
+        run: the file of its specification, beside the description.
+        base_model: how its own base model is made.
+    """
+
+    run: str
+    base_model: ProgramCall | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudyDescription:
     """A whole ``study.yaml``. Invariant: only ``read_description`` makes one, so every bound of it holds."""
 
     title: str
     seed_system: str
     data: StudyData
+    first_run: FirstRun | None
     base_model: ProgramCall | None
     sites: int
     metric: ShownMetric
@@ -154,11 +200,13 @@ def read_description(document: Mapping[str, object], *, source: str) -> StudyDes
         title=top.text("title", longest=_LONGEST),
         seed_system=top.text("seed_system", longest=_LONGEST),
         data=_read_data(top.section("data")),
+        first_run=_read_first_run(top.section("first_run")) if top.has("first_run") else None,
         base_model=_read_builder(top),
         sites=top.integer("sites", low=MIN_SITES, high=MAX_SITES),
         metric=_read_metric(top.section("metric")),
         table=_read_table(top.section("table")),
     )
+    top.skip("first_run")
     top.finish()
     if faults:
         listed = tuple((fault.path, fault.message) for fault in faults)
@@ -172,8 +220,9 @@ def _read_data(reader: Reader) -> StudyData:
         program=_file_name(reader, "program", default=PREPARE_FILE), arguments=_texts(reader, "arguments")
     )
     file = reader.text("file", longest=100) if reader.has("file") else f"site-{_NUMBER}.jsonl"
-    if file.count(_NUMBER) != 1 or _FILE_NAME.fullmatch(file.replace(_NUMBER, "1")) is None:
-        reader.fault("file", f"must be a file's name with {_NUMBER} in it once")
+    plain = file.replace(_NUMBER, "1").replace(_SITE, "a")
+    if file.count(_NUMBER) + file.count(_SITE) != 1 or _FILE_NAME.fullmatch(plain) is None:
+        reader.fault("file", f"must be a file's name with {_NUMBER} or {_SITE} in it once")
     reader.skip("file")
     data_format = reader.label("format") if reader.has("format") else "jsonl"
     reader.skip("format")
@@ -197,6 +246,12 @@ def _read_builder(top: Reader) -> ProgramCall | None:
     call = ProgramCall(program=_file_name(reader, "builder"), arguments=_texts(reader, "arguments"))
     reader.finish()
     return call
+
+
+def _read_first_run(reader: Reader) -> FirstRun:
+    first = FirstRun(run=_file_name(reader, "run"), base_model=_read_builder(reader))
+    reader.finish()
+    return first
 
 
 def _read_metric(reader: Reader) -> ShownMetric:

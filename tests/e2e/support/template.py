@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -39,7 +40,7 @@ _MAX_RANK = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """What a run is about. ``big`` makes the upload megabytes instead of kilobytes."""
+    """What a run is about. ``changes`` sets keys of its RunSpec, each by its path."""
 
     name: str
     rounds: int = 2
@@ -50,10 +51,11 @@ class Study:
     quorum: int = 3
     round_deadline_s: float = 120
     phase_deadline_s: float = 60
+    changes: tuple[tuple[str, object], ...] = ()
 
     def run_spec(self, base_model_sha256: str) -> dict[str, object]:
         """The RunSpec, without the digests of its adapter."""
-        return {
+        spec: dict[str, Any] = {
             "apiVersion": "wardround/v1",
             "kind": "Run",
             "name": self.name,
@@ -82,6 +84,13 @@ class Study:
             "evaluation": {"holdout_fraction": 0.1, "max_records": 8},
             "rounds": self.rounds,
         }
+        for path, value in self.changes:
+            *parents, key = path.split(".")
+            section = spec
+            for parent in parents:
+                section = section.setdefault(parent, {})
+            section[key] = value
+        return spec
 
 
 SMALL = Study(name="small")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.studies.arms import POOLED_SITE, plain_sum, train_alone, train_federated
+from benchmarks.studies.cells import CellKey, Phase
 from benchmarks.studies.filling import Filling, fill_table
 from benchmarks.studies.progress import TableProgress
 from benchmarks.studies.splits import SiteParts, parts_of_site
@@ -46,10 +48,11 @@ class Listening(Workshop):
     """A workshop that remembers whose records each adapter was trained on and judged by, and each round's updates."""
 
     def __init__(self, workshop: Workshop) -> None:
-        super().__init__(workshop._task, shown=TableProgress(io.StringIO()))
+        super().__init__(workshop._task, private_folder=workshop._private_folder, shown=TableProgress(io.StringIO()))
         self.trained: dict[str, set[str]] = {}
         self.judged: set[str] = set()
         self.past: list[tuple[dict[str, set[str]], set[str]]] = []
+        self.kept: list[tuple[str, int, bool]] = []
         self.rounds: list[tuple[PublicState, dict[str, NDArray[np.float32]]]] = []
 
     def initial_state(self, spec: RunSpec) -> PublicState:
@@ -58,20 +61,22 @@ class Listening(Workshop):
         self.trained, self.judged, self.rounds = {}, set(), []
         return super().initial_state(spec)
 
-    def train_round(
-        self, spec: RunSpec, state: PublicState, *, site: str, records: Sequence[Any], round_index: int
-    ) -> TrainedRound:
-        self.trained.setdefault(site, set()).update(record.person for record in records)
-        trained = super().train_round(spec, state, site=site, records=records, round_index=round_index)
+    def train_round(self, spec: RunSpec, state: PublicState, **options: Any) -> TrainedRound:
+        site, round_index = options["site"], options["round_index"]
+        self.kept.append((site, round_index, bool(options.get("private"))))
+        self.trained.setdefault(site, set()).update(record.person for record in options["records"])
+        trained = super().train_round(spec, state, **options)
         if round_index == len(self.rounds):
             self.rounds.append((state, {}))
         self.rounds[round_index][1][site] = trained.raw["adapter_update"]
         return trained
 
-    def evaluate(self, spec: RunSpec, adapter: Any, records: Iterable[Any]) -> EvaluationTotals:
+    def evaluate(
+        self, spec: RunSpec, adapter: Any, records: Iterable[Any], *, training: Sequence[Any]
+    ) -> EvaluationTotals:
         records = list(records)
         self.judged.update(record.person for record in records)
-        return super().evaluate(spec, adapter, records)
+        return super().evaluate(spec, adapter, records, training=training)
 
 
 class Bench:
@@ -85,7 +90,7 @@ class Bench:
         self.files = {name: write_records(root / f"{name}.jsonl", n) for name, n in N_RECORDS.items()}
         compute = choose_compute(DeviceChoice.CPU)
         task = ModelShelf().take(self.model, self.spec, sha256=self.spec.base_model.sha256, compute=compute)
-        self.workshop = Workshop(task, shown=TableProgress(io.StringIO()))
+        self.workshop = Workshop(task, private_folder=root, shown=TableProgress(io.StringIO()))
 
     def parts(self, *, validation_fraction: float = 0.0) -> tuple[SiteParts[Any], ...]:
         """Every site's parts; a person of one site is at the larger sites, too."""
@@ -115,6 +120,25 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     torch.set_num_threads(n_threads)
 
 
+def filling_of(bench: Bench, root: Path, *, run_spec: Mapping[str, object] | None = None) -> Filling:
+    """Everything that a table of this bench needs."""
+    return Filling(
+        path=root / "table.json",
+        run_spec=run_spec or bench.spec.to_document(),
+        sites=bench.parts(validation_fraction=0.2),
+        common={},
+        common_sha256="c",
+        metric=ShownMetric(name="loss", unit="nats", better=Better.LOWER),
+        grid=SearchGrid(learning_rates=(0.01,), steps=(3,), validation_fraction=0.2),
+        seeds=(7,),
+        arms=tuple(Arm),
+        add_up=plain_sum,
+        is_secure=False,
+        is_redoing=False,
+        machine={},
+    )
+
+
 def training_of(site: SiteParts[Any]) -> Sequence[Any]:
     return site.training
 
@@ -133,7 +157,7 @@ def test_round_of_a_site_is_bit_for_bit_what_its_trainer_writes(bench: Bench, tm
     trained = bench.workshop.train_round(spec, initial, site="b", records=site.training, round_index=0)
     assert trained.n_steps == spec.local.steps
     np.testing.assert_array_equal(trained.raw["adapter_update"], written["adapter_update"])
-    evaluated = bench.workshop.evaluate(spec, initial.adapter, site.held_out)
+    evaluated = bench.workshop.evaluate(spec, initial.adapter, site.held_out, training=site.training)
     assert evaluated.loss_sum == written["eval_loss_sum"][0]
     assert (evaluated.n_units, evaluated.n_records) == (written["eval_tokens"][0], written["eval_records"][0])
 
@@ -179,21 +203,7 @@ def test_arm_alone_is_not_clipped_and_takes_as_many_steps(bench: Bench) -> None:
 
 def test_nobody_who_judges_is_trained_on_in_any_arm(bench: Bench, tmp_path: Path) -> None:
     listening = Listening(bench.workshop)
-    filling = Filling(
-        path=tmp_path / "table.json",
-        run_spec=bench.spec.to_document(),
-        sites=bench.parts(validation_fraction=0.2),
-        common={},
-        common_sha256="c",
-        metric=ShownMetric(name="loss", unit="nats", better=Better.LOWER),
-        grid=SearchGrid(learning_rates=(0.01,), steps=(3,), validation_fraction=0.2),
-        seeds=(7,),
-        arms=tuple(Arm),
-        add_up=plain_sum,
-        is_secure=False,
-        is_redoing=False,
-        machine={},
-    )
+    filling = filling_of(bench, tmp_path)
     table = Table(study="tiny")
     fill_table(filling, table, listening, TableProgress(io.StringIO()))
     past = [*listening.past, (listening.trained, listening.judged)]
@@ -218,3 +228,18 @@ def test_pooled_arm_trains_on_every_site_s_records(bench: Bench) -> None:
     assert len(together) == sum(len(site.training) for site in bench.parts())
     result = train_alone(bench.workshop, bench.spec, site=POOLED_SITE, records=together)
     assert result.optimiser_steps == bench.spec.rounds * bench.spec.local.steps
+
+
+def test_local_rule_finds_what_it_kept_at_its_site_in_the_round_before(bench: Bench, tmp_path: Path) -> None:
+    document = bench.spec.to_document()
+    filling = filling_of(
+        bench, tmp_path, run_spec={**document, "local": {**document["local"], "rule": "scaffold", "optimizer": "sgd"}}
+    )
+    key = CellKey(phase=Phase.TABLE, arm=Arm.FEDERATED, site="", seed=7, learning_rate=0.01, steps=3)
+    listening = Listening(bench.workshop)
+    train_federated(listening, filling.spec_of(key), filling.sites, records_of=training_of)
+    assert listening.kept == [(site, number, number > 0) for number in range(3) for site in "abc"]
+    for arm in (Arm.POOLED, Arm.LOCAL):
+        alone = filling.spec_of(replace(key, arm=arm))
+        assert (alone.local.rule.value, alone.aggregation.algorithm.value) == ("plain", "fedavg-lora")
+    assert filling.spec_of(key).local.rule.value == "scaffold"

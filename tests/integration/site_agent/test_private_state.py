@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy.orm import Session
 
 from fl_protocol.codec.fixed_point import clip_l2
 from fl_protocol.folds.control_variate import control_of, control_step
 from fl_protocol.folds.public_state import PublicState
+from fl_protocol.ids import RunId
 from fl_protocol.spec.run_spec import parse_run_spec
 from fl_protocol.tensors.safetensors_io import bytes_from_tensors, tensors_from_bytes
+from site_agent.db.models import RunLedgerRow
+from site_agent.db.tx import open_site_db
 from site_agent.jobs.job_dir import (
     GLOBAL_FILE,
     NEXT_PRIVATE_FILE,
@@ -27,6 +31,7 @@ from site_agent.link import instructions as asked
 from tests.support.agent_fakes import LAYOUT, FakeRunner
 
 FederationOf = Callable[..., Any]
+RUN_ID = RunId("run-" + "b" * 26)
 
 SCAFFOLD = {"local.rule": "scaffold", "local.optimizer": "sgd", "local.schedule": "constant"}
 
@@ -152,6 +157,25 @@ async def test_site_whose_upload_is_not_in_the_sum_goes_on_from_the_control_vari
     assert of_delta == {(0, 0): None, (1, 0): None}
     of_alpha = {(index, attempt): own for index, attempt, own in federation.sites["alpha"].runner.found}
     assert np.array_equal(of_alpha[1, 0], federation.sites["alpha"].runner.left[0, 1])
+
+
+async def test_run_that_the_steward_withdrew_from_leaves_no_private_state(federation_of: FederationOf) -> None:
+    federation = scaffold_federation(federation_of, rounds=3)
+    beta = federation.sites["beta"]
+
+    def kept(site: Any) -> list[Path]:
+        return [path for path in site.folder.glob("jobs/.private/**/*") if path.is_file()]
+
+    await federation.run(lambda: federation.coordinator.round_index == 1 and bool(kept(beta)))
+    db = open_site_db(beta.folder / "site.db")
+
+    def withdraw(session: Session) -> None:
+        session.get_one(RunLedgerRow, RUN_ID).state = "withdrawn"
+
+    db.run_tx("withdraw", withdraw)
+    db.close()
+    await federation.run(lambda: not kept(beta))
+    assert kept(federation.sites["alpha"]), "the others go on"
 
 
 async def test_run_that_is_over_leaves_no_private_state(federation_of: FederationOf) -> None:

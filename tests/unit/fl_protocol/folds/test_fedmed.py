@@ -260,6 +260,12 @@ def test_site_under_the_threshold_takes_the_least_attention_and_never_none() -> 
     assert (under["selected"].tolist(), over["selected"].tolist()) == ([0], [1])
     np.testing.assert_allclose(under["layer_weight"], [math.exp(-2)] * 3, rtol=1e-6)
     assert over["layer_weight"].tolist() == [1, 1, 1]
+    payload = FEDMED.segments(spec, LAYOUT, RoundKind.TRAIN)
+    one = encode_payload(over, payload)
+    report = FEDMED.fold(
+        decode_sums(one, payload, n_sites=1), state_of(), spec=spec, layout=LAYOUT, kind=RoundKind.TRAIN, n_sites=1
+    ).report
+    assert (report.metrics["attentive"], report.metrics["selected_sites"]) == (1.0, 1.0)
     # Only one of three is over it: the sum is still not its update alone.
     moved = folded([under, under, over], state_of(), spec).adapter["a.lora_A.weight"][0, 0]
     expected = (2 * math.exp(-2) * 0.4 + 0.6) / (2 * math.exp(-2) + 1)

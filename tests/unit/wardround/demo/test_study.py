@@ -21,7 +21,7 @@ def study(tmp_path: Path) -> Study:
 
 
 def test_spec_for_demo_replaces_roster_and_choices_and_keeps_the_rest(study: Study) -> None:
-    spec = spec_for_demo(study, RunChoices(sites=("a", "b", "c"), rounds=2, seed=11))
+    spec = spec_for_demo(study.run_spec, RunChoices(sites=("a", "b", "c"), rounds=2, seed=11))
     assert spec == {
         "local": {"seed": 11, "steps": 5},
         "rounds": 2,
@@ -31,7 +31,7 @@ def test_spec_for_demo_replaces_roster_and_choices_and_keeps_the_rest(study: Stu
 
 
 def test_spec_for_demo_without_choices_is_the_study_s_own(study: Study) -> None:
-    spec = spec_for_demo(study, RunChoices(sites=("a", "b", "c")))
+    spec = spec_for_demo(study.run_spec, RunChoices(sites=("a", "b", "c")))
     assert (spec["rounds"], spec["local"]) == (3, {"seed": 7, "steps": 5})
 
 

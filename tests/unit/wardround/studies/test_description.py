@@ -29,7 +29,7 @@ def faults_of(document: Mapping[str, object]) -> set[str]:
 def test_description_fills_in_what_is_left_out() -> None:
     study = read_description(DOCUMENT, source="study.yaml")
     assert study.data.prepare.program == "prepare.py"
-    assert study.data.file_of(3) == "site-3.jsonl"
+    assert study.data.file_of(3, "ucsf") == "site-3.jsonl"
     assert (study.data.data_format, study.data.folder) == ("jsonl", None)
     assert study.table.arms == (Arm.BEFORE, Arm.FEDERATED, Arm.POOLED, Arm.LOCAL)
     assert (study.table.search, study.table.rounds) == (None, None)
@@ -52,7 +52,7 @@ def test_description_keeps_what_is_said() -> None:
     }
     metric = {"name": "p_at_1", "unit": "part", "better": "higher"}
     study = read_description({**DOCUMENT, "data": data, "table": table, "metric": metric}, source="study.yaml")
-    assert study.data.file_of(12) == "rows-12.csv"
+    assert study.data.file_of(12, "ucsf") == "rows-12.csv"
     assert study.data.folder is not None
     assert study.data.folder.holds == ("README.md",)
     assert study.data.prepare.arguments == ("--fast",)
