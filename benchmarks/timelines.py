@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from benchmarks.rows import announce
@@ -31,6 +32,7 @@ from benchmarks.timeline_arms import (
     baseline_figures,
     prepare_bench,
 )
+from fl_protocol.spec.run_spec import RunSpec
 
 SEARCHED_RATES = (1e-3, 3e-3, 6e-3)
 RATES_AT_ROUNDS = 15
@@ -73,11 +75,11 @@ def search(table: Table, bench: Bench) -> None:
     for rate in SEARCHED_RATES:
         for arm in ARMS:
             name = f"search/{arm}/rate {rate:g}/rounds {RATES_AT_ROUNDS}"
-            table.fill(name, lambda arm=arm, rate=rate: bench.search_cell(arm, FIRST_SEED, rate, RATES_AT_ROUNDS))
+            table.fill(name, partial(bench.search_cell, arm, FIRST_SEED, rate, RATES_AT_ROUNDS))
     best = max(SEARCHED_RATES, key=lambda rate: _searched(table, "federated", rate, RATES_AT_ROUNDS))
     for rounds in SEARCHED_ROUNDS:
         name = f"search/federated/rate {best:g}/rounds {rounds}"
-        table.fill(name, lambda rounds=rounds: bench.search_cell("federated", FIRST_SEED, best, rounds))
+        table.fill(name, partial(bench.search_cell, "federated", FIRST_SEED, best, rounds))
 
 
 def _searched(table: Table, arm: str, rate: float, rounds: int) -> float:
@@ -95,16 +97,17 @@ def best_rate(table: Table, arm: str, otherwise: float) -> float:
 def measure(table: Table, bench: Bench, vocabulary: str, seeds: Sequence[int]) -> None:
     """Every cell of one vocabulary."""
     for name, figures in baseline_figures(bench).items():
-        table.fill(f"{vocabulary}/{name}", lambda figures=figures: figures.to_document())
+        table.fill(f"{vocabulary}/{name}", figures.to_document)
     for seed in seeds:
         for arm in VOCABULARIES[vocabulary]:
             spec = bench.spec
             rate = best_rate(table, arm, spec.local.learning_rate)
             changed = replace(spec, local=replace(spec.local, seed=seed, learning_rate=rate))
-            table.fill(
-                f"{vocabulary}/{arm}/seed {seed}",
-                lambda arm=arm, changed=changed, rate=rate: {**bench.run(arm, changed).to_document(), "rate": rate},
-            )
+            table.fill(f"{vocabulary}/{arm}/seed {seed}", partial(_cell, bench, arm, changed))
+
+
+def _cell(bench: Bench, arm: str, spec: RunSpec) -> dict[str, object]:
+    return {**bench.run(arm, spec).to_document(), "rate": spec.local.learning_rate}
 
 
 def rows_of(cells: Mapping[str, Mapping[str, object]], vocabulary: str) -> list[str]:

@@ -103,7 +103,9 @@ def sentence_tower() -> SentenceTower:
     weights = load_file(checked_file(TEXT_PACKAGE, TEXT_FILE, TEXT_SHA256))
     # The pooler and the list of positions are not used.
     encoder.load_state_dict({name: value for name, value in weights.items() if name in encoder.state_dict()})
-    return SentenceTower(encoder).eval()
+    tower = SentenceTower(encoder)
+    tower.eval()
+    return tower
 
 
 def word_pieces() -> WordPieces:
@@ -122,7 +124,8 @@ def image_tower(weights: Mapping[str, torch.Tensor]) -> EfficientNetLite0:
         _fold(block.depthwise, weights, f"{prefix}_depthwise_conv", f"{prefix}_bn1")
         _fold(block.narrow, weights, f"{prefix}_project_conv", f"{prefix}_bn2")
     _fold(network.head, weights, "_conv_head", "_bn1")
-    return network.eval()
+    network.eval()
+    return network
 
 
 def _fold(layer: object, weights: Mapping[str, torch.Tensor], convolution: str, norm: str) -> None:

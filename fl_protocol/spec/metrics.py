@@ -123,9 +123,9 @@ MOST_A_UNIT: Mapping[str, int] = {"margin_above": 64 * MARGIN_STEPS, "margin_bel
 
 
 def perplexity(totals: EvaluationTotals) -> float | None:
-    """Exp of the mean loss; infinite where that is too large for a float."""
+    """The exponential of the mean loss; None where there is none, or one of above 709 nats, which no float holds."""
     mean = ratio(totals.loss_sum, totals.n_units)
-    return None if mean is None else math.exp(mean) if mean < math.log(sys.float_info.max) else math.inf
+    return None if mean is None or mean > math.log(sys.float_info.max) else math.exp(mean)
 
 
 def mean_margin(totals: EvaluationTotals) -> float | None:

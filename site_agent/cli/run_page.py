@@ -11,8 +11,10 @@ from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.algorithm import Publishes
 from fl_protocol.spec.metrics import counts_of
 from fl_protocol.spec.run_spec import RunSpec
-from fl_protocol.spec.run_spec_parts import AlgorithmName, LocalRule
+from fl_protocol.spec.run_spec_parts import AlgorithmName, LocalRule, Quantization
 from fl_protocol.spec.tasks.concept_vocabulary import ConceptVocabulary
+from fl_protocol.spec.tasks.image_text_adapter import ImageTextAdapter
+from fl_protocol.spec.tasks.image_text_contrastive import ImageTextContrastive
 from site_agent.approvals.approve_run import Judgement
 from site_agent.approvals.run_records import STANDING, RunRecord
 from site_agent.cli.console import table
@@ -62,9 +64,9 @@ def page_lines(page: RunPage) -> list[RenderableType]:
         ("approval", _approval(page)),
         ("purpose", spec.purpose),
         ("task", f"{spec.task.kind}, {spec.rounds} rounds of {spec.local.steps} steps"),
-        ("local training", spec.local.summary),
-        ("aggregation", f"{spec.aggregation.summary}; weighted by records, at most {spec.privacy.weight_cap} a site"),
-        ("base model", f"{spec.base_model.name}  sha256:{spec.base_model.sha256}"),
+        *_classes(spec),
+        *_learning(spec),
+        ("base model", _base_model(spec)),
         ("adapter", spec.adapter.summary),
         ("dataset", f"{spec.data.dataset}, at least {spec.data.min_records} records"),
         ("each sum", f"at least {spec.secure_aggregation.min_cohort} sites of {len(spec.cohort.sites)}"),
@@ -88,6 +90,8 @@ def page_lines(page: RunPage) -> list[RenderableType]:
 
 def in_the_sum(run_spec: RunSpec) -> str:
     """What a training round adds up over its sites, in words; each of it leaves this site inside the sum only."""
+    if run_spec.aggregation.algorithm is AlgorithmName.THRESHOLDED_COUNTS:
+        return "patients of each code, and whether there are any; the weight"
     parts = [
         "the update, times its weight",
         "the weight",
@@ -103,6 +107,13 @@ def in_the_sum(run_spec: RunSpec) -> str:
         parts.append("one weight a layer, between a bound and 1")
         parts.append("whether the update reaches the threshold")
     return "; ".join(parts)
+
+
+def _classes(spec: RunSpec) -> list[tuple[str, object]]:
+    """What a run for images tells apart, and by which public sentences; nothing for other runs."""
+    if not isinstance(spec.task, ImageTextAdapter | ImageTextContrastive):
+        return []
+    return [(f"class {one.name}", "; ".join(one.prompts)) for one in spec.task.classes]
 
 
 def findings_table(findings: tuple[ExplainedFinding, ...]) -> RenderableType:
@@ -151,6 +162,17 @@ def _approval(page: RunPage) -> str:
     return f"by {record.approved_by} at {term.approved_at:%Y-%m-%d %H:%M} UTC, {ends} at {last:%Y-%m-%d %H:%M} UTC"
 
 
+def _learning(spec: RunSpec) -> list[tuple[str, object]]:
+    """By which rules sites train and their sums are folded; a run that counts does neither."""
+    if spec.aggregation.algorithm is AlgorithmName.THRESHOLDED_COUNTS:
+        return [("aggregation", "thresholded-counts: nothing is trained")]
+    weighted = f"weighted by records, at most {spec.privacy.weight_cap} a site"
+    return [
+        ("local training", spec.local.summary),
+        ("aggregation", f"{spec.aggregation.summary}; {weighted}"),
+    ]
+
+
 def _publishes(spec: RunSpec) -> list[tuple[str, object]]:
     """What has to be read where more is summed than published."""
     if ALGORITHMS[spec.aggregation.algorithm].publishes is not Publishes.FOLD or not isinstance(
@@ -165,6 +187,13 @@ def _publishes(spec: RunSpec) -> list[tuple[str, object]]:
             f"counts of all codes, to the coordinator and checking sites; yours from {task.site_minimum} on",
         ),
     ]
+
+
+def _base_model(spec: RunSpec) -> str:
+    """Its name and digest, and with how many bits it is loaded where the run says so."""
+    base = spec.base_model
+    bits = "" if base.quantization is Quantization.NONE else f", loaded as {base.quantization}"
+    return f"{base.name}  sha256:{base.sha256}{bits}"
 
 
 def _roster_lines(run_spec: RunSpec, ledger: SiteLedger) -> list[str]:

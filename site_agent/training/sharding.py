@@ -92,8 +92,11 @@ class SharedCompletionLoss:
     def each(self, examples: Sequence[Example]) -> torch.Tensor:
         """See ``CompletionLoss``."""
         places = list(range(self._rank, len(examples), n_processes()))
-        # A process that has no part computes all the same: the others wait for it at every layer.
-        own = self._own.each([examples[place] for place in places] or examples[:1])
+        # A process that has no part computes all the same: the others wait for it at every layer. Weights that are put
+        # together in inference mode could not be trained with afterwards: no graph is enough.
+        has_graph = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        with torch.inference_mode(mode=False), torch.set_grad_enabled(has_graph):
+            own = self._own.each([examples[place] for place in places] or examples[:1])
         if not places:
             own, places = own * 0, [0]
         values = own.new_zeros(len(examples), requires_grad=False)

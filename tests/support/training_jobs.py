@@ -18,6 +18,7 @@ from site_agent.jobs.job_dir import (
     DeviceChoice,
     JobKind,
     JobSpec,
+    read_document,
     write_document,
     write_file,
     write_job,
@@ -141,3 +142,8 @@ def make_job(
 def reopen_job(folder: Path, job: JobSpec, **changes: object) -> None:
     """Write a job's specification again, changed."""
     write_job(folder, replace(job, **changes))
+
+
+def layout_of(folder: Path) -> AdapterLayout:
+    """The adapter's layout as it lies in a job directory."""
+    return AdapterLayout.from_document(read_document(folder / LAYOUT_FILE))

@@ -18,4 +18,4 @@ ALGORITHM_SEGMENTS: dict[AlgorithmName, AddSegments] = {
     AlgorithmName.FEDAVG_LORA: lambda _start, _local_adapter: {},
     AlgorithmName.FEDMED: attention_segments,
 }
-"""Every algorithm of this version, by the name in ``aggregation.algorithm``."""
+"""Every algorithm that trains an adapter, by the name in ``aggregation.algorithm``."""

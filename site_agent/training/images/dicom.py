@@ -102,7 +102,7 @@ def _shown(stored: NDArray[np.generic], dataset: Dataset) -> PixelArray:
         return _shown_grey(stored, dataset, is_inverted=photometry == "MONOCHROME1")
     if photometry == _PALETTE:
         colours = apply_color_lut(stored, dataset)
-        bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
+        bits = _bits_of_table(dataset.get("RedPaletteColorLookupTableDescriptor"))
         return _eight_bits(colours.astype(np.float64)[:, :, :3] / (2**bits - 1))
     if photometry in _COLOUR and stored.ndim == 3:
         return _eight_bits(stored.astype(np.float64) / (2 ** int(dataset.BitsStored) - 1))
@@ -120,8 +120,8 @@ def _shown_grey(stored: NDArray[np.generic], dataset: Dataset, *, is_inverted: b
     if center is not None and width is not None:
         function = str(dataset.get("VOILUTFunction") or "LINEAR")
         brightness = windowed(values, center=center, width=width, function=function)
-    elif dataset.get("VOILUTSequence"):
-        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+    elif tables := dataset.get("VOILUTSequence"):
+        bits = _bits_of_table(tables[0].get("LUTDescriptor"))
         brightness = apply_voi(measured, dataset).astype(np.float64) / (2**bits - 1)
     else:
         brightness = _stretched(values, stored, dataset)
@@ -140,6 +140,13 @@ def _stretched(values: FloatArray, stored: NDArray[np.generic], dataset: Dataset
 
 def _eight_bits(brightness: FloatArray) -> PixelArray:
     return np.rint(brightness.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _bits_of_table(descriptor: object) -> int:
+    """The third value of a lookup table's descriptor: how many bits an entry has."""
+    if not isinstance(descriptor, MultiValue | list | tuple) or len(descriptor) != 3:
+        raise _undecodable(ImageFault.DAMAGED)
+    return int(descriptor[2])
 
 
 def _first(value: object) -> float | None:

@@ -20,12 +20,12 @@ pytestmark = pytest.mark.training
 
 ROOT = Path(__file__).parents[3]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-RUN = ("-m", "site_agent.training", "run")
+RUN = (str(Path(__file__).with_name("float32_trainer.py")), "run")
 # Three records a batch: one process has two of them and the other one.
 LOCAL = {"batch_size": 3, "steps": 2}
 PROMPTS = {"kind": "instruction-tuning"}
 PAIRS = {"kind": "preference-alignment", "beta": 0.1}
-TOLERANCE = 1e-3
+TOLERANCE = 1e-5
 
 
 def run(job_dir: Path, *before: str) -> dict[str, np.ndarray]:
@@ -63,7 +63,7 @@ def test_two_processes_make_the_update_of_one(task: Mapping[str, object], tmp_pa
     for loss in ("eval_loss_sum", "train_loss_sum"):
         assert float(shared[loss][0]) == pytest.approx(float(alone[loss][0]), rel=TOLERANCE)
     update, expected = shared["adapter_update"], alone["adapter_update"]
-    assert np.linalg.norm(update - expected) < 0.02 * np.linalg.norm(expected)
+    assert np.linalg.norm(update - expected) < 0.01 * np.linalg.norm(expected)
     # One process alone wrote into the job's folder: it tells each step once.
     told = [(line.state, line.step) for line in read_progress(tmp_path / "shared")]
     assert len(set(told)) == len(told)

@@ -39,10 +39,11 @@ def secure_round(
 ) -> FoldResult:
     """What the agents and the coordinator make of three payloads."""
     algorithm = ALGORITHMS[spec.aggregation.algorithm]
-    segments = algorithm.segments(spec, layout.n_parameters, RoundKind.TRAIN)
+    segments = algorithm.segments(spec, layout, RoundKind.TRAIN)
     vectors = {
         site: encode_payload(
-            algorithm.weigh(raw[site], n_records=n_records[site], spec=spec, kind=RoundKind.TRAIN), segments
+            algorithm.weigh(raw[site], n_records=n_records[site], spec=spec, layout=layout, kind=RoundKind.TRAIN),
+            segments,
         )
         for site in SITES
     }

@@ -92,3 +92,15 @@ def test_summaries_say_every_parameter(make_run_spec: MakeRunSpec, changes: dict
     text = lines_of(make_run_spec(changes))
     for words in said:
         assert words in text
+
+
+def test_run_that_counts_says_nothing_of_an_update(make_run_spec: MakeRunSpec) -> None:
+    run_spec = make_run_spec(
+        {
+            "task": {"kind": "concept-vocabulary", "threshold": 5, "min_sites": 2, "site_minimum": 1},
+            "adapter": {"kind": "published-codes"},
+            "aggregation.algorithm": "thresholded-counts",
+            "rounds": 1,
+        }
+    )
+    assert in_the_sum(run_spec) == "patients of each code, and whether there are any; the weight"

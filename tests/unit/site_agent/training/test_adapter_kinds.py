@@ -182,7 +182,10 @@ def test_job_trains_it_and_writes_what_the_algorithm_weighs(
     result = close_job(folder, shelf=ModelShelf())
     assert isinstance(result, JobResult), result
     raw = load_tensors((folder / PAYLOAD_FILE).read_bytes())
-    weighed = ALGORITHMS["fedavg-lora"].weigh(raw, n_records=result.records, spec=spec, kind=RoundKind.TRAIN)
+    layout = bound_spec(tiny_model, adapter=adapter)[1]
+    weighed = ALGORITHMS["fedavg-lora"].weigh(
+        raw, n_records=result.records, spec=spec, layout=layout, kind=RoundKind.TRAIN
+    )
     assert weighed["adapter_update"].shape == (SIZES[str(adapter["kind"])],)
     assert np.abs(raw["adapter_update"]).max() > 1e-4
 

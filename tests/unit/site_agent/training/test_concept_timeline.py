@@ -39,6 +39,7 @@ from tests.support.timeline_jobs import (
     write_rows,
     write_vocabulary,
 )
+from tests.support.training_jobs import layout_of
 
 pytestmark = pytest.mark.training
 
@@ -238,7 +239,7 @@ def test_job_trains_all_parameters_and_its_payload_is_the_algorithm_s(base: Path
     assert (result.records, result.patients) == (24, 24)
     raw = tensors_from_bytes((tmp_path / "job" / PAYLOAD_FILE).read_bytes())
     algorithm = ALGORITHMS[spec.aggregation.algorithm]
-    algorithm.weigh(raw, n_records=24, spec=spec, kind=RoundKind.TRAIN)
+    algorithm.weigh(raw, n_records=24, spec=spec, layout=layout_of(tmp_path / "job"), kind=RoundKind.TRAIN)
     assert float(np.abs(raw["adapter_update"]).max()) > 0
     held_out = result.held_out_records
     assert 0 < held_out < 24

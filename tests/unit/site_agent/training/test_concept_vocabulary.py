@@ -22,7 +22,7 @@ from site_agent.training.formats import format_called
 from site_agent.training.model_files import digest_model_folder
 from site_agent.training.shelf import ModelShelf
 from tests.support.timeline_jobs import CODES, bound, make_base, make_timeline_job, write_rows, write_vocabulary
-from tests.support.training_jobs import spec_document
+from tests.support.training_jobs import layout_of, spec_document
 
 pytestmark = pytest.mark.training
 
@@ -66,7 +66,7 @@ def test_job_counts_patients_who_are_not_held_out(code_list: Path, tmp_path: Pat
     assert set(raw) == {"code_patients"}
     assert raw["code_patients"].tolist() == [0, *(len(having[code]) for code in CODES[:-1])]
     algorithm = ALGORITHMS["thresholded-counts"]
-    algorithm.weigh(raw, n_records=result.records, spec=spec, kind=RoundKind.TRAIN)
+    algorithm.weigh(raw, n_records=result.records, spec=spec, layout=layout_of(tmp_path / "job"), kind=RoundKind.TRAIN)
 
 
 def test_job_of_an_evaluation_round_adds_nothing(code_list: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from site_agent.datasets import declaration
 from site_agent.training.data import Dataset, split_dataset
 from site_agent.training.errors import (
     DatasetEmptyError,
@@ -13,7 +14,7 @@ from site_agent.training.errors import (
     DatasetMalformedError,
     DatasetMissingError,
 )
-from site_agent.training.formats import format_called
+from site_agent.training.formats import FORMATS, format_called
 from site_agent.training.formats.prompt_jsonl import PromptRecord, read_prompts
 
 GOOD = '{"id": "a", "prompt": "p", "completion": "c"}'
@@ -136,3 +137,7 @@ def test_split_of_nothing_held_out_trains_on_all() -> None:
 
 def test_record_shows_nothing_of_itself() -> None:
     assert "p" not in repr(record("a")).removeprefix("PromptRecord").strip("(.)")
+
+
+def test_agent_admits_exactly_the_formats_that_the_trainer_reads() -> None:
+    assert set(declaration.FORMATS) == set(FORMATS)

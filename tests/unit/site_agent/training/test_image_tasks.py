@@ -26,6 +26,7 @@ from site_agent.training.shelf import ModelShelf
 from site_agent.training.tasks import image_text
 from tests.support.image_jobs import ADAPTER_TASK, CLASSES, CONTRASTIVE_TASK, bound_image_spec, make_image_job
 from tests.support.tiny_clip import DIMENSION, IMAGE_SIZE, make_tiny_clip, write_image_dataset, write_text_dataset
+from tests.support.training_jobs import layout_of
 
 pytestmark = pytest.mark.training
 
@@ -108,7 +109,7 @@ def test_the_adapter_alone_is_trained_and_sent(
     assert result.metrics["update_norm"] > 0
     layout = loaded.layout
     check_layout(layout, spec.adapter)
-    weighed = ALGORITHMS["fedavg-lora"].weigh(raw, n_records=36, spec=spec, kind=RoundKind.TRAIN)
+    weighed = ALGORITHMS["fedavg-lora"].weigh(raw, n_records=36, spec=spec, layout=layout, kind=RoundKind.TRAIN)
     assert set(weighed) == set(raw) | {"weight", "was_clipped"}
 
 
@@ -241,7 +242,11 @@ def test_sites_with_images_only_and_with_texts_only_train_from_one_specification
         result, raw = done(tmp_path / name, shelf)
         specs.append(spec.canonical_bytes())
         reports.append(result)
-        payloads.append(ALGORITHMS["fedavg-lora"].weigh(raw, n_records=result.records, spec=spec, kind=RoundKind.TRAIN))
+        payloads.append(
+            ALGORITHMS["fedavg-lora"].weigh(
+                raw, n_records=result.records, spec=spec, layout=layout_of(tmp_path / name), kind=RoundKind.TRAIN
+            )
+        )
     assert len(set(specs)) == 1
     # Each site moves every element, so that the sum hides each: no element of any update is zero.
     assert all((payload["adapter_update"] != 0).all() for payload in payloads)

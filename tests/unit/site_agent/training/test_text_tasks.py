@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +15,47 @@ from safetensors.numpy import load as load_tensors
 from transformers import AutoModelForCausalLM
 
 from fl_protocol.folds import ALGORITHMS
+from fl_protocol.folds.public_state import PublicState
 from fl_protocol.spec.faults import RunSpecFaultsError
 from fl_protocol.spec.metrics import EvaluationTotals, values_of
 from fl_protocol.spec.round_spec import RoundKind
 from fl_protocol.spec.run_spec import RunSpec, parse_run_spec
 from fl_protocol.spec.tasks import TaskKind
-from site_agent.jobs.job_dir import PAYLOAD_FILE, JobFailure, JobKind, JobResult
+from site_agent.jobs.job_dir import (
+    PAYLOAD_FILE,
+    BaseModelFolder,
+    DeviceChoice,
+    JobFailure,
+    JobKind,
+    JobResult,
+    read_job,
+    write_job,
+)
+from site_agent.training.adapter_io import attach_adapter, load_adapter
+from site_agent.training.causal_model import load_base
 from site_agent.training.closing import close_job
+from site_agent.training.collate import Example
+from site_agent.training.completion_loss import PaddedCompletionLoss
 from site_agent.training.data import split_dataset
+from site_agent.training.device import choose_compute
 from site_agent.training.errors import TextMarksMissingError
 from site_agent.training.formats import FORMATS
+from site_agent.training.model_files import digest_model_folder
 from site_agent.training.shelf import ModelShelf
 from site_agent.training.task_half import Fit
 from site_agent.training.tasks import TASKS
 from site_agent.training.tasks.language_modelling import TextEncoder
 from site_agent.training.text_records import PlainTextRecord, PreferenceRecord
 from tests.support.tiny_model import make_tiny_model, make_tiny_tokenizer
-from tests.support.training_jobs import SECRET, make_job, spec_document, write_preferences, write_records, write_texts
+from tests.support.training_jobs import (
+    SECRET,
+    bound_spec,
+    make_job,
+    spec_document,
+    write_preferences,
+    write_records,
+    write_texts,
+)
 
 pytestmark = pytest.mark.training
 
@@ -80,15 +105,15 @@ def test_preference_job_of_adapter_v0_counts_no_margin_and_log_2_a_pair(tmp_path
     assert [int(raw[f"eval_{name}"][0]) for name in ("preferred", "margin_above", "margin_below")] == [0, 0, 0]
     # Three steps of two pairs.
     assert int(raw["train_tokens"][0]) == 6
-    weighed = ALGORITHMS["fedavg-lora"].weigh(raw, n_records=result.records, spec=spec, kind=RoundKind.TRAIN)
+    layout = bound_spec(tiny_model)[1]
+    weighed = ALGORITHMS["fedavg-lora"].weigh(
+        raw, n_records=result.records, spec=spec, layout=layout, kind=RoundKind.TRAIN
+    )
     assert set(weighed) == set(raw) | {"weight", "was_clipped"}
     assert result.metrics["eval_preference-margin"] == 0.0
 
 
 def test_preference_training_makes_held_out_margins_grow(tmp_path: Path, tiny_model: Path) -> None:
-    from fl_protocol.folds.public_state import PublicState
-    from tests.support.training_jobs import bound_spec
-
     records = write_preferences(tmp_path / "d", 60)
     options = {"local": {"steps": 40, "batch_size": 4, "learning_rate": 0.02}, "adapter": {"rank": 8, "alpha": 16}}
     _, _, raw = pairs_job(tmp_path / "job", tiny_model, records, **options)
@@ -116,13 +141,6 @@ def test_preference_training_makes_held_out_margins_grow(tmp_path: Path, tiny_mo
 
 def test_margin_counts_are_those_of_the_equation(tmp_path: Path, tiny_model: Path) -> None:
     """Each held-out pair alone, by transformers' own loss on a merged adapter."""
-    from fl_protocol.folds.public_state import PublicState
-    from site_agent.jobs.job_dir import DeviceChoice
-    from site_agent.training.adapter_io import attach_adapter, load_adapter
-    from site_agent.training.causal_model import load_base
-    from site_agent.training.device import choose_compute
-    from tests.support.training_jobs import bound_spec
-
     records = write_preferences(tmp_path / "d", 40)
     spec, layout, initial = bound_spec(tiny_model)
     values = {name: value + np.float32(0.05) for name, value in initial.adapter.items()}
@@ -164,9 +182,6 @@ def test_margin_counts_are_those_of_the_equation(tmp_path: Path, tiny_model: Pat
 
 
 def test_pair_whose_difference_is_cut_off_is_left_out(tiny_model: Path) -> None:
-    from site_agent.jobs.job_dir import DeviceChoice
-    from site_agent.training.device import choose_compute
-
     document = spec_document("ab" * 32, task=PREFERENCES, local={"max_length": 60})
     task = TASKS[TaskKind.PREFERENCE_ALIGNMENT].load(
         tiny_model, parse_run_spec(document), choose_compute(DeviceChoice.CPU)
@@ -270,9 +285,6 @@ def test_alpaca_job_sums_the_loss_of_answers_alone(tmp_path: Path, tiny_model: P
 
 def test_prompt_tokens_carry_no_loss_at_all(tiny_model: Path) -> None:
     """The gradient of the loss by the logits is exactly zero wherever no completion token is predicted."""
-    from site_agent.training.collate import Example
-    from site_agent.training.completion_loss import PaddedCompletionLoss
-
     model = AutoModelForCausalLM.from_pretrained(str(tiny_model)).eval()
     kept: list[torch.Tensor] = []
 
@@ -359,11 +371,6 @@ def test_base_of_another_architecture_is_a_typed_failure(tmp_path: Path, tiny_mo
     records = write_texts(tmp_path / "d", 20)
     make_job(tmp_path / "ok", model_folder=folder, records=records, data_format="text-jsonl", task=LANGUAGE)
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "vit", "architectures": ["ViTModel"]}))
-    from dataclasses import replace
-
-    from site_agent.jobs.job_dir import BaseModelFolder, read_job, write_job
-    from site_agent.training.model_files import digest_model_folder
-
     job = read_job(tmp_path / "ok")
     sha256 = digest_model_folder(folder)
     document = {**(job.run_spec or {}), "base_model": {"name": "tiny", "sha256": sha256}}
@@ -377,8 +384,6 @@ def test_base_of_another_architecture_is_a_typed_failure(tmp_path: Path, tiny_mo
 
 def test_base_of_few_bits_without_a_gpu_is_a_typed_failure(tmp_path: Path, tiny_model: Path) -> None:
     records = write_records(tmp_path / "d", 20)
-    from site_agent.training.model_files import digest_model_folder
-
     base = {"name": "tiny", "sha256": digest_model_folder(tiny_model), "quantization": "int4"}
     failure = fail(tmp_path / "job", tiny_model, records, base_model=base)
     assert failure.code == "quantization-unavailable"
