@@ -74,8 +74,8 @@ class Bench:
         self.spec = spec
         self.task = task
         self.sites = sites
-        # Nobody watches the steps: a cell is the unit of what is told. A timeline keeps nothing that is costly.
-        self._workshop = Workshop(task, private_folder=Path(), shown=TableProgress(io.StringIO()))
+        # Nobody watches the steps: a cell is the unit of what is told.
+        self._workshop = Workshop(task, shown=TableProgress(io.StringIO()))
 
     def describe(self) -> str:
         """What there is to learn from."""
@@ -123,10 +123,7 @@ class Bench:
         )
 
     def _judge(self, spec: RunSpec, found: ArmResult, judged_on: Use) -> CellFigures:
-        totals = [
-            self._workshop.evaluate(spec, found.state.adapter, judged_on(site), training=site.training)
-            for site in self.sites
-        ]
+        totals = [self._workshop.evaluate(spec, found.state.adapter, judged_on(site)) for site in self.sites]
         return figures_of(totals, max(found.update_norms))
 
 
