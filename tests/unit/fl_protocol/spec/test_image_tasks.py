@@ -105,7 +105,8 @@ def test_metrics_are_ratios_of_sums() -> None:
 
 def test_payload_has_a_segment_for_each_count_of_the_runs_metrics() -> None:
     spec = parse_run_spec(document(ADAPTER, "attention", ("accuracy", "retrieval-p3")))
-    segments = ALGORITHMS["fedavg-lora"].segments(spec, layout("attention", ATTENTION), RoundKind.EVALUATE).segments
+    layout = AdapterLayout(kind="attention", tensors=(TensorSpec(name="t", shape=(40,)),), peft_config={})
+    segments = ALGORITHMS["fedavg-lora"].segments(spec, layout, RoundKind.EVALUATE).segments
     counted = {one.name for one in segments} - {"eval_records", "eval_tokens", "eval_loss_sum"}
     assert counted == {
         "eval_correct", "eval_classified", "eval_queried", "eval_relevant_at_1", "eval_relevant_at_2",

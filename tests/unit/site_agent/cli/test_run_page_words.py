@@ -94,14 +94,6 @@ def test_summaries_say_every_parameter(make_run_spec: MakeRunSpec, changes: dict
         assert words in text
 
 
-def test_steward_reads_each_class_with_its_prompts(make_run_spec: MakeRunSpec) -> None:
-    classes = [{"name": "red cell", "prompts": ["one", "two"]}, {"name": "platelet", "prompts": ["three"]}]
-    document = make_run_spec({}).to_document()
-    document |= {"task": {"kind": "image-text-adapter", "classes": classes}, "adapter": {"kind": "attention"}}
-    assert classes_of(parse_run_spec(document)) == [("class red cell", "one; two"), ("class platelet", "three")]
-    assert classes_of(make_run_spec({})) == []
-
-
 def test_run_that_counts_says_nothing_of_an_update(make_run_spec: MakeRunSpec) -> None:
     run_spec = make_run_spec(
         {
@@ -112,3 +104,11 @@ def test_run_that_counts_says_nothing_of_an_update(make_run_spec: MakeRunSpec) -
         }
     )
     assert in_the_sum(run_spec) == "patients of each code, and whether there are any; the weight"
+
+
+def test_steward_reads_each_class_with_its_prompts(make_run_spec: MakeRunSpec) -> None:
+    classes = [{"name": "red cell", "prompts": ["one", "two"]}, {"name": "platelet", "prompts": ["three"]}]
+    document = make_run_spec({}).to_document()
+    document |= {"task": {"kind": "image-text-adapter", "classes": classes}, "adapter": {"kind": "attention"}}
+    assert classes_of(parse_run_spec(document)) == [("class red cell", "one; two"), ("class platelet", "three")]
+    assert classes_of(make_run_spec({})) == []

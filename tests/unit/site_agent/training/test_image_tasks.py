@@ -26,6 +26,7 @@ from site_agent.training.shelf import ModelShelf
 from site_agent.training.tasks import image_text
 from tests.support.image_jobs import ADAPTER_TASK, CLASSES, CONTRASTIVE_TASK, bound_image_spec, make_image_job
 from tests.support.tiny_clip import DIMENSION, IMAGE_SIZE, make_tiny_clip, write_image_dataset, write_text_dataset
+from tests.support.training_jobs import layout_of
 
 pytestmark = pytest.mark.training
 
@@ -244,7 +245,7 @@ def test_sites_with_images_only_and_with_texts_only_train_from_one_specification
         reports.append(result)
         payloads.append(
             ALGORITHMS["fedavg-lora"].weigh(
-                raw, n_records=result.records, spec=spec, layout=layout, kind=RoundKind.TRAIN
+                raw, n_records=result.records, spec=spec, layout=layout_of(tmp_path / name), kind=RoundKind.TRAIN
             )
         )
     assert len(set(specs)) == 1
