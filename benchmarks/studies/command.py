@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.rows import machine_document
+from benchmarks.studies.errors import TableElsewhereError
 from benchmarks.studies.page import block_of
 from benchmarks.studies.pages import study_pages, table_path
 from benchmarks.studies.progress import TableProgress
@@ -76,6 +77,10 @@ def _fill(parsed: argparse.Namespace) -> int:
 
     checkout = Checkout.of_this_package()
     study = find_study(parsed.study, checkout.examples_dir)
+    command = study.description.table.command
+    if command is not None and parsed.table is None:
+        message = f"the table of {study.name} is filled by another command"
+        raise TableElsewhereError(message, advice=f"Use: python -m benchmarks {command}; or name a file with --table.")
     check_data_folder(study, parsed.data)
     path = table_path(checkout, study) if parsed.table is None else parsed.table
     shown = TableProgress()

@@ -5,6 +5,7 @@
         ├── TableUnreadableError    the document is none of ours
         ├── TableBusyError          another command is filling it
         ├── SettingsDifferError     its cells were filled with other settings
+        ├── TableElsewhereError     another command fills the study's table
         ├── TableMixedError         a page would mix cells of different settings
         ├── FirstRunNeededError     the base model follows from a run, which is not made here
         ├── MetricUnknownError      a figure that this version does not know
@@ -44,6 +45,13 @@ class SettingsDifferError(StudyTableError):
     """The table has cells of other settings than those of now; they are not mixed."""
 
     code = "study-settings-differ"
+    exit_code: ClassVar[ExitCode] = ExitCode.USAGE
+
+
+class TableElsewhereError(StudyTableError):
+    """The study's table has a command of its own."""
+
+    code = "study-table-elsewhere"
     exit_code: ClassVar[ExitCode] = ExitCode.USAGE
 
 

@@ -63,10 +63,10 @@ def pooled_value(metric: str, cell: Cell) -> float:
 
 
 def worst_value(metric: ShownMetric, cell: Cell) -> float:
-    """A cell's metric at the site where it is worst."""
+    """A cell's metric at the site where it is worst; NaN where no site has one."""
     values = [value for sums in cell.sites.values() if not math.isnan(value := value_of(metric.name, sums))]
-    worst = values[0]
-    for value in values[1:]:
+    worst = math.nan
+    for value in values:
         worst = worst if metric.is_better(value, worst) else value
     return worst
 

@@ -15,7 +15,7 @@ from benchmarks.studies.errors import SettingsDifferError
 from benchmarks.studies.figures import pooled_value
 from benchmarks.studies.progress import NO_WORK, TableProgress, Work
 from benchmarks.studies.settings import differing_paths, settings_digest
-from benchmarks.studies.splits import SiteParts, check_disjoint
+from benchmarks.studies.splits import SiteParts, check_sites
 from benchmarks.studies.table_file import Table, write_table
 from benchmarks.studies.workshop import Workshop
 from fl_protocol.spec.run_spec import RunSpec, parse_run_spec
@@ -93,7 +93,7 @@ def fill_table(filling: Filling, table: Table, workshop: Workshop, shown: TableP
         SettingsDifferError: the table has cells of other settings, and they are not to be done again.
         SplitUnusableError: somebody is trained on and judges.
     """
-    check_disjoint(filling.sites)
+    check_sites(filling.sites, has_search=filling.grid is not None)
     _refuse_or_drop(filling, table, shown)
     table.common[filling.common_sha256] = filling.common
     if filling.machine not in table.machines:

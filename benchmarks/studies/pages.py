@@ -16,13 +16,15 @@ def table_path(checkout: Checkout, study: Study) -> Path:
 
 
 def study_pages(checkout: Checkout) -> dict[Path, str]:
-    """Every study's page as it should be: its present text with the block of its table.
+    """Every page of a study whose table is filled here, as it should be: its present text with the block of its table.
 
     Raises:
         StudyTableError: a table cannot be read or shown.
     """
     pages: dict[Path, str] = {}
     for study in all_studies(checkout.examples_dir):
+        if study.description.table.command is not None:
+            continue
         table = read_table(table_path(checkout, study), study=study.name)
         if table.cells:
             path = table_path(checkout, study).with_suffix(".md")

@@ -89,12 +89,18 @@ def parts_of_site(
     return parts
 
 
-def check_disjoint(sites: Sequence[SiteParts[R]]) -> None:
-    """Check across all sites that nobody who judges is trained on.
+def check_sites(sites: Sequence[SiteParts[R]], *, has_search: bool) -> None:
+    """Check across all sites that there is somebody who judges, and that nobody who does is trained on.
+
+    A small site may hold nobody out; it is judged by the others' records like everybody else.
 
     Raises:
-        SplitUnusableError: somebody is.
+        SplitUnusableError: it is not so.
     """
+    if not any(site.held_out for site in sites):
+        raise SplitUnusableError("no site has a record that is held out")
+    if has_search and not any(site.validation for site in sites):
+        raise SplitUnusableError("no site has a record for the search to choose by")
     held_out = {record.person for site in sites for record in site.held_out}
     validation = {record.person for site in sites for record in site.validation}
     if any(record.person in held_out for site in sites for record in site.training):
@@ -110,6 +116,6 @@ def validation_hash(person: str) -> float:
 
 
 def _check(parts: SiteParts[R]) -> None:
-    for name, records in (("to train on", parts.training), ("held out", parts.held_out), ("to fit on", parts.fitting)):
+    for name, records in (("to train on", parts.training), ("to fit on", parts.fitting)):
         if not records:
             raise SplitUnusableError(f"the site {parts.name} has no record {name}", site=parts.name)

@@ -89,8 +89,14 @@ class TrainedRound:
 class Workshop:
     """A base model with the run's adapter on it, set to another value for each call."""
 
-    def __init__(self, task: LoadedTask, *, private_folder: Path, shown: TableProgress) -> None:
-        """Keep the task; every call sets its adapter anew. ``private_folder``: where a task keeps what is costly."""
+    def __init__(self, task: LoadedTask, *, shown: TableProgress, private_folder: Path | None = None) -> None:
+        """Keep the task; every call sets its adapter anew.
+
+        Args:
+            task: the model.
+            shown: hears of steps.
+            private_folder: where a task keeps what is costly; None: no task is asked to prepare its records.
+        """
         self._task = task
         self._private_folder = private_folder
         self._counter = StepCounter(shown)
@@ -153,7 +159,7 @@ class Workshop:
         return TrainedRound(raw=raw, n_steps=self._counter.n_steps - before, private=outcome.private or NOTHING_KEPT)
 
     def evaluate(
-        self, spec: RunSpec, adapter: Adapter, records: Iterable[Record], *, training: Sequence[Record]
+        self, spec: RunSpec, adapter: Adapter, records: Iterable[Record], *, training: Sequence[Record] = ()
     ) -> EvaluationTotals:
         """The sums of one site's records under an adapter; ``training``: what that site may train on.
 
@@ -172,5 +178,5 @@ class Workshop:
         )
 
     def _prepare(self, training: Sequence[Record]) -> None:
-        if isinstance(self._task, PreparesRecords):
+        if self._private_folder is not None and isinstance(self._task, PreparesRecords):
             self._task.prepare(training, private_folder=self._private_folder)

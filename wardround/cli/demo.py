@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from wardround.cli.shell import Shell, shell_of
 from wardround.demo.federation import DemoSurroundings, run_demo
@@ -18,19 +19,7 @@ from wardround.demo.live_table import PlainProgress, Progress, TerminalProgress
 from wardround.demo.summary import print_report
 from wardround.demo.workspace import DEFAULT_STUDY, Checkout, DemoOptions, Programs
 from wardround.errors import UsageInvalidError
-from wardround.studies.catalogue import all_studies
-
-_STUDY_COLUMNS = (
-    ("study", "name"),
-    ("what", "title"),
-    ("seed system", "seed_system"),
-    ("task", "task"),
-    ("base model", "base_model"),
-    ("sites", "sites"),
-    ("rounds", "rounds"),
-    ("judged by", "metric"),
-    ("needs --data", "needs_data"),
-)
+from wardround.studies.catalogue import Study, all_studies
 
 _TRAINING_PACKAGES = ("torch", "transformers", "peft")
 
@@ -66,7 +55,7 @@ def demo(  # noqa: PLR0913 # one parameter an option
     shell = shell_of(context)
     if list_studies:
         studies = all_studies(Checkout.of_this_package().examples_dir)
-        shell.show_list([study.to_document() for study in studies], _STUDY_COLUMNS, nothing="There are no studies.")
+        _show_studies(shell, studies)
         return
     _require_training_packages()
     signal.signal(signal.SIGTERM, _stop_as_by_ctrl_c)
@@ -114,3 +103,18 @@ def _require_training_packages() -> None:
 def _stop_as_by_ctrl_c(number: int, frame: FrameType | None) -> None:
     del number, frame
     raise KeyboardInterrupt
+
+
+def _show_studies(shell: Shell, studies: tuple[Study, ...]) -> None:
+    if shell.as_json:
+        shell.show_document({"items": [study.to_document() for study in studies]})
+        return
+    for study in studies:
+        document = study.to_document()
+        shell.out.print(Text.assemble((study.name, "bold"), f"  {study.description.title}"), soft_wrap=True)
+        facts = "{task} on {base_model}; {sites} sites, {rounds} rounds, judged by {metric}".format(**document)
+        shell.out.print(Text(f"    {facts} ({study.description.seed_system})"), soft_wrap=True)
+        needed = study.description.data.folder
+        shell.out.print(Text(f"    data: {study.description.data.source}"), soft_wrap=True)
+        if needed is not None:
+            shell.out.print(Text(f"    needs --data DIR: {needed.get}"), soft_wrap=True)

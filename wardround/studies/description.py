@@ -149,12 +149,14 @@ class TablePlan:
     Attributes:
         rounds: of the federated arm; None: as the run's specification says.
         search: None where nothing is searched: the run's own rate and steps are used.
+        command: of ``python -m benchmarks``, where the table is filled by another than ``studies``.
     """
 
     seeds: int
     rounds: int | None
     arms: tuple[Arm, ...]
     search: SearchGrid | None
+    command: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,8 +270,9 @@ def _read_table(reader: Reader) -> TablePlan:
         rounds=reader.integer("rounds", low=1, high=10_000) if reader.has("rounds") else None,
         arms=_arms(reader),
         search=_read_search(reader.section("search")) if reader.has("search") else None,
+        command=reader.label("command") if reader.has("command") else None,
     )
-    for key in ("rounds", "search"):
+    for key in ("rounds", "search", "command"):
         reader.skip(key)
     reader.finish()
     return plan

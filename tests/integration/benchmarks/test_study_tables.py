@@ -257,6 +257,8 @@ def test_federated_arm_through_the_secure_sum_is_the_plain_one_but_for_quantisat
     [
         (["--study", "no-such-study"], 4, "study-unknown"),
         (["--study", "phenotype-definitions", "--data", "."], 2, "usage-invalid"),
+        (["--study", "trial-timelines"], 2, "study-table-elsewhere"),
+        (["--study", "nih-answers"], 2, "study-data-missing"),
     ],
 )
 def test_wrong_usage_is_said_as_a_typed_error(words: list[str], code: int, error: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from benchmarks.studies.errors import SplitUnusableError
-from benchmarks.studies.splits import SiteParts, check_disjoint, parts_of_site, validation_hash
+from benchmarks.studies.splits import SiteParts, check_sites, parts_of_site, validation_hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,16 +59,29 @@ def test_without_a_search_everything_is_fitted_on() -> None:
     assert (site.fitting, site.validation) == (site.training, ())
 
 
-@pytest.mark.parametrize(("training", "held_out"), [([], records(range(2))), (records(range(2)), [])])
-def test_part_without_a_record_is_refused(training: list[Record], held_out: list[Record]) -> None:
+def test_site_without_a_record_to_train_on_is_refused() -> None:
     with pytest.raises(SplitUnusableError) as caught:
-        parts(training, held_out)
+        parts([], records(range(2)))
     assert caught.value.code == "study-split-unusable"
+
+
+def test_one_site_may_hold_nobody_out_but_not_all() -> None:
+    without, other = parts(records(range(40)), []), parts(records(range(40)), records(range(40, 50)))
+    check_sites([without, other], has_search=True)
+    with pytest.raises(SplitUnusableError, match="held out"):
+        check_sites([without], has_search=False)
+
+
+def test_search_needs_somebody_to_choose_by() -> None:
+    site = parts(records(range(9)), records(range(9, 12)), validation_fraction=0.0)
+    check_sites([site], has_search=False)
+    with pytest.raises(SplitUnusableError, match="choose"):
+        check_sites([site], has_search=True)
 
 
 def test_person_who_is_trained_on_at_another_site_than_held_out_is_found() -> None:
     first = parts(records(range(40)), records(range(40, 50)))
-    check_disjoint([first])
+    check_sites([first], has_search=True)
     second = parts(records(range(45, 90)), records(range(90, 99)))
     with pytest.raises(SplitUnusableError, match="held out"):
-        check_disjoint([first, second])
+        check_sites([first, second], has_search=True)

@@ -47,6 +47,7 @@ def test_description_keeps_what_is_said() -> None:
     table = {
         "seeds": 2,
         "rounds": 5,
+        "command": "timelines",
         "arms": ["federated", "local"],
         "search": {"learning_rates": [1.0e-3, 2], "steps": [4, 8], "validation_fraction": 0.2},
     }
@@ -60,6 +61,7 @@ def test_description_keeps_what_is_said() -> None:
     assert study.table.search is not None
     assert study.table.search.learning_rates == (1.0e-3, 2.0)
     assert study.table.search.steps == (4, 8)
+    assert study.table.command == "timelines"
     assert study.table.arms == (Arm.FEDERATED, Arm.LOCAL)
 
 
