@@ -69,13 +69,13 @@ Use = Callable[[Parts], tuple[Timeline, ...]]
 class Bench:
     """The study over one vocabulary, one model for all arms."""
 
-    def __init__(self, spec: RunSpec, task: TimelineTask, sites: Sequence[Parts]) -> None:
+    def __init__(self, spec: RunSpec, task: TimelineTask, sites: Sequence[Parts], scratch: Path) -> None:
         """Keep what all cells share."""
         self.spec = spec
         self.task = task
         self.sites = sites
         # Nobody watches the steps: a cell is the unit of what is told.
-        self._workshop = Workshop(task, shown=TableProgress(io.StringIO()))
+        self._workshop = Workshop(task, private_folder=scratch, shown=TableProgress(io.StringIO()))
 
     def describe(self) -> str:
         """What there is to learn from."""
@@ -123,7 +123,10 @@ class Bench:
         )
 
     def _judge(self, spec: RunSpec, found: ArmResult, judged_on: Use) -> CellFigures:
-        totals = [self._workshop.evaluate(spec, found.state.adapter, judged_on(site)) for site in self.sites]
+        totals = [
+            self._workshop.evaluate(spec, found.state.adapter, judged_on(site), training=site.training)
+            for site in self.sites
+        ]
         return figures_of(totals, max(found.update_norms))
 
 
@@ -210,7 +213,7 @@ def prepare_bench(folder: Path, *, is_released: bool) -> Bench:
     torch.set_num_threads(1)
     task = load_timeline_task(place / "base", spec, choose_compute(DeviceChoice.CPU))
     sites = [_parts(name, dataset, spec) for name, dataset in datasets.items()]
-    return Bench(spec, task, sites)
+    return Bench(spec, task, sites, place)
 
 
 def _parts(name: SiteId, dataset: Dataset, spec: RunSpec) -> Parts:

@@ -1,6 +1,6 @@
 """The study trial-timelines without its protocol: federated, pooled and local-only beside two baselines.
 
-    python -m benchmarks timelines --out docs/studies/trial-timelines.json [--seeds N] [--search] [--baselines]
+    python -m benchmarks timelines --out docs/studies/trial-timelines-arms.json [--seeds N] [--search] [--baselines]
 
 Every arm takes equal optimiser steps, from the same initial weights of a seed, and is evaluated on one pooled held-out
 set: the patients of all sites whose hash the run's split holds out. The federated arm clips and weights as the protocol

@@ -93,7 +93,7 @@ class TimelineEncoder:
         self._occurrences = occurrences
 
     def encode(self, timeline: Timeline) -> EncodedRecord:
-        """The example of one patient; none (``NO_ROOM``) where it has fewer known codes than ``min_tokens``."""
+        """The example of one patient; none (``NO_ROOM``) where it has too few known codes, or no room for one."""
         if self._occurrences is Occurrences.FIRST:
             timeline = first_occurrences(timeline)
         ids = self._vocabulary.id_of_code
@@ -115,6 +115,8 @@ class TimelineEncoder:
             targets.append(len(tokens))
             days.append(day)
             tokens.append(code_id)
+        if not targets:
+            return EncodedRecord(fit=Fit.NO_ROOM, example=None)
         example = TimelineExample(token_ids=tuple(tokens), targets=tuple(targets), days=tuple(days))
         return EncodedRecord(fit=fit, example=example)
 

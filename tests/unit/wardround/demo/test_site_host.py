@@ -19,3 +19,9 @@ def test_policy_for_run_permits_this_run_and_nothing_wider() -> None:
     assert policy["adapters"] == {"kinds": ["lora"], "max_rank": 8}
     assert policy["datasets"] == {"hpo": {"purposes": ["research: define phenotypes"], "min_records": 100}}
     assert policy["approval"] == "automatic"
+
+
+def test_policy_for_a_run_that_counts_permits_the_cells_that_it_names() -> None:
+    task = {"kind": "concept-vocabulary", "site_minimum": 3}
+    assert policy_for_run({**SPEC, "task": task})["privacy"] == {"without_dp": "allowed", "smallest_cell": 3}
+    assert policy_for_run(SPEC)["privacy"] == {"without_dp": "allowed"}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from site_agent.jobs.record_schema import FieldKind, FieldRule, RecordSchema
+from site_agent.training.__main__ import main
 from site_agent.training.errors import (
     CodeWithoutDateError,
     DatasetChangedError,
@@ -129,3 +130,25 @@ def test_fhir_bundles_are_records_too(tmp_path: Path) -> None:
     (record,) = FORMATS["fhir"].read(path, patient_field="patient_id").records
     assert isinstance(record, Timeline)
     assert record.codes == ("s|c",)
+
+
+def test_program_inspects_a_folder_and_prints_places_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = "person_id,drug_concept_id,drug_exposure_start_date\n"
+    write(tmp_path / "drug_exposure.csv", columns + f"1,2,2019-01-01\n1,2,{SECRET}\n")
+    arguments = ["inspect", "--data", str(tmp_path), "--format", "omop", "--json"]
+    assert main(arguments) == 1
+    told = capsys.readouterr().out
+    assert json.loads(told)["error"]["faults"] == [
+        {
+            "line": 3,
+            "field": "drug_exposure.csv: drug_exposure_start_date",
+            "fault": "not-a-date",
+            "path": "line 3, drug_exposure.csv: drug_exposure_start_date",
+            "message": "not-a-date",
+        }
+    ]
+    assert SECRET not in told
+    write(tmp_path / "drug_exposure.csv", columns + "1,2,2019-01-01\n")
+    assert main(arguments) == 0
+    counted = json.loads(capsys.readouterr().out)
+    assert (counted["records"], counted["patients"]) == (1, 1)

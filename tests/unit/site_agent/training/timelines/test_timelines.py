@@ -243,6 +243,7 @@ def test_encoding_counts_known_codes_only_against_the_minimum() -> None:
 def test_encoding_cuts_the_end_and_never_leaves_an_age_token_last() -> None:
     person = Person(birth_day=BORN, sex=Sex.MALE)
     whole = timeline("abcdef", [AT_69, AT_69, AT_70, AT_70, AT_70, AT_70], person)
+    assert TimelineEncoder(VOCABULARY, max_length=3).encode(whole).fit is Fit.NO_ROOM
     for max_length, expected in ((4, "a"), (5, "ab"), (6, "ab"), (7, "abc"), (9, "abcde")):
         encoded = TimelineEncoder(VOCABULARY, max_length=max_length).encode(whole)
         assert encoded.fit is Fit.CUT
