@@ -64,7 +64,7 @@ def page_lines(page: RunPage) -> list[RenderableType]:
         ("approval", _approval(page)),
         ("purpose", spec.purpose),
         ("task", f"{spec.task.kind}, {spec.rounds} rounds of {spec.local.steps} steps"),
-        *_classes(spec),
+        *classes_of(spec),
         *_learning(spec),
         ("base model", _base_model(spec)),
         ("adapter", spec.adapter.summary),
@@ -109,7 +109,7 @@ def in_the_sum(run_spec: RunSpec) -> str:
     return "; ".join(parts)
 
 
-def _classes(spec: RunSpec) -> list[tuple[str, object]]:
+def classes_of(spec: RunSpec) -> list[tuple[str, object]]:
     """What a run for images tells apart, and by which public sentences; nothing for other runs."""
     if not isinstance(spec.task, ImageTextAdapter | ImageTextContrastive):
         return []

@@ -76,6 +76,8 @@ NEXT_PRIVATE_FILE = "private.next.safetensors"
 """In the site folder: what it leaves in this one."""
 PAYLOAD_FILE = "payload.safetensors"
 RESULT_FILE = "result.json"
+FEATURES_FOLDER = "features"
+"""Beside the job folders of a run, in its spool: what the run's trainer computed of this site's images once."""
 CHECKPOINT_FOLDER = "checkpoint"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 

@@ -30,6 +30,7 @@ from site_agent.link.client import RunSummary
 from site_agent.policy.evaluate import Allowed
 from site_agent.policy.reading import PolicyFaultsError
 from site_agent.policy_file import PolicyVersion
+from site_agent.state.kept_features import forget_features
 from site_agent.state.private_states import PrivateStates
 from site_agent.supervision.policy_desk import PolicyDesk
 from site_agent.supervision.seams import SiteSeams
@@ -191,6 +192,7 @@ class ApprovalLoop:
                 if unsent.decision is Decision.WITHDRAWN:
                     # First what this site keeps of the run: it may be told late, and is not worked on again.
                     await asyncio.to_thread(PrivateStates(seams.jobs.private_states_dir).forget, unsent.run_id)
+                    await asyncio.to_thread(forget_features, seams.jobs.jobs_dir, unsent.run_id)
                     await seams.client.withdraw(unsent.run_id, statement=unsent.statement)
                 else:
                     await seams.client.submit_approval(unsent.run_id, statement=unsent.statement)

@@ -44,6 +44,7 @@ from site_agent.jobs.job_dir import (
     read_result,
     write_file,
 )
+from site_agent.state.kept_features import forget_features, forget_features_of_all_but
 from site_agent.state.private_files import make_private_folder, write_private_file
 from site_agent.state.private_states import PrivateStates
 from site_agent.supervision.admission import AdmittedRound
@@ -194,12 +195,14 @@ class JobDesk:
         self._delete_folder(self.folder(round_context))
 
     def forget(self, run_id: RunId) -> None:
-        """Delete what a run's local rule kept at this site: the run is over here."""
+        """Delete what a run kept at this site, of its local rule and of images: the run is over here."""
         self._private.forget(run_id)
+        forget_features(self._options.jobs_dir, run_id)
 
     def forget_all_but(self, run_ids: Collection[RunId]) -> None:
-        """Delete what the local rules of all other runs kept."""
+        """Delete what all other runs kept."""
         self._private.forget_all_but(run_ids)
+        forget_features_of_all_but(self._options.jobs_dir, run_ids)
 
     def delete_all_but(self, kept: Collection[RoundContext]) -> None:
         """Delete the job folders of all other rounds."""

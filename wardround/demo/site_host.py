@@ -113,13 +113,15 @@ def policy_for_run(run_spec: Mapping[str, object]) -> dict[str, object]:
     aggregation = section_of(run_spec, "secure_aggregation")
     dataset = str(data.get("dataset"))
     ranks = {} if adapter.get("rank") is None else {"max_rank": adapter.get("rank")}
+    smallest = section_of(run_spec, "task").get("site_minimum")
+    cells = {} if smallest is None else {"smallest_cell": smallest}
     return {
         "tasks": [section_of(run_spec, "task").get("kind")],
         "base_models": [f"sha256:{section_of(run_spec, 'base_model').get('sha256')}"],
         "adapters": {"kinds": [adapter.get("kind")], **ranks},
         "datasets": {dataset: {"purposes": [run_spec.get("purpose")], "min_records": data.get("min_records", 0)}},
         "secure_aggregation": {"min_cohort": aggregation.get("min_cohort", 3), "assumed_colluders": 0},
-        "privacy": {"without_dp": "allowed"},
+        "privacy": {"without_dp": "allowed", **cells},
         "egress": {"max_bytes_per_round": _EGRESS_BYTES},
         "approval": "automatic",
     }

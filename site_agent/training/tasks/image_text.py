@@ -32,7 +32,6 @@ from site_agent.training.images.records import ImageFile, ImageTextRecord
 from site_agent.training.task_half import EvaluatedBatch
 
 FORMATS = frozenset({"image-manifest"})
-FEATURES_FOLDER = "features"
 RETRIEVAL_RANKS = 5
 
 _PROMPT_BATCH = 64

@@ -16,6 +16,7 @@ import torch
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.spec.tasks.image_text_adapter import ImageTextAdapter, PairTargets
 from fl_protocol.tensors.adapter_layout import AdapterLayout
+from site_agent.jobs.job_dir import FEATURES_FOLDER
 from site_agent.training.clip.adapted import AdaptedTowers
 from site_agent.training.contrastive.info_nce import diagonal_targets, same_class_targets, symmetric_info_nce
 from site_agent.training.contrastive.zero_shot import Ensemble
@@ -25,7 +26,6 @@ from site_agent.training.images.errors import ImageMissingError
 from site_agent.training.images.records import ImageTextRecord
 from site_agent.training.task_half import EncodedRecord, EvaluatedBatch, Fit, LossSum, TaskHalf
 from site_agent.training.tasks.image_text import (
-    FEATURES_FOLDER,
     FORMATS,
     EmbeddingExample,
     PromptBank,

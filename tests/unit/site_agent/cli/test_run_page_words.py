@@ -8,9 +8,9 @@ import pytest
 
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.spec.round_spec import RoundKind
-from fl_protocol.spec.run_spec import RunSpec
+from fl_protocol.spec.run_spec import RunSpec, parse_run_spec
 from fl_protocol.tensors.adapter_layout import AdapterLayout
-from site_agent.cli.run_page import in_the_sum
+from site_agent.cli.run_page import classes_of, in_the_sum
 
 MakeRunSpec = Callable[..., RunSpec]
 
@@ -104,3 +104,11 @@ def test_run_that_counts_says_nothing_of_an_update(make_run_spec: MakeRunSpec) -
         }
     )
     assert in_the_sum(run_spec) == "patients of each code, and whether there are any; the weight"
+
+
+def test_steward_reads_each_class_with_its_prompts(make_run_spec: MakeRunSpec) -> None:
+    classes = [{"name": "red cell", "prompts": ["one", "two"]}, {"name": "platelet", "prompts": ["three"]}]
+    document = make_run_spec({}).to_document()
+    document |= {"task": {"kind": "image-text-adapter", "classes": classes}, "adapter": {"kind": "attention"}}
+    assert classes_of(parse_run_spec(document)) == [("class red cell", "one; two"), ("class platelet", "three")]
+    assert classes_of(make_run_spec({})) == []

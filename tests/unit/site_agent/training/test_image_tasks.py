@@ -231,6 +231,7 @@ def test_sites_with_images_only_and_with_texts_only_train_from_one_specification
     # Enough prompts for the five nearest, and every metric of an image.
     metrics = ["loss", "accuracy", "retrieval-p1", "retrieval-p3", "retrieval-p5"]
     specs, payloads, reports = [], [], []
+    _, layout, initial = bound_image_spec(tiny_clip, CONTRASTIVE_TASK, evaluation={"metrics": metrics})
     for name, manifest in (("a", images), ("b", others), ("c", texts)):
         spec = make_image_job(
             tmp_path / name,
@@ -258,7 +259,6 @@ def test_sites_with_images_only_and_with_texts_only_train_from_one_specification
     sums = {
         name: value.astype(np.int64) if payloads[0][name].dtype == np.int64 else value for name, value in sums.items()
     }
-    _, layout, initial = bound_image_spec(tiny_clip, CONTRASTIVE_TASK, evaluation={"metrics": metrics})
     folded = ALGORITHMS["fedavg-lora"].fold(sums, initial, spec=spec, layout=layout, kind=RoundKind.TRAIN, n_sites=3)
     assert set(folded.report.metrics) == set(metrics)
     assert 0 <= folded.report.metrics["retrieval-p5"] <= 1
