@@ -34,8 +34,8 @@ class Pace:
     """Seconds that steps and records took. Pure.
 
     Attributes:
-        records_a_step: of one optimiser step. While one kind's pace is unknown, a step is taken as three times the work of
-            evaluating its records: a backward pass costs about two forward ones.
+        records_a_step: of one optimiser step. While one kind's pace is unknown, a step is taken as three times the
+            work of evaluating its records: a backward pass costs about two forward ones.
     """
 
     records_a_step: int = 1
