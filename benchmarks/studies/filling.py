@@ -107,13 +107,13 @@ def fill_table(filling: Filling, table: Table, workshop: Workshop, shown: TableP
     # What the search will choose is not known yet: the time left is estimated as if it were the run's own setting.
     later = _missing(filling, table, _table_keys(filling, own))
     missing = _missing(filling, table, searched)
-    shown.begin(_work_of(filling, (*missing, *later)))
+    shown.begin(_work_of(filling, (*missing, *later)), records_a_step=_records_a_step(filling))
     n_done = _compute(filling, table, workshop, shown, missing)
     setting = own if filling.grid is None else _chosen(filling, table, searched)
     table.chosen = None if filling.grid is None else _chosen_document(filling, table, setting)
     missing = _missing(filling, table, _table_keys(filling, setting))
     _refuse_other_settings(filling, table, missing)
-    shown.begin(_work_of(filling, missing))
+    shown.begin(_work_of(filling, missing), records_a_step=_records_a_step(filling))
     n_done += _compute(filling, table, workshop, shown, missing)
     write_table(filling.path, table)
     return n_done
@@ -256,6 +256,11 @@ def _work_of(filling: Filling, keys: Sequence[CellKey]) -> Work:
         records = sum(len(site.validation if is_search else site.held_out) for site in filling.sites)
         total += Work(steps=key.steps * _rounds(filling) * n_paths, records=records)
     return total
+
+
+def _records_a_step(filling: Filling) -> int:
+    local = parse_run_spec(filling.run_spec).local
+    return local.batch_size * local.accumulation
 
 
 def _rounds(filling: Filling) -> int:

@@ -15,17 +15,19 @@ def test_time_left_counts_steps_and_records_each_at_its_pace() -> None:
     assert pace.time_left(Work(steps=10, records=40)) == pytest.approx(10 * 2.0 + 40 * 0.25)
 
 
-def test_pace_that_is_unknown_is_taken_as_that_of_the_other_kind() -> None:
-    pace = Pace()
-    pace.observe(Work(steps=0, records=10), 5.0)
-    assert pace.time_left(Work(steps=6, records=2)) == pytest.approx(8 * 0.5)
+def test_step_is_taken_as_three_evaluations_of_its_records_while_one_of_both_is_unknown() -> None:
+    evaluated, trained = Pace(records_a_step=4), Pace(records_a_step=4)
+    evaluated.observe(Work(steps=0, records=10), 5.0)
+    assert evaluated.time_left(Work(steps=6, records=2)) == pytest.approx(6 * 12 * 0.5 + 2 * 0.5)
+    trained.observe(Work(steps=2, records=0), 12.0)
+    assert trained.time_left(Work(steps=1, records=6)) == pytest.approx(6.0 + 6 * 0.5)
 
 
 def test_progress_says_what_is_left_and_not_every_step() -> None:
     stream = io.StringIO()
     now = [0.0]
     progress = TableProgress(stream, clock=lambda: now[0])
-    progress.begin(Work(steps=100, records=0))
+    progress.begin(Work(steps=100, records=0), records_a_step=4)
     progress.cell("[1/2] federated")
     for _ in range(50):
         now[0] += 1.0
