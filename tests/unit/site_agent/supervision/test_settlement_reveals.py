@@ -124,6 +124,7 @@ async def settle_in(
         judge=SimpleNamespace(assumed_colluders=lambda: 0),
         coordinator_spki=FEDERATION.coordinator.spki_der,
         book=book,
+        jobs=SimpleNamespace(private_states_dir=folder / "private"),
         downloader=SimpleNamespace(download=download),
         states=SimpleNamespace(find=lambda _, version: base if version == 0 else None, load=lambda _: None, save=save),
     )
