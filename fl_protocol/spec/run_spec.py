@@ -238,8 +238,8 @@ def _cross_faults(spec: RunSpec) -> Iterator[tuple[Fault, tuple[str, ...]]]:
     if spec.local.gradient_checkpointing and spec.adapter.kind is AdapterKind.PREFIX:
         message = "does not go with a prefix, whose keys and values a layer that is computed twice would lose"
         yield Fault(path="local.gradient_checkpointing", message=message), ("local", "adapter.kind")
-    algorithm, n_sites = spec.aggregation.algorithm, len(spec.cohort.sites)
-    yield from pairing_faults(spec.task, spec.adapter, algorithm, rounds=spec.rounds, n_sites=n_sites)
+    n_sites, rule = len(spec.cohort.sites), spec.local.rule
+    yield from pairing_faults(spec.task, spec.adapter, spec.aggregation, rule, rounds=spec.rounds, n_sites=n_sites)
     yield from image_task_faults(spec.task, spec.adapter, spec.evaluation)
     if spec.evaluation.every > spec.rounds:
         yield Fault(path="evaluation.every", message="must be at most rounds"), ("evaluation.every", "rounds")

@@ -25,7 +25,6 @@ from site_agent.jobs.job_dir import (
     GLOBAL_FILE,
     LAYOUT_FILE,
     PAYLOAD_FILE,
-    JobFileInvalidError,
     JobFileMissingError,
     JobKind,
     JobResult,
@@ -43,15 +42,9 @@ from site_agent.training.adapter_io import (
     verify_layout,
 )
 from site_agent.training.checkpoints import Checkpoint, CheckpointStore
-from site_agent.training.data import Dataset, Split, split_dataset
+from site_agent.training.counting import count_codes
 from site_agent.training.device import Compute, choose_compute, peak_memory_bytes
-from site_agent.training.errors import (
-    DatasetChangedError,
-    DatasetFormatUnknownError,
-    DatasetTooSmallError,
-    LossNotFiniteError,
-    NoUsableRecordsError,
-)
+from site_agent.training.errors import LossNotFiniteError
 from site_agent.training.exchange import ALGORITHM_SEGMENTS
 from site_agent.training.exchange.fedavg_lora import (
     NOT_EVALUATED,
@@ -61,12 +54,11 @@ from site_agent.training.exchange.fedavg_lora import (
     training_segments,
 )
 from site_agent.training.fitting import is_out_of_memory, training_memory_error
-from site_agent.training.formats import format_called
 from site_agent.training.identity import identity_of_job, installed_versions
+from site_agent.training.job_data import folder_of_base, inspect_data, read_registered_dataset, split_of_run
 from site_agent.training.local import LOCAL_RULES
 from site_agent.training.local.rule import RoundStart
 from site_agent.training.local.steps import LocalSteps, StepDone, StepsState, TrainingSums, train_in_steps
-from site_agent.training.model_files import verify_model_folder
 from site_agent.training.private_state import (
     digest_of_private_state,
     read_private_state,
@@ -75,8 +67,6 @@ from site_agent.training.private_state import (
 from site_agent.training.progress import ProgressReporter
 from site_agent.training.shelf import ModelShelf
 from site_agent.training.task_half import LoadedTask, PreparesRecords, TaskExample
-from site_agent.training.tasks import TASKS
-from site_agent.training.tasks.concept_vocabulary import write_counts
 from site_agent.training.tasks.drawing import FitCounts, encode_records, sample_examples
 
 CHECKPOINT_EVERY_S = 30.0
@@ -107,38 +97,6 @@ def perform_job(
     if spec.task.kind is TaskKind.CONCEPT_VOCABULARY:
         return count_codes(job_dir, job, spec, progress=progress)
     return train_adapter(job_dir, job, shelf=shelf, progress=progress, checkpoint_every_s=checkpoint_every_s)
-
-
-def inspect_data(job: JobSpec) -> JobResult:
-    """Read a dataset whole and count it. Needs no model."""
-    started = time.monotonic()
-    dataset = read_records(job)
-    return JobResult(
-        records=len(dataset.records),
-        patients=dataset.n_patients,
-        held_out_records=0,
-        seconds=time.monotonic() - started,
-        peak_memory_bytes=0,
-        device="none",
-        precision="none",
-        versions=installed_versions(),
-        sha256=dataset.sha256,
-    )
-
-
-def count_codes(job_dir: Path, job: JobSpec, spec: RunSpec, *, progress: ProgressReporter) -> JobResult:
-    """Count over the run's list of codes: the segments of one round of a vocabulary run. Loads no model.
-
-    Raises:
-        As ``perform_job``.
-    """
-    dataset = read_registered_dataset(job, spec)
-    split = split_of_run(dataset, spec)
-    folder = folder_of_base(job, spec)
-    verify_model_folder(folder, spec.base_model.sha256)
-    layout = TASKS[spec.task.kind].layout_without_weights(folder, spec)
-    verify_layout(layout, spec, AdapterLayout.from_document(read_document(job_dir / LAYOUT_FILE)))
-    return write_counts(job_dir, job, dataset=dataset, split=split, folder=folder, progress=progress)
 
 
 def train_adapter(
@@ -257,53 +215,6 @@ def prepare_compute(job: JobSpec) -> Compute:
     return compute
 
 
-def read_records(job: JobSpec) -> Dataset:
-    """The records of the job's data file.
-
-    Raises:
-        DatasetError: it cannot be read.
-    """
-    return format_called(job.data.format).read(Path(job.data.path), patient_field=job.data.patient_field)
-
-
-def read_registered_dataset(job: JobSpec, spec: RunSpec) -> Dataset:
-    """The records of the job's data file, which must be the one that was registered, in a format of the run's task.
-
-    Raises:
-        DatasetError: it cannot be read, holds records of another kind, or is another file now.
-    """
-    formats = TASKS[spec.task.kind].formats
-    if job.data.format not in formats:
-        message = f"the run's task takes other records (it takes: {', '.join(sorted(formats))})"
-        raise DatasetFormatUnknownError(message, format=job.data.format[:40])
-    dataset = read_records(job)
-    if job.data.sha256 is not None and job.data.sha256 != dataset.sha256:
-        message = "the data file changed since it was registered; register it again"
-        raise DatasetChangedError(message, expected=job.data.sha256, found=dataset.sha256)
-    return dataset
-
-
-def split_of_run(dataset: Dataset, spec: RunSpec) -> Split:
-    """The dataset's records by their use in this run.
-
-    Raises:
-        DatasetTooSmallError: there are fewer records or patients than the run demands.
-        NoUsableRecordsError: nothing is left to train on.
-    """
-    n_records, n_patients = len(dataset.records), dataset.n_patients
-    if n_records < spec.data.min_records:
-        message = "the dataset has fewer records than the run demands"
-        raise DatasetTooSmallError(message, records=n_records, minimum=spec.data.min_records)
-    if n_patients < spec.data.min_patients:
-        message = "the dataset has fewer patients than the run demands"
-        raise DatasetTooSmallError(message, patients=n_patients, minimum=spec.data.min_patients)
-    evaluation = spec.evaluation
-    split = split_dataset(dataset, holdout_fraction=evaluation.holdout_fraction, max_records=evaluation.max_records)
-    if not split.training:
-        raise NoUsableRecordsError("every record is held out", records=n_records)
-    return split
-
-
 def take_model(job: JobSpec, spec: RunSpec, *, shelf: ModelShelf, compute: Compute) -> LoadedTask:
     """The run's base model with its adapter on it; the digest is the run's, whatever the job says.
 
@@ -312,17 +223,6 @@ def take_model(job: JobSpec, spec: RunSpec, *, shelf: ModelShelf, compute: Compu
         BaseModelError, TargetModulesUnknownError: as ``ModelShelf.take``.
     """
     return shelf.take(folder_of_base(job, spec), spec, sha256=spec.base_model.sha256, compute=compute)
-
-
-def folder_of_base(job: JobSpec, spec: RunSpec) -> Path:
-    """Where the run's base lies on this machine.
-
-    Raises:
-        JobFileInvalidError: job and run name different base models.
-    """
-    if job.base_model is None or job.base_model.sha256 != spec.base_model.sha256:
-        raise JobFileInvalidError("job and run name different base models", field="base_model.sha256")
-    return Path(job.base_model.path)
 
 
 def receive_state(job_dir: Path, model: LoadedTask, spec: RunSpec) -> PublicState:

@@ -43,6 +43,27 @@ def test_section_that_is_wrong_is_refused_by_its_path(changes: dict[str, object]
     assert path in {fault.path for fault in caught.value.faults}
 
 
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"aggregation": {"algorithm": "thresholded-counts", "server": {"optimizer": "fedadam"}}},
+         "aggregation.server.optimizer"),
+        ({"local.rule": "fedprox"}, "local.rule"),
+    ],
+)  # fmt: skip
+def test_rule_that_a_run_which_counts_would_not_follow_is_refused(changes: dict[str, object], path: str) -> None:
+    counting = {
+        "task": {"kind": "concept-vocabulary", "threshold": 5, "min_sites": 2, "site_minimum": 5},
+        "adapter": {"kind": "published-codes"},
+        "aggregation": {"algorithm": "thresholded-counts"},
+        "rounds": 1,
+    }
+    parse_run_spec(run_spec_document(counting))
+    with pytest.raises(RunSpecFaultsError) as caught:
+        parse_run_spec(run_spec_document({**counting, **changes}))
+    assert [fault.path for fault in caught.value.faults] == [path]
+
+
 def test_metrics_of_rankings_name_their_counts_and_are_their_quotients() -> None:
     metrics = [Metric("precision-at-3-next-new"), Metric("recall-at-5-time-range-old")]
     counts = {
