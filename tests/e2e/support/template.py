@@ -183,7 +183,7 @@ def _write_data(name: str, folder: Path) -> Path:
 
 def _prepare(site: SiteHost, spec: Mapping[str, object], pins: Mapping[str, str], base_model: Path) -> None:
     site.configure(spec, pins=pins, base_model_dir=base_model)
-    site.register_dataset(spec)
+    site.register_dataset(spec, purposes=[str(spec["purpose"])])
 
 
 def records_of(site: str) -> list[dict[str, str]]:
