@@ -50,7 +50,7 @@ def _front_matter(lineage: Lineage) -> str:
         "license_link": "README.md",
         "base_model": spec.base_model.name,
         "base_model_relation": use_of(spec.adapter.kind).relation,
-        "library_name": use_of(spec.adapter.kind).library,
+        "library_name": use_of(spec.adapter.kind).loaded_by,
         "pipeline_tag": use_of(spec.adapter.kind).pipeline_tag,
         "tags": [spec.adapter.kind.value, *_TAGS, spec.task.kind.value],
     }

@@ -15,14 +15,14 @@ class ReleaseUse:
     Attributes:
         noun: what it is, before "`BASE`, made across".
         relation: to the base model, as a hub has it.
-        library: that loads it, as a hub has it.
+        loaded_by: the library that loads it, as a hub has it.
         pipeline_tag: what it is for, as a hub has it.
         text: the section "Use"; ``{base}`` stands for the base model's name.
     """
 
     noun: str
     relation: str = "adapter"
-    library: str = "peft"
+    loaded_by: str = "peft"
     pipeline_tag: str = "text-generation"
     text: str
 
@@ -79,18 +79,18 @@ python -m site_agent.training make-vocabulary --release path/to/this/folder --co
 
 USES: Mapping[AdapterKind, ReleaseUse] = {
     AdapterKind.FULL: ReleaseUse(
-        noun="A whole model of the shape", relation="finetune", library="transformers", text=_WHOLE
+        noun="A whole model of the shape", relation="finetune", loaded_by="transformers", text=_WHOLE
     ),
-    AdapterKind.PUBLISHED_CODES: ReleaseUse(noun="A vocabulary out of", library="numpy", text=_CODES),
+    AdapterKind.PUBLISHED_CODES: ReleaseUse(noun="A vocabulary out of", loaded_by="numpy", text=_CODES),
     AdapterKind.ATTENTION: ReleaseUse(
         noun="An attention adapter behind the image tower of",
-        library="wardround",
+        loaded_by="wardround",
         pipeline_tag="zero-shot-image-classification",
         text=_TOWERS,
     ),
     AdapterKind.JOINT_PROJECTION: ReleaseUse(
         noun="A projection behind the image and text towers of",
-        library="wardround",
+        loaded_by="wardround",
         pipeline_tag="zero-shot-image-classification",
         text=_TOWERS,
     ),
