@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.spec.tasks.instruction_tuning import InstructionTuning, Template
 from fl_protocol.tensors.adapter_layout import AdapterLayout
-from site_agent.training.causal_model import AdaptedModel, Tokenizer, load_adapted
-from site_agent.training.collate import Example
+from site_agent.training.causal_model import Tokenizer, load_adapted
 from site_agent.training.device import Compute
 from site_agent.training.formats.text_files import PROMPT_FORMATS
-from site_agent.training.task_half import EncodedRecord, EvaluatedBatch, LossSum, TaskHalf
+from site_agent.training.task_half import EncodedRecord, TaskHalf
+from site_agent.training.tasks.completion_task import CompletionTask
 from site_agent.training.tasks.text_tasks import TurnEncoder, templated_layout
 from site_agent.training.text_records import PromptRecord
 
@@ -41,38 +37,7 @@ class PromptEncoder:
         return EncodedRecord(fit=fit, example=example)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PromptTask:
-    """A causal model with its adapter, and the encoder of its records. See ``LoadedTask``."""
-
-    model: AdaptedModel
-    encoder: PromptEncoder
-
-    @property
-    def module(self) -> torch.nn.Module:
-        """The causal model."""
-        return self.model.module
-
-    @property
-    def layout(self) -> AdapterLayout:
-        """The adapter's."""
-        return self.model.layout
-
-    def encode(self, record: PromptRecord) -> EncodedRecord:
-        """See ``PromptEncoder.encode``."""
-        return self.encoder.encode(record)
-
-    def train_loss(self, examples: Sequence[Example]) -> LossSum:
-        """Summed over completion tokens."""
-        return self.model.completion_loss(examples)
-
-    def evaluate(self, examples: Sequence[Example]) -> EvaluatedBatch:
-        """The loss alone."""
-        answer = self.model.completion_loss(examples)
-        return EvaluatedBatch(loss_sum=float(answer.loss), n_units=answer.n_units)
-
-
-def load_prompt_task(folder: Path, spec: RunSpec, compute: Compute) -> PromptTask:
+def load_prompt_task(folder: Path, spec: RunSpec, compute: Compute) -> CompletionTask:
     """Load the base and put the adapter on it.
 
     Raises:
@@ -83,7 +48,7 @@ def load_prompt_task(folder: Path, spec: RunSpec, compute: Compute) -> PromptTas
     task = _task_of(spec)
     model = load_adapted(folder, spec, compute, packing=task.packing)
     encoder = PromptEncoder(model.tokenizer, max_length=spec.local.max_length, template=task.template)
-    return PromptTask(model=model, encoder=encoder)
+    return CompletionTask(model=model, encoder=encoder)
 
 
 def prompt_layout(folder: Path, spec: RunSpec) -> AdapterLayout:

@@ -6,16 +6,11 @@ other: as texts follow each other in pre-training. A text that is longer than ``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.tensors.adapter_layout import AdapterLayout
 from site_agent.training.causal_model import (
-    AdaptedModel,
     Tokenizer,
     layout_without_weights,
     load_adapted,
@@ -25,7 +20,8 @@ from site_agent.training.collate import Example
 from site_agent.training.device import Compute
 from site_agent.training.errors import TextMarksMissingError
 from site_agent.training.formats.text_files import PLAIN_TEXT_FORMATS
-from site_agent.training.task_half import EncodedRecord, EvaluatedBatch, Fit, LossSum, TaskHalf
+from site_agent.training.task_half import EncodedRecord, Fit, TaskHalf
+from site_agent.training.tasks.completion_task import CompletionTask
 from site_agent.training.text_records import PlainTextRecord
 
 
@@ -63,38 +59,7 @@ def text_marks(tokenizer: Tokenizer) -> tuple[int, tuple[int, ...]]:
     return first, () if end is None else (end,)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TextTask:
-    """A causal model with its adapter, and the encoder of its texts. See ``LoadedTask``."""
-
-    model: AdaptedModel
-    encoder: TextEncoder
-
-    @property
-    def module(self) -> torch.nn.Module:
-        """The causal model."""
-        return self.model.module
-
-    @property
-    def layout(self) -> AdapterLayout:
-        """The adapter's."""
-        return self.model.layout
-
-    def encode(self, record: PlainTextRecord) -> EncodedRecord:
-        """See ``TextEncoder.encode``."""
-        return self.encoder.encode(record)
-
-    def train_loss(self, examples: Sequence[Example]) -> LossSum:
-        """Summed over tokens."""
-        return self.model.completion_loss(examples)
-
-    def evaluate(self, examples: Sequence[Example]) -> EvaluatedBatch:
-        """The loss alone: perplexity follows from it."""
-        answer = self.model.completion_loss(examples)
-        return EvaluatedBatch(loss_sum=float(answer.loss), n_units=answer.n_units)
-
-
-def load_text_task(folder: Path, spec: RunSpec, compute: Compute) -> TextTask:
+def load_text_task(folder: Path, spec: RunSpec, compute: Compute) -> CompletionTask:
     """Load the base and put the adapter on it.
 
     Raises:
@@ -102,7 +67,7 @@ def load_text_task(folder: Path, spec: RunSpec, compute: Compute) -> TextTask:
         TextMarksMissingError: the base's tokenizer has no token to begin a text with.
     """
     model = load_adapted(folder, spec, compute)
-    return TextTask(model=model, encoder=TextEncoder(model.tokenizer, max_length=spec.local.max_length))
+    return CompletionTask(model=model, encoder=TextEncoder(model.tokenizer, max_length=spec.local.max_length))
 
 
 def text_layout(folder: Path, spec: RunSpec) -> AdapterLayout:
