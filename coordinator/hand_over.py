@@ -1,0 +1,51 @@
+"""Secrets that pass from one container of a stack to another as files. Knows files and modes, and no setting."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from coordinator.ca.errors import KeyFileExistsError
+from coordinator.ca.key_files import read_file, read_private_file, write_new_file
+
+PASSWORD_BYTES = 32
+_OWNER_AND_GROUP = 0o640
+
+
+def make_password(file: Path, *, given: Path | None) -> bool:
+    """Write a password that only the file's owner and group can read; one that is there stays as it is.
+
+    Args:
+        file: where.
+        given: a file whose content is taken, so that an operator may bring a password; where it is empty, or None, 256
+            random bits are written as text.
+
+    Returns:
+        Whether the file was written now.
+
+    Raises:
+        KeyFileMissingError: ``given`` is not there.
+    """
+    content = b"" if given is None else read_file(given).strip()
+    try:
+        write_new_file(file, (content or secrets.token_urlsafe(PASSWORD_BYTES).encode()) + b"\n", mode=_OWNER_AND_GROUP)
+    except KeyFileExistsError:
+        return False
+    return True
+
+
+def hand_over(token: Path, certificate: Path, *, to: Path) -> Path:
+    """Move the first admin's token, and copy the root certificate, into a folder that others than the coordinator see.
+
+    Returns:
+        Where the token is now.
+
+    Raises:
+        KeyFileExistsError: the folder holds another coordinator's.
+    """
+    to.mkdir(parents=True, exist_ok=True)
+    write_new_file(to / certificate.name, read_file(certificate), mode=0o644)
+    moved = to / token.name
+    write_new_file(moved, read_private_file(token), mode=0o600)
+    token.unlink()
+    return moved
