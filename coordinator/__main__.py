@@ -159,10 +159,12 @@ def init(  # noqa: PLR0913, PLR0917 # one parameter an option of the command lin
 @cli.command(name="make-password")
 @_reported
 def make_password_command(
-    file: Annotated[Path, typer.Argument(help="Where to write it, mode 0640; one that is there stays.")],
+    file: Annotated[Path, typer.Argument(help="Where to write it, mode 0600; one that is there stays.")],
     given: Annotated[
         Path | None, typer.Option("--given", help="A file with the password to take; where it is empty, a random one.")
     ] = None,
+    *,
+    is_shared: Annotated[bool, typer.Option("--shared", help="Its group may read it, too: mode 0640.")] = False,
 ) -> None:
     """Write a password for the database into a file, once.
 
@@ -170,7 +172,7 @@ def make_password_command(
     """
     from coordinator.hand_over import make_password
 
-    is_new = make_password(file, given=given)
+    is_new = make_password(file, given=given, is_shared=is_shared)
     said = f"Wrote a password to {file}" if is_new else f"{file} is there already; nothing was changed."
     _answer({"file": str(file), "made": is_new}, [said])
 

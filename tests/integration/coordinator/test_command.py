@@ -51,7 +51,7 @@ def test_make_password_writes_one_once(new_coordinator, tmp_path) -> None:
     file = tmp_path / "database.password"
     made = [json.loads(new_coordinator.run("--json", "make-password", str(file)).stdout)["made"] for _ in range(2)]
     assert made == [True, False]
-    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 def test_configuration_with_unknown_keys_is_refused_by_name(new_coordinator) -> None:
