@@ -8,12 +8,18 @@
 # To pin the base by digest, see coordinator.Dockerfile.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
+FROM ${PYTHON_IMAGE} AS base
+WORKDIR /build
+COPY deploy/docker/build/prune_base.sh deploy/docker/build/settle.sh ./
+RUN sh settle.sh "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
+    && sh prune_base.sh
+
 # Stands for the build context of this name where none is given.
 FROM scratch AS wheels
 
 FROM ${PYTHON_IMAGE} AS start
 WORKDIR /build
-COPY deploy/docker/settle.sh ./
+COPY deploy/docker/build ./
 RUN python3 -m venv --without-pip /opt/wardround/venv \
     && echo /opt/wardround/app > /opt/wardround/venv/lib/python3.11/site-packages/wardround.pth
 
@@ -28,6 +34,7 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,tar
     fi \
     && python3 -m pip --python /opt/wardround/venv/bin/python install --no-compile --require-hashes --only-binary :all: \
         --find-links /wheels --requirement trainer-cpu.txt \
+    && sh prune_packages.sh /opt/wardround/venv \
     && sh settle.sh /opt/wardround
 
 FROM start AS packages-cuda
@@ -35,6 +42,7 @@ COPY deploy/docker/locks/trainer-cuda.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m pip --python /opt/wardround/venv/bin/python install --no-compile --require-hashes --only-binary :all: \
         --requirement trainer-cuda.txt \
+    && sh prune_packages.sh /opt/wardround/venv \
     && sh settle.sh /opt/wardround
 
 FROM start AS project
@@ -47,10 +55,9 @@ RUN python3 -m pip --python tools/bin/python wheel --no-deps --no-build-isolatio
     && python3 -m pip --python /opt/wardround/venv/bin/python install --no-compile --no-deps --no-index \
         --target /opt/wardround/app --find-links wheels wardround \
     && rm -r /opt/wardround/app/bin \
-    && sh source/deploy/docker/rootfs.sh /opt/wardround/app \
-    && sh settle.sh /rootfs
+    && sh source/deploy/docker/build/rootfs.sh /opt/wardround/app /srv/wardround /srv/wardround/jobs
 
-FROM ${PYTHON_IMAGE} AS trainer
+FROM scratch AS trainer
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Wardround trainer" \
@@ -59,14 +66,15 @@ LABEL org.opencontainers.image.title="Wardround trainer" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.vendor="Wardround"
-COPY --from=project --chown=10001:10001 /state/wardround /srv/wardround
+COPY --from=base / /
 ENV PATH=/opt/wardround/venv/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
+    LANG=C.UTF-8 \
     HF_HUB_OFFLINE=1 \
     TRANSFORMERS_OFFLINE=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
-WORKDIR /srv/wardround
+WORKDIR /tmp
 USER 10001:10001
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-m", "site_agent.training", "doctor", "--live", "--jobs", "/srv/wardround/jobs"]
