@@ -2,8 +2,8 @@
 
     python deploy/scripts/lock_images.py --wheels DIR      # DIR holds torch's wheel for CPUs, see trainer.Dockerfile
 
-The versions are those of constraints.txt; uv (extra `dev`) finds what they need. Run it after a change of pyproject.toml or
-constraints.txt; tests/unit/deploy says when that was forgotten.
+The versions are those of constraints.txt; uv (extra `dev`) finds what they need. Run it after a change of
+pyproject.toml or constraints.txt; tests/unit/deploy says when that was forgotten.
 """
 
 from __future__ import annotations
