@@ -19,7 +19,14 @@ ROUND = RoundContext(run_id=RUN_ID, round_index=3, round_attempt=1)
 
 @pytest.fixture
 def desk(tmp_path: Path) -> JobDesk:
-    options = JobOptions(jobs_dir=tmp_path, base_models={}, threads=None, device=DeviceChoice.AUTO, timeout_s=1.0)
+    options = JobOptions(
+        jobs_dir=tmp_path / "jobs",
+        private_states_dir=tmp_path / "private",
+        base_models={},
+        threads=None,
+        device=DeviceChoice.AUTO,
+        timeout_s=1.0,
+    )
     return JobDesk(options, SiteId("alpha"))
 
 
