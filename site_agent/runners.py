@@ -24,6 +24,7 @@ def runner_of(settings: SiteSettings) -> JobRunner:
             return ProcessRunner(
                 ProcessRunnerOptions(
                     threads=runner.threads,
+                    processes=None if runner.processes == "auto" else runner.processes,
                     environment=dict(os.environ),
                     jobs_dir=settings.jobs_dir,
                     idle_timeout_s=runner.idle_timeout_s,

@@ -83,6 +83,7 @@ class RunnerSettings(_Section):
     jobs_dir: Path | None = None
     threads: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    processes: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     timeout_s: float = Field(default=86_400.0, gt=0)
     idle_timeout_s: float = Field(default=1_800.0, gt=0)
     absent_after_s: float = Field(default=120.0, gt=0)

@@ -62,8 +62,8 @@ class SpoolRunnerOptions:
 
     Attributes:
         jobs_dir: the folder that agent and trainer share.
-        n_lives_in_vain: how many workers may die in a row without getting further than those before them.
-        idle_timeout_s: how long a worker may say nothing while it is at the job.
+        n_lives_in_vain: how many trainers may die in a row without getting further than those before them.
+        idle_timeout_s: how long a trainer may say nothing while it is at the job.
         absent_after_s: how long there may be no heartbeat before a job is given up.
         stops_within_s: how long a trainer may take to let go of a job.
     """
@@ -109,7 +109,7 @@ class SpoolRunner:
             await self._wait_until_let_go(name)
 
     async def stop_run(self, run_folder: Path) -> None:
-        """See ``JobRunner``: the worker that is kept warm for the run may end."""
+        """See ``JobRunner``: what is kept warm for the run may end."""
         await asyncio.to_thread(self._write_stop, run_folder.name)
 
     async def stop(self) -> None:
@@ -132,7 +132,7 @@ class SpoolRunner:
                 return end
             if end.cause is EndCause.HUNG:
                 await asyncio.to_thread(write_file, job_dir / RESTART_FILE, b"")
-            # The trainer itself waits before it starts another worker.
+            # The trainer itself waits before it starts another.
             lives.note(end)
 
     def _open_job(self, job_dir: Path, name: str, job: JobSpec) -> None:

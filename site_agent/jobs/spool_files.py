@@ -2,8 +2,8 @@
 
     trainer.json            the trainer's heartbeat: which life of it, and what it is at
     RUN/ROUND/cancel        the agent gives the job up
-    RUN/ROUND/restart       the agent takes the trainer's worker for hung
-    RUN/ROUND/ends.jsonl    how each worker ended that did not close the job
+    RUN/ROUND/restart       the agent takes the trainer for hung
+    RUN/ROUND/ends.jsonl    how each life ended that did not close the job
     RUN/stop                the run is over: what is kept warm for it may go
     inspections/ID/         a job folder for a dataset that is to be registered or checked
 
@@ -90,7 +90,7 @@ def is_trainer_alive(jobs_dir: Path, *, now_s: float | None = None) -> bool:
 
 
 def append_end(job_dir: Path, exit_code: int) -> None:
-    """Say that a worker ended without closing this job."""
+    """Say that a life of the trainer ended without closing this job."""
     with (job_dir / ENDS_FILE).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps({"exit_code": exit_code}) + "\n")
 

@@ -17,13 +17,13 @@ from site_agent.jobs.job_dir import (
     JobSpec,
     read_job,
     write_document,
-    write_result,
 )
 from site_agent.jobs.record_schema import RecordSchema, schema_from_document
 from site_agent.training.errors import DatasetMalformedError, TrainerError, UnexpectedFailureError
 from site_agent.training.formats import format_called
 from site_agent.training.identity import installed_versions
 from site_agent.training.inspection import FileReport
+from site_agent.training.outcomes import write_outcome
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ def is_inspection(job_dir: Path) -> bool:
 
 def close_inspection(job_dir: Path) -> JobResult | JobFailure:
     """Do the inspection of a folder and close it, whatever happens."""
+    started = time.monotonic()
     outcome: JobResult | JobFailure
     try:
         outcome = inspect_for_job(job_dir, read_job(job_dir))
@@ -63,8 +64,7 @@ def close_inspection(job_dir: Path) -> JobResult | JobFailure:
             error = UnexpectedFailureError("the trainer failed in a way that nobody foresaw", type=type(error).__name__)
         advice = error.advice if isinstance(error, TrainerError) else ""
         outcome = JobFailure(code=error.code, message=error.message, advice=advice, facts=error.facts)
-    if job_dir.is_dir():
-        write_result(job_dir, outcome)
+    write_outcome(job_dir, outcome, started=started)
     return outcome
 
 

@@ -1,4 +1,4 @@
-"""The verbs of a trainer that an agent did not start: ``serve-spools``, its workers' ``work``, and ``doctor``."""
+"""The verbs of a trainer that an agent did not start: ``serve-spools``, its ``do-jobs``, and ``doctor``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from functools import cache, partial
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 from site_agent.jobs.spool_files import HEARTBEAT_FILE, STALE_AFTER_S, is_trainer_alive
-from site_agent.training.printing import print_document
+from site_agent.training.printing import print_document, print_error
 from site_agent.training.progress import TrainerStopped
 
 _log = logging.getLogger(__name__)
@@ -22,18 +23,18 @@ _log = logging.getLogger(__name__)
 
 def add_spool_verbs(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser],
-    add_checkpoint_option: Callable[[argparse.ArgumentParser], None],
+    add_options: Callable[[argparse.ArgumentParser], None],
 ) -> None:
-    """Declare them."""
+    """Declare them; ``add_options`` adds how a job is done."""
     verb = verbs.add_parser("serve-spools", help="do the jobs of every run below a jobs folder until SIGTERM")
     verb.add_argument("--jobs", type=Path, required=True, metavar="DIR")
-    add_checkpoint_option(verb)
+    add_options(verb)
     verb.set_defaults(command=serve_spools_command)
 
-    verb = verbs.add_parser("work", help="(serve-spools starts it) do the jobs that the standard input names")
+    verb = verbs.add_parser("do-jobs", help="(serve-spools starts it) do the jobs that the standard input names")
     verb.add_argument("--answers", type=int, required=True, metavar="N", help="the descriptor to answer by")
-    add_checkpoint_option(verb)
-    verb.set_defaults(command=work_command)
+    add_options(verb)
+    verb.set_defaults(command=do_jobs_command)
 
     verb = verbs.add_parser("doctor", help="say whether the trainer that serves a jobs folder is alive")
     verb.add_argument("--live", action="store_true", required=True, help="look at the running program only")
@@ -57,12 +58,16 @@ def serve_spools_command(arguments: argparse.Namespace) -> int:
         )
         return 1
     _log.info("serving the spools of a jobs folder")
-    serve_spools(jobs, lanes_of(jobs, checkpoint_every_s=arguments.checkpoint_every_s), should_stop=stopped.is_set)
+    processes = "auto" if arguments.processes is None else str(arguments.processes)
+    options = ("--checkpoint-every-s", str(arguments.checkpoint_every_s), "--processes", processes)
+    serve_spools(jobs, lanes_of(jobs, options=options), should_stop=stopped.is_set)
     return 0
 
 
-def work_command(arguments: argparse.Namespace) -> int:
-    """``work``: a job folder a line on the standard input, a line of answer for each."""
+def do_jobs_command(arguments: argparse.Namespace) -> int:
+    """``do-jobs``: a job folder a line on the standard input, a line of answer for each."""
+    from site_agent.training.workers import WorkerDiedError
+
     named: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
     ended = threading.Event()
 
@@ -74,36 +79,43 @@ def work_command(arguments: argparse.Namespace) -> int:
         named.put(None)
 
     threading.Thread(target=listen, daemon=True).start()
-    close = _job_closer(arguments.checkpoint_every_s, ended.is_set)
-    while (job_dir := named.get()) is not None:
-        try:
-            close(job_dir)
-        except TrainerStopped:
-            break
-        except FileNotFoundError:
-            # Deleted by the agent under the job, perhaps at its last line: nobody waits for it any more.
-            if job_dir.exists():
-                raise
-        os.write(arguments.answers, b"done\n")
+    try:
+        with ExitStack() as kept:
+            close = _job_closer(arguments, kept, ended.is_set)
+            while (job_dir := named.get()) is not None:
+                try:
+                    close(job_dir)
+                except FileNotFoundError:
+                    # Deleted by the agent under the job, perhaps at its last line: nobody waits for it any more.
+                    if job_dir.exists():
+                        raise
+                os.write(arguments.answers, b"done\n")
+    except TrainerStopped:
+        return 0
+    except WorkerDiedError as error:
+        print_error({"code": error.code, "message": error.message, "facts": error.facts}, as_json=False)
+        return error.exit_code
     return 0
 
 
-def _job_closer(checkpoint_every_s: float, should_stop: Callable[[], bool]) -> Callable[[Path], None]:
+def _job_closer(
+    arguments: argparse.Namespace, kept: ExitStack, should_stop: Callable[[], bool]
+) -> Callable[[Path], None]:
     """Does a job of any kind. The numeric libraries are loaded for the first one that needs them, and then stay."""
     from site_agent.training.inspecting import close_inspection, is_inspection
+    from site_agent.training.workers import job_closer
 
     @cache
-    def close_round() -> Callable[[Path], object]:
-        from site_agent.training.closing import close_job
-        from site_agent.training.shelf import ModelShelf
-
-        return partial(close_job, shelf=ModelShelf(), should_stop=should_stop, checkpoint_every_s=checkpoint_every_s)
+    def closer() -> Callable[[Path, Callable[[], bool]], None]:
+        every_s: float = arguments.checkpoint_every_s
+        made = job_closer(processes=arguments.processes, checkpoint_every_s=every_s, should_stop=should_stop)
+        return kept.enter_context(made)
 
     def close(job_dir: Path) -> None:
         if is_inspection(job_dir):
             close_inspection(job_dir)
         else:
-            close_round()(job_dir)
+            closer()(job_dir, should_stop)
 
     return close
 

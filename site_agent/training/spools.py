@@ -1,9 +1,9 @@
-"""The trainer that serves every run's spool below a jobs folder: a small overseer, and workers that hold the models.
+"""The trainer that serves every run's spool below a jobs folder: a small overseer, and trainers that hold the models.
 
 An agent that may start nothing shares only the jobs folder with this program (``site_agent.jobs.spool``). The overseer
-imports no numeric library, so it outlives its workers: it says that it is there, gives each worker one job at a time,
-kills a worker whose job was given up, starts another for one that died, and tells the agent how it died. Rounds are
-done by one worker that stays warm; a dataset that is looked at has another, so that it does not wait behind a round.
+imports no numeric library, so it outlives them: it says that it is there, gives each one job at a time, kills one whose
+job was given up, starts another for one that died, and tells the agent how it died. Rounds are
+done by a trainer that stays warm; a dataset that is looked at has another, so that it does not wait behind a round.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _LONGEST_WAIT_S = 60.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Worker:
+class InnerTrainer:
     """One process that does jobs. Invariant: it is at one job at most."""
 
     process: subprocess.Popen[bytes]
@@ -82,20 +82,20 @@ class Worker:
 
 @dataclass(slots=True, kw_only=True)
 class Lane:
-    """One queue of jobs and the worker that does them.
+    """One queue of jobs and the trainer that does them.
 
     Attributes:
         pattern: which folders of the jobs folder hold its jobs.
-        is_kept_warm: whether the worker stays for the next job.
+        is_kept_warm: whether the trainer stays for the next job.
     """
 
     jobs_dir: Path
     pattern: str
     is_kept_warm: bool
-    start_worker: Callable[[], Worker]
+    start_inner_trainer: Callable[[], InnerTrainer]
     monotonic: Callable[[], float] = time.monotonic
     job_dir: Path | None = None
-    _worker: Worker | None = None
+    _trainer: InnerTrainer | None = None
     _last_spool: Path | None = None
     _not_before: float = 0.0
     _n_deaths: int = field(default=0)
@@ -106,17 +106,17 @@ class Lane:
         return None if self.job_dir is None else f"{self.job_dir.parent.name}/{self.job_dir.name}"
 
     def look(self) -> None:
-        """Go on by one step; called again and again, it never waits for a worker."""
+        """Go on by one step; called again and again, it never waits for a trainer."""
         if self.job_dir is None:
             self._begin()
         else:
             self._follow(self.job_dir)
 
     def stop(self) -> None:
-        """End the worker; its job stays open."""
-        if self._worker is not None:
-            self._worker.end(grace_s=_GRACE_S if self.job_dir is None else 0.0)
-        self._worker, self.job_dir = None, None
+        """End the trainer; its job stays open."""
+        if self._trainer is not None:
+            self._trainer.end(grace_s=_GRACE_S if self.job_dir is None else 0.0)
+        self._trainer, self.job_dir = None, None
 
     def _begin(self) -> None:
         if self._last_spool is not None and self._is_over(self._last_spool):
@@ -127,36 +127,36 @@ class Lane:
         job_dir = next(iter(open_jobs_of(self.jobs_dir, self.pattern)), None)
         if job_dir is None:
             return
-        if self._worker is None:
-            self._worker = self.start_worker()
-        self._worker.give(job_dir)
+        if self._trainer is None:
+            self._trainer = self.start_inner_trainer()
+        self._trainer.give(job_dir)
         self.job_dir, self._last_spool = job_dir, job_dir.parent
         _log.info("job begins: job=%s", self.job_name)
 
     def _follow(self, job_dir: Path) -> None:
-        worker = self._worker
-        assert worker is not None
-        exit_code = worker.process.poll()
-        if worker.has_answered():
+        trainer = self._trainer
+        assert trainer is not None
+        exit_code = trainer.process.poll()
+        if trainer.has_answered():
             self.job_dir, self._n_deaths = None, 0
             if not self.is_kept_warm:
                 self.stop()
         elif exit_code is not None:
-            worker.end()
-            self._worker, self.job_dir = None, None
+            trainer.end()
+            self._trainer, self.job_dir = None, None
             self._tell_death(job_dir, exit_code)
         elif _is_given_up(job_dir):
             _log.info("job is given up: job=%s", self.job_name)
-            worker.end()
-            self._worker, self.job_dir = None, None
+            trainer.end()
+            self._trainer, self.job_dir = None, None
         elif (job_dir / RESTART_FILE).exists():
-            _log.warning("worker is taken for hung: job=%s", self.job_name)
-            worker.end()
-            self._worker, self.job_dir = None, None
+            _log.warning("trainer is taken for hung: job=%s", self.job_name)
+            trainer.end()
+            self._trainer, self.job_dir = None, None
             (job_dir / RESTART_FILE).unlink(missing_ok=True)
 
     def _tell_death(self, job_dir: Path, exit_code: int) -> None:
-        _log.error("worker died: job=%s exit_code=%d", f"{job_dir.parent.name}/{job_dir.name}", exit_code)
+        _log.error("trainer died: job=%s exit_code=%d", f"{job_dir.parent.name}/{job_dir.name}", exit_code)
         # A job that was closed just before is no loss; one whose folder is gone has nobody to tell.
         if not (job_dir / RESULT_FILE).exists():
             with contextlib.suppress(FileNotFoundError):
@@ -188,22 +188,27 @@ def serve_spools(jobs_dir: Path, lanes: tuple[Lane, ...], *, should_stop: Callab
             lane.stop()
 
 
-def lanes_of(jobs_dir: Path, *, checkpoint_every_s: float, program: tuple[str, ...] = PROGRAM) -> tuple[Lane, ...]:
-    """The two queues: rounds, and datasets that are looked at."""
-    rounds = (*program, "work", "--checkpoint-every-s", str(checkpoint_every_s))
+def lanes_of(jobs_dir: Path, *, options: tuple[str, ...] = (), program: tuple[str, ...] = PROGRAM) -> tuple[Lane, ...]:
+    """The two queues: rounds, and datasets that are looked at. ``options`` say how a round's job is done."""
+    rounds = (*program, "do-jobs", *options)
     return (
-        Lane(jobs_dir=jobs_dir, pattern="run-*", is_kept_warm=True, start_worker=lambda: start_worker(rounds)),
+        Lane(
+            jobs_dir=jobs_dir,
+            pattern="run-*",
+            is_kept_warm=True,
+            start_inner_trainer=lambda: start_inner_trainer(rounds),
+        ),
         Lane(
             jobs_dir=jobs_dir,
             pattern=INSPECTIONS_FOLDER,
             is_kept_warm=False,
-            start_worker=lambda: start_worker((*program, "work")),
+            start_inner_trainer=lambda: start_inner_trainer((*program, "do-jobs")),
         ),
     )
 
 
-def start_worker(command: tuple[str, ...]) -> Worker:
-    """Start a worker in a process group of its own, told its jobs by its standard input; it answers by another pipe."""
+def start_inner_trainer(command: tuple[str, ...]) -> InnerTrainer:
+    """Start a trainer in a process group of its own; it is told its jobs by one pipe, and answers by another."""
     read, write = os.pipe()
     try:
         process = subprocess.Popen(  # noqa: S603 - the program is this installation's own
@@ -215,7 +220,7 @@ def start_worker(command: tuple[str, ...]) -> Worker:
         )
     finally:
         os.close(write)
-    return Worker(process=process, answers=read)
+    return InnerTrainer(process=process, answers=read)
 
 
 def open_jobs_of(jobs_dir: Path, pattern: str) -> Iterator[Path]:

@@ -1,7 +1,7 @@
 """A trainer that keeps the contract of a job folder and learns nothing: what it does, a file in the job folder says.
 
     serve --spool DIR          as a process runner starts it
-    work --answers N           as the overseer of ``serve-spools`` starts it, jobs named on the standard input
+    do-jobs --answers N        as the overseer of ``serve-spools`` starts it, jobs named on the standard input
     run JOB_DIR                as a container is started
 
 It imports nothing of the product, so that it proves the contract and not the code that reads it.
@@ -138,7 +138,7 @@ def serve(spool: Path) -> None:
         time.sleep(0.02)
 
 
-def work(answers: int) -> None:
+def do_jobs(answers: int) -> None:
     for line in sys.stdin.buffer:
         act(Path(line.decode().rstrip("\n")))
         os.write(answers, b"done\n")
@@ -148,8 +148,8 @@ def main() -> None:
     match sys.argv[1]:
         case "serve":
             serve(Path(sys.argv[3]))
-        case "work":
-            work(int(sys.argv[sys.argv.index("--answers") + 1]))
+        case "do-jobs":
+            do_jobs(int(sys.argv[sys.argv.index("--answers") + 1]))
         case "run":
             act(Path(sys.argv[2]))
 

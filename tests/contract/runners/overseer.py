@@ -12,4 +12,4 @@ from site_agent.training.spools import lanes_of, serve_spools
 stopped = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stopped.set())
 jobs = Path(sys.argv[1])
-serve_spools(jobs, lanes_of(jobs, checkpoint_every_s=0.0, program=tuple(sys.argv[2:])), should_stop=stopped.is_set)
+serve_spools(jobs, lanes_of(jobs, program=tuple(sys.argv[2:])), should_stop=stopped.is_set)
