@@ -52,6 +52,7 @@ cli.add_typer(config_cli, name="config")
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The coordinator's file.", envvar="WARDROUND_CONFIG")]
 _DEFAULT_CONFIG = Path("coordinator.yaml")
+_SERVE_FILE = "WARDROUND_SERVE_FILE"
 
 
 class _Output:
@@ -184,7 +185,10 @@ def serve_command(
     roles: Annotated[str, typer.Option(help="What this process does, separated by commas.")] = "api,gateway,driver",
     serve_file: Annotated[
         Path | None,
-        typer.Option(help="Where it says its addresses: serve.json, or serve-ROLES-PID.json with fewer roles."),
+        typer.Option(
+            envvar=_SERVE_FILE,
+            help="Where it says its addresses: serve.json, or serve-ROLES-PID.json with fewer roles.",
+        ),
     ] = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
@@ -316,12 +320,24 @@ def token_command(
 
 @cli.command()
 @_reported
-def doctor(config: Config = _DEFAULT_CONFIG) -> None:
+def doctor(
+    config: Config = _DEFAULT_CONFIG,
+    *,
+    is_live: Annotated[
+        bool, typer.Option("--live", help="Only ask whether the coordinator that runs here is well; for healthchecks.")
+    ] = False,
+    serve_file: Annotated[
+        Path | None, typer.Option(envvar=_SERVE_FILE, help="With --live: the process that `serve` told this file.")
+    ] = None,
+) -> None:
     """Check configuration, keys, database, disk and ports.
 
     Example: wardround-coordinator doctor --config ./coordinator/coordinator.yaml
     """
-    from coordinator.doctor import diagnose
+    if is_live:
+        _answer_live(config, serve_file)
+        return
+    from coordinator.doctor.checks import diagnose
 
     findings = diagnose(config, clock=SystemClock())
     is_well = all(finding.is_well for finding in findings)
@@ -342,6 +358,15 @@ def doctor(config: Config = _DEFAULT_CONFIG) -> None:
         ],
     )
     if not is_well:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _answer_live(config: Path, serve_file: Path | None) -> None:
+    from coordinator.doctor.live import ask_live
+
+    said = ask_live(config.resolve().parent, serve_file)
+    _answer({"ok": said.is_well, "code": said.code, "detail": said.sentence}, [said.sentence])
+    if not said.is_well:
         raise typer.Exit(EXIT_FAILED)
 
 
