@@ -19,6 +19,8 @@ from site_agent.enrolment.identity_file import load_identity
 from site_agent.enrolment.keystore import KeyStore
 from site_agent.enrolment.renewal import renewal_instant
 from site_agent.folder import SiteFolder
+from site_agent.jobs.spool import ABSENT_ADVICE
+from site_agent.jobs.spool_files import is_trainer_alive
 from site_agent.policy_file import load_policy
 from site_agent.settings import SiteSettings, load_settings
 
@@ -37,7 +39,7 @@ def run_checks(folder: SiteFolder, *, now: datetime) -> Iterator[CheckResult]:
     yield _checked("database", lambda: _database(folder))
     yield _checked("datasets", lambda: _datasets(folder))
     yield _checked("base models", lambda: _base_models(folder))
-    yield _checked("trainer", _trainer)
+    yield _checked("trainer", lambda: _trainer(folder))
     yield _checked("disk", lambda: _disk(folder))
     yield from _network(folder)
 
@@ -134,7 +136,9 @@ def _datasets(folder: SiteFolder) -> tuple[Health, str, str]:
         db.close()
     if not datasets:
         return Health.WARNING, "no dataset is registered", "Run 'wardround-site datasets register FILE.yaml'."
-    missing = [dataset.name for dataset in datasets if not dataset.path.is_file()]
+    if load_settings(folder.root).runner.is_trainer_elsewhere:
+        return _ok(f"{len(datasets)} registered; only the trainer sees them: 'datasets check NAME' asks it")
+    missing = [dataset.name for dataset in datasets if not dataset.path.exists()]
     if missing:
         return Health.FAILED, f"files are missing: {', '.join(missing)}", "Put them back, or withdraw the datasets."
     return _ok(f"{len(datasets)} registered; 'datasets check NAME' compares their digests")
@@ -144,6 +148,8 @@ def _base_models(folder: SiteFolder) -> tuple[Health, str, str]:
     settings = load_settings(folder.root)
     if not settings.base_models:
         return Health.WARNING, "no base model is configured", "Name one under base_models in site.yaml."
+    if settings.runner.is_trainer_elsewhere:
+        return _ok(f"{len(settings.base_models)} configured; only the trainer sees them, and checks their digests")
     missing = [name for name in settings.base_models if not _has_model(settings, name)]
     if missing:
         return Health.FAILED, f"folders are missing: {', '.join(missing)}", "Correct base_models in site.yaml."
@@ -155,7 +161,12 @@ def _has_model(settings: SiteSettings, name: str) -> bool:
     return path is not None and path.is_dir()
 
 
-def _trainer() -> tuple[Health, str, str]:
+def _trainer(folder: SiteFolder) -> tuple[Health, str, str]:
+    settings = load_settings(folder.root)
+    if settings.runner.kind == "spool":
+        if is_trainer_alive(settings.jobs_dir):
+            return _ok("a trainer serves the jobs folder")
+        return Health.FAILED, "no trainer serves the jobs folder", ABSENT_ADVICE
     missing = [name for name in ("torch", "transformers", "peft") if importlib.util.find_spec(name) is None]
     if missing:
         return Health.FAILED, f"not installed: {', '.join(missing)}", "Install wardround[training]."

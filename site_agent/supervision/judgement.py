@@ -85,14 +85,19 @@ class PolicyJudge:
         identity: SiteIdentity,
         peers: Mapping[str, str],
         clock: Clock,
+        is_data_elsewhere: bool = False,
     ) -> None:
-        """Take what the rules are about; the policy file is read anew at every question."""
+        """Take what the rules are about; the policy file is read anew at every question.
+
+        ``is_data_elsewhere``: only the trainer sees the data, and says itself that a file is missing.
+        """
         self._db = db
         self._audit = audit
         self._policies = policies
         self._identity = identity
         self._peers = peers
         self._clock = clock
+        self._is_data_elsewhere = is_data_elsewhere
         self._recorded: dict[RunId, tuple[str, Allowed | Denied]] = {}
 
     def permit(self, run: ApprovedRun, *, is_training_ahead: bool) -> Permission:
@@ -104,7 +109,7 @@ class PolicyJudge:
         self._record(run.run_id, version, verdict)
         if isinstance(verdict, Denied):
             raise RoundRefusedError("this site's rules say no", reason=verdict.rule, run_id=run.run_id)
-        if dataset is None or not dataset.path.exists():
+        if dataset is None or not (self._is_data_elsewhere or dataset.path.exists()):
             raise RoundRefusedError("the dataset is not there", reason="dataset-missing", run_id=run.run_id)
         policy = version.policy
         rule = policy.secure_aggregation
