@@ -7,9 +7,9 @@ from datetime import datetime
 
 from coordinator.db.models import Round
 from coordinator.rounds.exchange_machine import ExchangeState
+from coordinator.rounds.instructions import RoundRef
 from coordinator.rounds.round_machine import RoundState
 from coordinator.services.round_access import ref_of
-from coordinator.rounds.instructions import RoundRef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

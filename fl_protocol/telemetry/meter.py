@@ -1,7 +1,7 @@
 """Counts what the list names, and exposes it in Prometheus' form. A name or label that the list lacks raises.
 
-A shell over ``prometheus_client``: each process makes one, gives it to its parts, and serves it at its edge. Counting is
-safe in many threads and touches neither disk nor network.
+A shell over ``prometheus_client``: each process makes one, gives it to its parts, and serves it at its edge. Counting
+is safe in many threads and touches neither disk nor network.
 """
 
 from __future__ import annotations

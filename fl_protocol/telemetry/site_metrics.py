@@ -59,7 +59,7 @@ REFUSED_ROUNDS: tuple[str, ...] = (
 def rule_label(rule: str) -> str:
     """A policy rule as a label: without the dataset's name, and ``other`` where it is none of the list."""
     parts = rule.split(".")
-    if parts[0] == "datasets" and len(parts) >= 3:  # noqa: PLR2004 # datasets, the name, the rule
+    if parts[0] == "datasets" and len(parts) >= 3:
         rule = f"datasets.*.{parts[-1]}"
     return rule if rule in POLICY_RULES else "other"
 
