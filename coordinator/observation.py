@@ -1,4 +1,4 @@
-"""What operators see of a process: its meter, what is read at a scrape, and their listener. Part of the composition root."""
+"""What operators see of a process: its meter, what is read at a scrape, their listener. Of the composition root."""
 
 from __future__ import annotations
 

@@ -212,6 +212,7 @@ def _compose(
         runner=ProcessRunner(
             ProcessRunnerOptions(
                 threads=threads,
+                processes=None if settings.runner.processes == "auto" else settings.runner.processes,
                 environment=dict(os.environ),
                 idle_timeout_s=settings.runner.idle_timeout_s,
                 checkpoint_every_s=settings.runner.checkpoint_every_s,

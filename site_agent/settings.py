@@ -82,6 +82,7 @@ class RunnerSettings(_Section):
     kind: Literal["process"] = "process"
     threads: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    processes: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     timeout_s: float = Field(default=86_400.0, gt=0)
     idle_timeout_s: float = Field(default=1_800.0, gt=0)
     checkpoint_every_s: float = Field(default=30.0, ge=0)

@@ -1,7 +1,7 @@
 """What is read when somebody looks: a few rows by their indexes, the disk, the certificates. Never a whole table.
 
-Cheap whatever the age of the database: counts go by an index over states, sites are few, and of the audit log one row is
-read. An answer is good for a second, so that many who look at once are one look.
+Cheap whatever the age of the database: counts go by an index over states, sites are few, and of the audit log one row
+is read. An answer is good for a second, so that many who look at once are one look.
 """
 
 from __future__ import annotations

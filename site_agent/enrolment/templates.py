@@ -37,6 +37,9 @@ runner:
   threads: null
   # auto, cpu or cuda
   device: auto
+  # How many processes do a job together, with the base model's weights shared among them: a number, or auto for one a
+  # GPU. Worth it where one GPU does not hold the base model. Tasks on images and timelines use the first alone.
+  processes: 1
   # A trainer that dies goes on from its last checkpoint: the most training, in seconds, that this may cost. The first
   # checkpoint of a round comes after twice as long; it lies in the job folder and is deleted with the update.
   checkpoint_every_s: 30
@@ -65,6 +68,12 @@ base_models: []
 
 # Which adapters, and how large, for example: {kinds: [lora], max_rank: 32}
 adapters: {kinds: [], max_rank: 0}
+
+# What may become of a sum, and how this site may train for it. fedmed weighs sites by how far each moved;
+# thresholded-counts publishes which codes are frequent. fedprox pulls to the shared adapter; scaffold keeps something
+# of each round at this site for the next. 'wardround-site runs show RUN' says in words what a run would do.
+algorithms: [fedavg-lora]
+local_rules: [plain]
 
 # Registered datasets and what for, for example:
 #   medical-qa: {purposes: [research], min_records: 100, min_patients: 50}

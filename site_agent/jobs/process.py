@@ -60,7 +60,8 @@ class ProcessRunnerOptions:
 
     Attributes:
         command: the trainer program, without its verb.
-        threads: threads of the numeric libraries; None leaves it to them.
+        threads: threads of the numeric libraries in each process; None leaves it to them.
+        processes: how many processes do a job together; None for one a GPU.
         environment: the agent's own, of which the trainer gets a part.
         n_lives_in_vain: how many trainers may die in a row without getting further than those before them.
         restart_wait_s: how long to wait before a trainer is started again; doubled with every life in vain.
@@ -72,6 +73,7 @@ class ProcessRunnerOptions:
 
     command: tuple[str, ...] = (sys.executable, "-m", "site_agent.training")
     threads: int | None = None
+    processes: int | None = 1
     environment: Mapping[str, str]
     n_lives_in_vain: int = 3
     restart_wait_s: float = 1.0
@@ -308,7 +310,9 @@ class WarmTrainer:
     def _arguments(self) -> Sequence[str]:
         every_s = self._options.checkpoint_every_s
         checkpoints = () if every_s is None else ("--checkpoint-every-s", str(every_s))
-        return (*self._options.command, "serve", "--spool", str(self._spool), *checkpoints)
+        n_processes = self._options.processes
+        processes = () if n_processes == 1 else ("--processes", "auto" if n_processes is None else str(n_processes))
+        return (*self._options.command, "serve", "--spool", str(self._spool), *checkpoints, *processes)
 
 
 def kill_group(process_id: int) -> None:

@@ -63,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("serve", help="watch a spool folder and do its jobs until it holds a file 'stop'")
     verb.add_argument("--spool", type=Path, required=True, metavar="DIR")
     add_checkpoint_option(verb)
+    add_processes_option(verb)
     verb.set_defaults(command=serve_command)
 
     verb = verbs.add_parser("run", help="do the one job of a folder")
@@ -116,6 +117,28 @@ def add_checkpoint_option(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def add_processes_option(verb: argparse.ArgumentParser) -> None:
+    """How many processes do a job together."""
+    verb.add_argument(
+        "--processes",
+        type=process_count,
+        default=1,
+        metavar="N|auto",
+        help="share each job, and the base's frozen weights, among N processes; auto: one for each GPU (default: 1)",
+    )
+
+
+def process_count(text: str) -> int | None:
+    """A number of processes; None for ``auto``."""
+    if text == "auto":
+        return None
+    value = int(text)
+    if value < 1:
+        message = f"not a number of processes: {text}"
+        raise argparse.ArgumentTypeError(message)
+    return value
+
+
 def seconds(text: str) -> float:
     """A duration of zero or more."""
     value = float(text)
@@ -127,20 +150,21 @@ def seconds(text: str) -> float:
 
 def serve_command(arguments: argparse.Namespace) -> int:
     """``serve``."""
+    from site_agent.training.progress import TrainerStopped
     from site_agent.training.serve import StopSignal, serve
+    from site_agent.training.workers import WorkerDiedError, job_closer
 
     stop_signal = StopSignal(arguments.spool)
-    # What takes long is done before the trainer says that it is ready.
-    from site_agent.training.closing import close_job
-    from site_agent.training.shelf import ModelShelf
-
-    shelf = ModelShelf()
     every_s: float = arguments.checkpoint_every_s
-
-    def close(job_dir: Path, should_stop: Callable[[], bool]) -> None:
-        close_job(job_dir, shelf=shelf, should_stop=should_stop, checkpoint_every_s=every_s)
-
-    serve(arguments.spool, close, should_stop=stop_signal)
+    try:
+        # What takes long is done before the trainer says that it is ready.
+        with job_closer(processes=arguments.processes, checkpoint_every_s=every_s, should_stop=stop_signal) as close:
+            serve(arguments.spool, close, should_stop=stop_signal)
+    except TrainerStopped:
+        return 0
+    except WorkerDiedError as error:
+        tell_error(error, as_json=False)
+        return error.exit_code
     return 0
 
 
