@@ -101,6 +101,13 @@ class BaseModelSettings(_Section):
     path: Path
 
 
+class MetricsSettings(_Section):
+    """Numbers for the hospital's own Prometheus, over plain HTTP; off until a port is named."""
+
+    host: str = "127.0.0.1"
+    port: int | None = Field(default=None, ge=0, le=65535)
+
+
 class LogSettings(_Section):
     """How much is logged, and how."""
 
@@ -120,6 +127,7 @@ class SiteSettings(BaseSettings):
     peers: dict[Annotated[str, AfterValidator(_site_name)], Annotated[str, AfterValidator(_digest)]] = {}
     runner: RunnerSettings = RunnerSettings()
     base_models: dict[str, BaseModelSettings] = {}
+    metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
 
     _root: Path = PrivateAttr(default=Path())

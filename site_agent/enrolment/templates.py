@@ -60,7 +60,13 @@ base_models: {{}}
 
 log:
   level: info
-  format: text
+  format: text                    # text | json
+
+# Numbers for the hospital's own Prometheus: plain HTTP, nobody is asked who they are, nothing computed from patient
+# data among them (docs/operating/observability.md). Off until a port is named, such as 9465.
+metrics:
+  host: 127.0.0.1
+  port: null
 """
 
 POLICY_YAML = """\
