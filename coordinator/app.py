@@ -38,6 +38,7 @@ from coordinator.gateway.served_identity import ServedIdentity
 from coordinator.gateway.server import Listener, ListenerError, open_enrolment, open_gateway
 from coordinator.http_server import QuietServer, address_of, bound_socket
 from coordinator.installation import CONFIG_FILE, Installation, Keys
+from coordinator.live_listener import LIVE_HOST, live_server
 from coordinator.replicas import is_database_current, keep_house, notice_board, serve_file_for
 from coordinator.services.checkpoint_audit import checkpoint_audit
 from coordinator.services.context import EngineContext
@@ -243,6 +244,7 @@ async def _run(parts: _Parts, *, roles: frozenset[ServiceRole], stop: asyncio.Ev
     listening = (
         *(_open_listeners(parts) if ServiceRole.GATEWAY in roles else ()),
         *((_open_rest(parts),) if ServiceRole.API in roles else ()),
+        _open_live(parts, roles),
     )
     async with asyncio.TaskGroup() as group:
         cancelled: list[asyncio.Task[None]] = []
@@ -365,6 +367,16 @@ def _open_rest(parts: _Parts) -> _Listening:
     return replace(listening, refresh=lambda: served.refresh(context, believes_roots=False))
 
 
+def _open_live(parts: _Parts, roles: frozenset[ServiceRole]) -> _Listening:
+    """For `doctor --live` on this machine; its port is chosen and said in the serve file."""
+    server = live_server(parts.resources, roles=roles, stop_grace_s=_STOP_GRACE_S)
+
+    def end() -> None:
+        server.should_exit = True
+
+    return _http_listening("live", server, _bound_socket(LIVE_HOST, 0, listener="live"), end=end)
+
+
 def _rest_config(parts: _Parts, *, certificate: Path, key: Path) -> uvicorn.Config:
     settings = parts.installation.settings.rest
     return uvicorn.Config(
@@ -394,12 +406,12 @@ def _rate_rules(settings: RateLimitSettings) -> RateRules:
     )
 
 
-def _bound_socket(host: str, port: int) -> socket.socket:
+def _bound_socket(host: str, port: int, *, listener: str = "rest") -> socket.socket:
     try:
         return bound_socket(host, port)
     except OSError as error:
         raise ListenerError(
-            "the port cannot be bound; is it in use?", listener="rest", address=f"{host}:{port}"
+            "the port cannot be bound; is it in use?", listener=listener, address=f"{host}:{port}"
         ) from error
 
 
@@ -446,6 +458,6 @@ async def _sign_checkpoints(parts: _Parts) -> None:
 def _say_ready(serve_file: Path, addresses: dict[str, str]) -> None:
     nobody: dict[str, str | None] = {"rest": None, "gateway": None, "enrolment": None}
     nobody |= {"gateway_http1": None, "enrolment_http1": None}
-    document = {**nobody, **addresses, "pid": os.getpid()}
+    document = {**nobody, **addresses, "pid": os.getpid(), "machine": socket.gethostname()}
     replace_file(serve_file, json.dumps(document).encode() + b"\n", mode=0o644)
     _log.info("coordinator_ready", **document)

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from site_agent.cli.check_results import Health
 from site_agent.cli.console import FAILED, console_of, table
 from site_agent.cli.doctor_checks import run_checks
+from site_agent.doctor.live import ask_live
 
 
-def doctor(context: typer.Context) -> None:
+def doctor(
+    context: typer.Context,
+    *,
+    is_live: Annotated[
+        bool, typer.Option("--live", help="Only look whether the agent of this folder is well; for healthchecks.")
+    ] = False,
+) -> None:
     """Check keys, certificate, clock, policy, datasets, disk and the way to the coordinator.
 
     Example: wardround-site doctor
     """
     console = console_of(context)
+    if is_live:
+        # Asked as a program of its own, this is answered in ``__main__``, before anything else is loaded.
+        answer = ask_live(console.folder, now=console.clock.now())
+        console.answer(answer.document(), answer.sentence)
+        if not answer.is_well:
+            raise typer.Exit(FAILED)
+        return
     results = tuple(run_checks(console.folder, now=console.clock.now()))
     is_fit = all(result.health is not Health.FAILED for result in results)
     document = {

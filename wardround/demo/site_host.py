@@ -56,6 +56,15 @@ class SiteHost:
             text_of(invitation, "root_fingerprint"),
             timeout_s=_ENROL_TIMEOUT_S,
         )
+        return self.fingerprint()
+
+    @property
+    def is_enrolled(self) -> bool:
+        """Whether an earlier start enrolled it: then it has its configuration."""
+        return (self.folder / "site.yaml").is_file()
+
+    def fingerprint(self) -> str:
+        """Of the signing key, as the site itself tells it."""
         return text_of(self._call("identity", "show"), "signing_key_sha256")
 
     def configure(self, run_spec: Mapping[str, object], *, pins: Mapping[str, str], base_model_dir: Path) -> None:
