@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import structlog
 import yaml
-from fl_protocol.telemetry.metrics import SITE_METRICS
+from fl_protocol.telemetry.site_metrics import SITE_METRICS
 
 from fl_protocol.clock import SystemClock
 from fl_protocol.ids import Sha256Hex
