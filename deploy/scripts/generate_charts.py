@@ -1,7 +1,7 @@
 """Write what follows from each chart's ``values.yaml``: its closed schema, and the table of its README.
 
-A comment ``# -- text`` above a key says what it is for; ``# @schema {...}`` narrows what it may be, in JSON Schema. What
-says nothing is of its default's kind. A mapping holds the keys that stand there and no others. The programs' own
+A comment ``# -- text`` above a key says what it is for; ``# @schema {...}`` narrows what it may be, in JSON Schema. A
+key without that is of its default's kind. A mapping holds the keys that stand there and no others. The programs' own
 settings (``$generated``) are those of the program, without the keys that the chart sets itself. ``--check`` compares.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from pydantic import BaseModel
 
 from coordinator.settings import CoordinatorSettings
 from site_agent.settings import SiteSettings
@@ -96,8 +97,8 @@ class Row:
 
 def program_schema(chart: str) -> Schema:
     """What the program admits in its settings, without the keys that the chart sets: plain, without references."""
-    model = {"coordinator": CoordinatorSettings, "site-agent": SiteSettings}[chart]
-    document = model.model_json_schema()
+    models: Mapping[str, type[BaseModel]] = {"coordinator": CoordinatorSettings, "site-agent": SiteSettings}
+    document = models[chart].model_json_schema()
     definitions = document.get("$defs", {})
     assert isinstance(definitions, dict)
     return _plain(document, definitions, owned=OWNED[chart], path="")
