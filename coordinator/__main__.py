@@ -52,6 +52,7 @@ cli.add_typer(config_cli, name="config")
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The coordinator's file.", envvar="WARDROUND_CONFIG")]
 _DEFAULT_CONFIG = Path("coordinator.yaml")
+_SERVE_FILE = "WARDROUND_SERVE_FILE"
 
 
 class _Output:
@@ -103,13 +104,24 @@ def init(  # noqa: PLR0913, PLR0917 # one parameter an option of the command lin
     database_root_file: Annotated[
         Path | None, typer.Option(help="The certificate behind that server's: TLS is then required and checked.")
     ] = None,
+    hand_over_to: Annotated[
+        Path | None, typer.Option("--hand-over", help="A folder that gets the admin's token and the root certificate.")
+    ] = None,
+    *,
+    is_if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="Where the coordinator is there already, change nothing.")
+    ] = False,
 ) -> None:
     """Make a coordinator: configuration, keys, database, the first admin's token.
 
     Example: wardround-coordinator init ./coordinator --consortium "Rare disease network"
     """
-    from coordinator.installation import DatabaseChoice, Ports, install
+    from coordinator.installation import CONFIG_FILE, DatabaseChoice, Ports, install
 
+    if is_if_missing and (directory / CONFIG_FILE).is_file():
+        config = directory.absolute() / CONFIG_FILE
+        _answer({"config": str(config), "made": False}, [f"{config} is there already; nothing was changed."])
+        return
     made = install(
         directory,
         consortium=consortium,
@@ -122,6 +134,7 @@ def init(  # noqa: PLR0913, PLR0917 # one parameter an option of the command lin
         ),
         clock=SystemClock(),
         database=DatabaseChoice(url=database_url, password_file=database_password_file, root_file=database_root_file),
+        hand_over_to=hand_over_to,
     )
     command = f"wardround-coordinator serve --config {made.config}"
     _answer(
@@ -144,6 +157,27 @@ def init(  # noqa: PLR0913, PLR0917 # one parameter an option of the command lin
     )
 
 
+@cli.command(name="make-password")
+@_reported
+def make_password_command(
+    file: Annotated[Path, typer.Argument(help="Where to write it, mode 0600; one that is there stays.")],
+    given: Annotated[
+        Path | None, typer.Option("--given", help="A file with the password to take; where it is empty, a random one.")
+    ] = None,
+    *,
+    is_shared: Annotated[bool, typer.Option("--shared", help="Its group may read it, too: mode 0640.")] = False,
+) -> None:
+    """Write a password for the database into a file, once.
+
+    Example: wardround-coordinator make-password /srv/secrets/database.password
+    """
+    from coordinator.hand_over import make_password
+
+    is_new = make_password(file, given=given, is_shared=is_shared)
+    said = f"Wrote a password to {file}" if is_new else f"{file} is there already; nothing was changed."
+    _answer({"file": str(file), "made": is_new}, [said])
+
+
 @cli.command(name="serve")
 @_reported
 def serve_command(
@@ -151,7 +185,10 @@ def serve_command(
     roles: Annotated[str, typer.Option(help="What this process does, separated by commas.")] = "api,gateway,driver",
     serve_file: Annotated[
         Path | None,
-        typer.Option(help="Where it says its addresses: serve.json, or serve-ROLES-PID.json with fewer roles."),
+        typer.Option(
+            envvar=_SERVE_FILE,
+            help="Where it says its addresses: serve.json, or serve-ROLES-PID.json with fewer roles.",
+        ),
     ] = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
@@ -283,12 +320,24 @@ def token_command(
 
 @cli.command()
 @_reported
-def doctor(config: Config = _DEFAULT_CONFIG) -> None:
+def doctor(
+    config: Config = _DEFAULT_CONFIG,
+    *,
+    is_live: Annotated[
+        bool, typer.Option("--live", help="Only ask whether the coordinator that runs here is well; for healthchecks.")
+    ] = False,
+    serve_file: Annotated[
+        Path | None, typer.Option(envvar=_SERVE_FILE, help="With --live: the process that `serve` told this file.")
+    ] = None,
+) -> None:
     """Check configuration, keys, database, disk and ports.
 
     Example: wardround-coordinator doctor --config ./coordinator/coordinator.yaml
     """
-    from coordinator.doctor import diagnose
+    if is_live:
+        _answer_live(config, serve_file)
+        return
+    from coordinator.doctor.checks import diagnose
 
     findings = diagnose(config, clock=SystemClock())
     is_well = all(finding.is_well for finding in findings)
@@ -309,6 +358,15 @@ def doctor(config: Config = _DEFAULT_CONFIG) -> None:
         ],
     )
     if not is_well:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _answer_live(config: Path, serve_file: Path | None) -> None:
+    from coordinator.doctor.live import ask_live
+
+    said = ask_live(config.resolve().parent, serve_file)
+    _answer({"ok": said.is_well, "code": said.code, "detail": said.sentence}, [said.sentence])
+    if not said.is_well:
         raise typer.Exit(EXIT_FAILED)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 from collections.abc import Callable, Collection
 from datetime import timedelta
 from functools import partial
@@ -97,7 +98,10 @@ def running_processes(installation: Installation) -> tuple[int, ...]:
     found: list[int] = []
     for path in sorted(installation.directory.glob("serve*.json")):
         try:
-            process_id = int(json.loads(path.read_text(encoding="utf-8"))["pid"])
+            said = json.loads(path.read_text(encoding="utf-8"))
+            process_id = int(said["pid"])
+            if said.get("machine", socket.gethostname()) != socket.gethostname():
+                continue
             os.kill(process_id, 0)
         except PermissionError:
             found.append(process_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -110,8 +109,3 @@ def first_options_first(arguments: Sequence[str]) -> list[str]:
         else:
             rest.append(argument)
     return [*front, *rest]
-
-
-def main() -> None:
-    """The program's entry."""
-    sys.exit(run_program(sys.argv[1:]))

@@ -21,6 +21,7 @@ from fl_protocol.testing.entropy import seeded_signer
 from site_agent.daemon import run_site_agent
 from site_agent.db.models import AuditEventRow
 from site_agent.db.tx import open_site_db
+from site_agent.doctor.live import ask_live
 from site_agent.enrolment.identity_file import SiteIdentity, save_identity
 from site_agent.enrolment.keystore import KeyStore
 from site_agent.errors import StateDirectoryLockedError
@@ -73,6 +74,15 @@ def enrolled(tmp_path: Path) -> SiteFolder:
     return folder
 
 
+async def live(folder: SiteFolder) -> tuple[int | None, str]:
+    """A healthcheck's exit code, and what it says."""
+    asked = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "site_agent", "--json", "doctor", "--live", "--state-dir", str(folder.root), stdout=-1
+    )
+    said, _ = await asked.communicate()
+    return asked.returncode, json.loads(said)["code"]
+
+
 async def test_agent_without_a_coordinator_says_so_and_stops_on_sigterm(enrolled: SiteFolder) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PROGRAM, str(enrolled.root), stdout=-3, stderr=-3
@@ -85,6 +95,11 @@ async def test_agent_without_a_coordinator_says_so_and_stops_on_sigterm(enrolled
                 if status["problem"] == "coordinator-unavailable":
                     break
         assert (status["site_id"], status["connected"]) == ("alpha", False)
+        assert await live(enrolled) == (0, "well")
+        process.send_signal(signal.SIGSTOP)
+        stuck = ask_live(enrolled, now=datetime.now(UTC) + timedelta(seconds=30))
+        assert (stuck.code, str(process.pid) in stuck.sentence) == ("stuck", True)
+        process.send_signal(signal.SIGCONT)
         second = await asyncio.create_subprocess_exec(
             sys.executable, "-c", PROGRAM, str(enrolled.root), stdout=-3, stderr=-1
         )
@@ -93,6 +108,7 @@ async def test_agent_without_a_coordinator_says_so_and_stops_on_sigterm(enrolled
         assert b"StateDirectoryLockedError" in complaint
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
+        assert await live(enrolled) == (1, "not-running")
     assert json.loads(enrolled.status_json.read_text())["state"] == "stopped"
     db = open_site_db(enrolled.database)
     bodies = db.run_read("rows", lambda session: list(session.scalars(select(AuditEventRow.body))))

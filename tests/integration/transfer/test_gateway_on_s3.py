@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.transport import running_rig, site_client, uploader_of
 from coordinator.blobs.s3 import S3BlobStore, S3Options, open_s3_client
-from coordinator.doctor import diagnose
+from coordinator.doctor.checks import diagnose
 from fl_protocol.clock import SystemClock
 from fl_protocol.wire.convert import proto_from_exchange
 from fl_protocol.wire.v1 import round_pb2

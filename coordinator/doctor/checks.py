@@ -1,4 +1,4 @@
-"""``doctor``: is everything there that a coordinator needs, and what to do where it is not."""
+"""Every check of a coordinator that may not run: is everything there that it needs, and what to do where it is not."""
 
 from __future__ import annotations
 

@@ -1,0 +1,145 @@
+"""``doctor --live``: is the coordinator that runs here well? For the healthchecks of containers.
+
+Asked every few seconds, so it loads next to nothing: it reads where the processes of the folder say that they listen,
+asks each on loopback, and looks that its listeners take connections. It neither opens the database nor reads a key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_ANSWER_S = 3.0
+_LISTENERS = ("rest", "gateway", "enrolment", "gateway_http1", "enrolment_http1")
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 # what is compared, not bound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveAnswer:
+    """Whether the processes that were asked are well; the sentence says what is not.
+
+    Attributes:
+        code: ``well``, ``not-running``, ``no-answer``, ``part-unwell`` or ``listener-deaf``; programs may compare it.
+        processes: the ids of those that live.
+    """
+
+    code: str
+    sentence: str
+    processes: tuple[int, ...] = ()
+
+    @property
+    def is_well(self) -> bool:
+        """Whether a healthcheck passes."""
+        return self.code == "well"
+
+
+def ask_live(folder: Path, serve_file: Path | None = None) -> LiveAnswer:
+    """Ask the coordinators of a folder that are alive on this machine.
+
+    Args:
+        folder: where ``serve`` leaves ``serve.json`` and ``serve-ROLES-PID.json``.
+        serve_file: the one process to ask, by the file that ``serve --serve-file`` was given.
+    """
+    files = sorted(folder.glob("serve*.json")) if serve_file is None else [serve_file]
+    alive = tuple(said for path in files if (said := _said(path)) is not None)
+    if not alive:
+        where = f"in {folder}" if serve_file is None else f"as {serve_file} says"
+        sentence = f"no coordinator runs here {where}; start one with `serve`, and see its log if it was started"
+        return LiveAnswer(code="not-running", sentence=sentence)
+    processes = tuple(int(str(said["pid"])) for said in alive)
+    for said in alive:
+        if (fault := _fault(said)) is not None:
+            return LiveAnswer(code=fault[0], sentence=f"process {said['pid']}: {fault[1]}", processes=processes)
+    return LiveAnswer(code="well", sentence=f"well: {_listed(processes)}", processes=processes)
+
+
+def _listed(processes: tuple[int, ...]) -> str:
+    return ("process " if len(processes) == 1 else "processes ") + ", ".join(map(str, processes))
+
+
+def _said(path: Path) -> Mapping[str, object] | None:
+    """What a process that lives says of itself; None where it does not live, or not on this machine."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        process_id = int(said["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    # Containers that share a folder share process ids as well; each has a name of its own.
+    if said.get("machine", socket.gethostname()) != socket.gethostname():
+        return None
+    try:
+        os.kill(process_id, 0)
+    except PermissionError:
+        return dict(said)
+    except OSError:
+        return None
+    return dict(said)
+
+
+def _fault(said: Mapping[str, object]) -> tuple[str, str] | None:
+    address = said.get("live")
+    if not isinstance(address, str):
+        return "no-answer", "it is of an earlier version, which cannot be asked; start it again"
+    try:
+        status, document = _get(address, "/healthz")
+    except (OSError, ValueError, http.client.HTTPException):
+        return "no-answer", f"it does not answer at {address} within {_ANSWER_S:.0f} s: it is stuck; see its log"
+    if status != 200:
+        unwell = ", ".join(_unwell(document)) or f"its answer is {status}"
+        return "part-unwell", f"not at work: {unwell}; `doctor` without --live says why"
+    for name in _LISTENERS:
+        listener = said.get(name)
+        if isinstance(listener, str) and not _takes_connections(listener, is_rest=name == "rest"):
+            return "listener-deaf", f"its listener {name} at {listener} does not answer; see its log"
+    return None
+
+
+def _unwell(document: object) -> Iterator[str]:
+    checks = document.get("checks") if isinstance(document, dict) else None
+    for name, is_well in sorted(checks.items()) if isinstance(checks, dict) else ():
+        if not is_well:
+            yield str(name)
+
+
+def _get(address: str, path: str, *, context: ssl.SSLContext | None = None) -> tuple[int, object]:
+    host, port = _place(address)
+    if context is None:
+        connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_S)
+    else:
+        connection = http.client.HTTPSConnection(host, port, timeout=_ANSWER_S, context=context)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read(1 << 16))
+
+
+def _takes_connections(address: str, *, is_rest: bool) -> bool:
+    try:
+        if is_rest:
+            return _get(address, "/healthz", context=_unchecked())[0] == 200
+        # Those for sites ask for a certificate, and would log every handshake without one.
+        with socket.create_connection(_place(address), timeout=_ANSWER_S):
+            return True
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+
+
+def _unchecked() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Safety: nothing is said and nothing believed; a process of this machine is asked whether it listens.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _place(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    return _ANYWHERE.get(host, host), int(port)
