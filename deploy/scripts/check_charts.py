@@ -66,9 +66,7 @@ def judge(files: Sequence[Path], tools: Path) -> None:
 def main() -> int:
     """Say what was looked at; 1 and what the program said where one is not content."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--tools", type=Path, required=True, help="where kubernetes-validate, yamllint and checkov are"
-    )
+    parser.add_argument("--tools", type=Path, required=True, help="where kubernetes-validate, yamllint and checkov are")
     tools = parser.parse_args().tools.absolute()
     shutil.rmtree(BUILD, ignore_errors=True)
     try:

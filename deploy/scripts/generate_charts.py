@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel
 
 from coordinator.settings import CoordinatorSettings
+from site_agent.enrolment.templates import POLICY_YAML
 from site_agent.settings import SiteSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,7 +76,8 @@ OWNED: Mapping[str, frozenset[str]] = {
         | {"enrolment.http1_port"}
     ),
     "site-agent": frozenset(
-        {"policy", "metrics", "runner.kind", "coordinator.proxy", "coordinator.proxy_credentials_file"}
+        {"policy", "metrics", "runner.kind", "runner.jobs_dir"}
+        | {"coordinator.proxy", "coordinator.proxy_credentials_file", "coordinator.enrolment_address"}
     ),
 }
 _KEPT = ("type", "enum", "const", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
@@ -230,9 +232,12 @@ def generated(chart: str) -> dict[Path, str]:
     values = Values(chart, (folder / "values.yaml").read_text(encoding="utf-8"))
     schema = json.dumps(values.schema(), indent=2, ensure_ascii=False) + "\n"
     readme = folder / "README.md"
+    # A policy that permits nothing, word for word as `enrol` leaves it.
+    policy = {folder / "files" / "policy.yaml": POLICY_YAML} if chart == "site-agent" else {}
     return {
         folder / "values.schema.json": schema,
         readme: readme_with_table(readme.read_text(encoding="utf-8"), values.rows),
+        **policy,
     }
 
 
