@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from coordinator.settings import CoordinatorSettings
 from site_agent.enrolment.templates import POLICY_YAML
-from site_agent.settings import SiteSettings
+from site_agent.settings import RunnerSettings, SiteSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 CHARTS = ("coordinator", "site-agent")
@@ -67,6 +67,9 @@ DEFINITIONS: Mapping[str, Schema] = {
     "strings": {"type": "object", "additionalProperties": {"type": "string"}},
 }
 
+OPERATORS_RUNNER = frozenset(
+    {"threads", "device", "processes", "timeout_s", "idle_timeout_s", "absent_after_s", "checkpoint_every_s"}
+)
 # What the charts set themselves, as a section or as one key of it.
 OWNED: Mapping[str, frozenset[str]] = {
     "coordinator": frozenset(
@@ -76,8 +79,10 @@ OWNED: Mapping[str, frozenset[str]] = {
         | {"enrolment.http1_port"}
     ),
     "site-agent": frozenset(
-        {"policy", "metrics", "runner.kind", "runner.jobs_dir"}
+        {"policy", "metrics"}
         | {"coordinator.proxy", "coordinator.proxy_credentials_file", "coordinator.enrolment_address"}
+        # Where training runs, and in what, is the chart's; how, the operator's.
+        | {f"runner.{name}" for name in RunnerSettings.model_fields if name not in OPERATORS_RUNNER}
     ),
 }
 _KEPT = ("type", "enum", "const", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
