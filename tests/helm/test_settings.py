@@ -10,7 +10,7 @@ import yaml
 from coordinator.settings import BlobKind, CoordinatorSettings
 from coordinator.settings import load_settings as load_coordinator
 from site_agent.enrolment.templates import POLICY_YAML
-from site_agent.policy.rules import ApprovalMode, SitePolicy
+from site_agent.policy.rules import ApprovalMode, Permission
 from site_agent.policy_file import load_policy
 from site_agent.settings import SiteSettings
 from site_agent.settings import load_settings as load_site
@@ -124,7 +124,17 @@ def test_values_reach_the_sites_settings(tmp_path: Path) -> None:
 def test_policy_permits_nothing_until_the_hospital_says_otherwise(tmp_path: Path) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text(named(rendered("site-agent", "minimal"), "ConfigMap", "-policy")["data"]["policy.yaml"])
-    assert load_policy(file) == SitePolicy()
+    policy = load_policy(file)
+    permitted = (
+        policy.tasks,
+        policy.base_models,
+        policy.adapters.kinds,
+        policy.datasets,
+        policy.egress.max_bytes_per_round,
+    )
+    assert not any(permitted)
+    assert policy.approval is ApprovalMode.MANUAL
+    assert policy.privacy.without_dp is Permission.DENIED
     assert (ROOT / "helm" / "site-agent" / "files" / "policy.yaml").read_text() == POLICY_YAML
 
 
