@@ -267,6 +267,26 @@ class ConnectProxy(Relay):
         return "200 Connection established"
 
 
+class ScriptedProxy(Relay):
+    """A proxy that answers every CONNECT with the same words."""
+
+    def __init__(self, answer: bytes) -> None:
+        """``answer`` is the head, whole."""
+        super().__init__("")
+        self.answer = answer
+
+    @property
+    def url(self) -> str:
+        """How the setting names it."""
+        return f"http://{self.address}"
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Read the request, say the words."""
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(self.answer)
+        await writer.drain()
+
+
 class Http2Breaker(Relay):
     """A middlebox that reads the ClientHello and resets every connection whose ALPN offers h2."""
 
