@@ -95,12 +95,12 @@ def _answer_checks(console: SiteConsole, scene: Scene) -> None:
     results = tuple(run_checks(scene))
     is_fit = all(result.health is not Health.FAILED for result in results)
     document = {"ok": is_fit, "checks": [result.document() for result in results]}
-    console.answer(document, "\n".join(_page(results)), "", _verdict(results, is_enrolled=scene.is_enrolled))
+    console.answer(document, "\n".join(page(results)), "", _verdict(results, is_enrolled=scene.is_enrolled))
     if not is_fit:
         raise typer.Exit(FAILED)
 
 
-def _page(results: tuple[CheckResult, ...]) -> Iterator[str]:
+def page(results: tuple[CheckResult, ...]) -> Iterator[str]:
     """What was found, and below it what to do, told once: each on one line, which no terminal cuts into columns."""
     told: set[str] = set()
     for result in results:

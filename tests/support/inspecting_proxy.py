@@ -1,7 +1,7 @@
 """A proxy that inspects TLS, as hospitals have it.
 
-It takes CONNECT, shows a certificate that its own authority makes on the spot with the names of the real one, and passes
-on both ways what is said, after it was read.
+It takes CONNECT, shows a certificate that its own authority makes on the spot with the names of the real one, and
+passes on both ways what is said, after it was read.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ class InspectingProxy(ConnectProxy):
         self._folder = folder
         self.heard: list[bytes] = []
 
+    def before_tunnel(self, writer: asyncio.StreamWriter) -> None:
+        # What the site says first belongs to TLS, and must not be read by the stream before TLS is there.
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+
     async def join(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str, *, first: bytes = b""
     ) -> None:
@@ -38,8 +42,13 @@ class InspectingProxy(ConnectProxy):
         there, back = await asyncio.open_connection(host, int(port), ssl=outward, server_hostname="inspected.invalid")
         shown = back.get_extra_info("ssl_object")
         der = shown.getpeercert(binary_form=True)
-        await writer.start_tls(self._inward(x509.load_der_x509_certificate(der), shown.selected_alpn_protocol()))
-        await asyncio.gather(self._pass_on(reader, back, keeps=True), self._pass_on(there, writer, keeps=False))
+        plain = writer.transport
+        try:
+            await writer.start_tls(self._inward(x509.load_der_x509_certificate(der), shown.selected_alpn_protocol()))
+            await asyncio.gather(self._pass_on(reader, back, keeps=True), self._pass_on(there, writer, keeps=False))
+        finally:
+            for transport in (back.transport, writer.transport, plain):
+                transport.abort()
 
     def _inward(self, certificate: x509.Certificate, protocol: str | None) -> ssl.SSLContext:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -250,11 +250,15 @@ class ConnectProxy(Relay):
             writer.write(f"HTTP/1.1 {status}\r\n{extra}Content-Length: 0\r\nConnection: close\r\n\r\n".encode())
             await writer.drain()
             return
+        self.before_tunnel(writer)
         writer.write(f"HTTP/1.1 {status}\r\n\r\n".encode())
         await writer.drain()
         if self.ends_tunnels:
             return
         await self.join(reader, writer, target)
+
+    def before_tunnel(self, writer: asyncio.StreamWriter) -> None:
+        """Called before the answer that opens a tunnel."""
 
     def _judge(self, method: str, target: str, fields: list[str]) -> str:
         if self._expected is not None:

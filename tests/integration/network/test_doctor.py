@@ -125,8 +125,8 @@ async def test_intercepted_tls_is_named_with_its_issuer_and_what_to_ask_for(
     assert results["tls"].health is Health.FAILED
     assert results["tls"].code == "tls-intercepted"
     assert results["tls"].message == (
-        "gateway: TLS is intercepted: the certificate presented is issued by CN=Example Hospital TLS Inspection and not "
-        f"by the pinned root; ask for an exemption for {relay.address}"
+        "gateway: TLS is intercepted: the certificate presented is issued by CN=Example Hospital TLS Inspection and "
+        f"not by the pinned root; ask for an exemption for {relay.address}"
     )
     assert "exemption from TLS inspection" in results["tls"].advice
     assert results["coordinator"].health is Health.FAILED
