@@ -104,13 +104,24 @@ def init(  # noqa: PLR0913, PLR0917 # one parameter an option of the command lin
     database_root_file: Annotated[
         Path | None, typer.Option(help="The certificate behind that server's: TLS is then required and checked.")
     ] = None,
+    hand_over_to: Annotated[
+        Path | None, typer.Option("--hand-over", help="A folder that gets the admin's token and the root certificate.")
+    ] = None,
+    *,
+    is_if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="Where the coordinator is there already, change nothing.")
+    ] = False,
 ) -> None:
     """Make a coordinator: configuration, keys, database, the first admin's token.
 
     Example: wardround-coordinator init ./coordinator --consortium "Rare disease network"
     """
-    from coordinator.installation import DatabaseChoice, Ports, install
+    from coordinator.installation import CONFIG_FILE, DatabaseChoice, Ports, install
 
+    if is_if_missing and (directory / CONFIG_FILE).is_file():
+        config = directory.absolute() / CONFIG_FILE
+        _answer({"config": str(config), "made": False}, [f"{config} is there already; nothing was changed."])
+        return
     made = install(
         directory,
         consortium=consortium,
@@ -123,6 +134,7 @@ def init(  # noqa: PLR0913, PLR0917 # one parameter an option of the command lin
         ),
         clock=SystemClock(),
         database=DatabaseChoice(url=database_url, password_file=database_password_file, root_file=database_root_file),
+        hand_over_to=hand_over_to,
     )
     command = f"wardround-coordinator serve --config {made.config}"
     _answer(
@@ -143,6 +155,27 @@ def init(  # noqa: PLR0913, PLR0917 # one parameter an option of the command lin
             f"  {command}",
         ],
     )
+
+
+@cli.command(name="make-password")
+@_reported
+def make_password_command(
+    file: Annotated[Path, typer.Argument(help="Where to write it, mode 0600; one that is there stays.")],
+    given: Annotated[
+        Path | None, typer.Option("--given", help="A file with the password to take; where it is empty, a random one.")
+    ] = None,
+    *,
+    is_shared: Annotated[bool, typer.Option("--shared", help="Its group may read it, too: mode 0640.")] = False,
+) -> None:
+    """Write a password for the database into a file, once.
+
+    Example: wardround-coordinator make-password /srv/secrets/database.password
+    """
+    from coordinator.hand_over import make_password
+
+    is_new = make_password(file, given=given, is_shared=is_shared)
+    said = f"Wrote a password to {file}" if is_new else f"{file} is there already; nothing was changed."
+    _answer({"file": str(file), "made": is_new}, [said])
 
 
 @cli.command(name="serve")

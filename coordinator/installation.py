@@ -9,8 +9,6 @@ Part of the composition root: knows settings, keys, database and the services th
 
 from __future__ import annotations
 
-import os
-import shutil
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +33,8 @@ from coordinator.db.migrate import migrate
 from coordinator.db.models import User
 from coordinator.db.tx import PATIENCE_S, Database
 from coordinator.default_file import DEFAULT_FILE
+from coordinator.hand_over import hand_over
+from coordinator.new_folder import new_folder
 from coordinator.oidc.documents import HttpsFetcher
 from coordinator.oidc.provider import IdentityProvider
 from coordinator.oidc.rules import OidcRules
@@ -48,6 +48,7 @@ from coordinator.settings import (
     BlobKind,
     CoordinatorSettings,
     SettingsInvalidError,
+    default_metrics_port,
     load_settings,
 )
 from fl_protocol.clock import Clock
@@ -68,7 +69,7 @@ _ENROLMENT_CERTIFICATE = "enrolment.pem"
 
 
 class InstallationExistsError(WardroundError):
-    """The folder holds something already, and nothing of it is overwritten."""
+    """The database has another coordinator's users, and nothing of it is overwritten."""
 
     code = "installation-exists"
 
@@ -322,34 +323,37 @@ class DatabaseChoice:
 
 
 def install(
-    directory: Path, *, consortium: str, ports: Ports, clock: Clock, database: DatabaseChoice | None = None
+    directory: Path,
+    *,
+    consortium: str,
+    ports: Ports,
+    clock: Clock,
+    database: DatabaseChoice | None = None,
+    hand_over_to: Path | None = None,
 ) -> Installed:
     """Make a coordinator's folder, whole or not at all.
 
     A database that is a server must be empty, or already have a coordinator's tables and no users.
 
+    The folder may be there and empty; ``hand_over_to`` gets the admin's token, and a copy of the root certificate.
+
     Raises:
-        InstallationExistsError: the folder is there and not empty, or the database has another coordinator's users.
+        FolderNotEmptyError: the folder is there and not empty.
+        InstallationExistsError: the database has another coordinator's users.
         DatabaseUnavailableError: the database does not answer.
+        KeyFileExistsError: the folder to hand over to holds a token already.
     """
     directory = directory.absolute()
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InstallationExistsError("the folder is not empty; name another", directory=str(directory))
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    workplace = directory.with_name(f".{directory.name}.init-{os.getpid()}")
-    workplace.mkdir(mode=0o700)
-    try:
+    with new_folder(directory, last=CONFIG_FILE) as workplace:
         text = _settings_text(consortium=consortium, ports=ports, database=database or DatabaseChoice())
         write_new_file(workplace / CONFIG_FILE, text.encode(), mode=0o644)
         root_sha256 = _fill(workplace, consortium=consortium, clock=clock)
-        # One rename: a folder that is there has everything in it.
-        workplace.rename(directory)
-    except BaseException:
-        shutil.rmtree(workplace, ignore_errors=True)
-        raise
+        token = directory / ADMIN_TOKEN
+        if hand_over_to is not None:
+            token = hand_over(workplace / ADMIN_TOKEN, workplace / ROOT_CERTIFICATE, to=hand_over_to.absolute())
     return Installed(
         config=directory / CONFIG_FILE,
-        admin_token_file=directory / ADMIN_TOKEN,
+        admin_token_file=token,
         root_certificate=directory / ROOT_CERTIFICATE,
         root_sha256=root_sha256,
     )
@@ -370,6 +374,7 @@ def _settings_text(*, consortium: str, ports: Ports, database: DatabaseChoice) -
         enrolment_port=ports.enrolment,
         http1_port=ports.gateway_http1,
         enrolment_http1_port=ports.enrolment_http1,
+        metrics_port=default_metrics_port(ports.rest),
     )
 
 

@@ -14,7 +14,7 @@ from fl_protocol.audit.events import AuditKind
 from fl_protocol.clock import Clock
 from fl_protocol.signing.keys import Signer
 from site_agent.audit.store import AuditLog, origin_of_site
-from site_agent.cli.console import console_of, local_user
+from site_agent.cli.console import UsageError, console_of, local_user
 from site_agent.db.tx import open_site_db
 from site_agent.enrolment.code import code_from_text
 from site_agent.enrolment.enrol import EnrolmentOrder, ProxyChoice, enrol_site, fingerprint_from_text
@@ -39,7 +39,12 @@ _NEXT = (
 def enrol(
     context: typer.Context,
     coordinator: Annotated[str, typer.Option("--coordinator", metavar="HOST:PORT", help="The enrolment listener.")],
-    code: Annotated[str, typer.Option("--code", metavar="CODE", help="The one-time code from the invitation.")],
+    code: Annotated[
+        str | None, typer.Option("--code", metavar="CODE", help="The one-time code from the invitation.")
+    ] = None,
+    code_file: Annotated[
+        Path | None, typer.Option("--code-file", metavar="FILE", help="A file with the code, in the place of --code.")
+    ] = None,
     root_fingerprint: Annotated[
         str | None,
         typer.Option("--root-fingerprint", metavar="SHA256", help="The coordinator's root, as you were told."),
@@ -62,7 +67,7 @@ def enrol(
     console = console_of(context)
     order = EnrolmentOrder(
         coordinator_address=coordinator,
-        code=code_from_text(code),
+        code=code_from_text(_code_text(code, code_file)),
         root_fingerprint=None if root_fingerprint is None else fingerprint_from_text(root_fingerprint),
         agent_version=agent_version(),
         proxy=ProxyChoice(url=proxy, credentials_file=proxy_credentials_file),
@@ -98,6 +103,22 @@ def enrol(
         f"Next, in {folder.root}:",
         *(f"  {number}. {step}" for number, step in enumerate(_NEXT, start=1)),
     )
+
+
+def _code_text(code: str | None, file: Path | None) -> str:
+    """The code as it was typed, or as its file has it: a command line is seen by every user of the machine."""
+    if (code is None) == (file is None):
+        raise UsageError("say the enrolment code once: --code CODE, or --code-file FILE")
+    if code is not None:
+        return code
+    assert file is not None, "one of the two was given"
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the file with the enrolment code cannot be read: {file}") from error
+    if not text:
+        raise UsageError(f"the file with the enrolment code is empty: {file}")
+    return text
 
 
 def _proxies(folder: SiteFolder, chosen: ProxyChoice) -> Callable[[str], ProxyRoute | None]:

@@ -35,6 +35,8 @@ def check(
         "tasks": sorted(policy.tasks),
         "base_models": sorted(policy.base_models),
         "adapters": {"kinds": sorted(policy.adapters.kinds), "max_rank": policy.adapters.max_rank},
+        "algorithms": sorted(policy.algorithms),
+        "local_rules": sorted(policy.local_rules),
         "datasets": {
             name: {
                 "purposes": sorted(rule.purposes),
@@ -50,7 +52,10 @@ def check(
             "assumed_colluders": policy.secure_aggregation.assumed_colluders,
             "check_sums": policy.secure_aggregation.check_sums.value,
         },
-        "privacy": {"without_dp": policy.privacy.without_dp.value},
+        "privacy": {
+            "without_dp": policy.privacy.without_dp.value,
+            "smallest_cell": policy.privacy.smallest_cell,
+        },
         "egress": {"max_bytes_per_round": policy.egress.max_bytes_per_round},
         "hours": {"train": hours},
         "approval": policy.approval.value,
@@ -104,6 +109,8 @@ def _remarks(policy: SitePolicy) -> tuple[str, ...]:
         "base_models": not policy.base_models,
         "adapters.kinds": not policy.adapters.kinds,
         "adapters.max_rank": policy.adapters.max_rank == 0,
+        "algorithms": not policy.algorithms,
+        "local_rules": not policy.local_rules,
         "datasets": not policy.datasets,
         "egress.max_bytes_per_round": policy.egress.max_bytes_per_round == 0,
     }

@@ -32,11 +32,21 @@ policy: policy.yaml
 peers: {{}}
 
 runner:
+  # Who runs training jobs; docs/operating/runners.md says which for whom, and what each isolates.
+  #   process: a program that this agent starts, as this user. Isolates nothing: for trials and for one machine alone.
+  #   spool:   a trainer in a container of its own, without network and without keys, that serves the jobs folder.
   kind: process
+  # The folder that agent and trainer share; null: 'jobs' in this folder.
+  jobs_dir: null
+  # spool: a job is given up where no trainer has been seen for so long, in seconds.
+  absent_after_s: 120
   # How many CPU threads training may use; null: the trainer's choice.
   threads: null
   # auto, cpu or cuda
   device: auto
+  # How many processes do a job together, with the base model's weights shared among them: a number, or auto for one a
+  # GPU. Worth it where one GPU does not hold the base model. Tasks on images and timelines use the first alone.
+  processes: 1
   # A trainer that dies goes on from its last checkpoint: the most training, in seconds, that this may cost. The first
   # checkpoint of a round comes after twice as long; it lies in the job folder and is deleted with the update.
   checkpoint_every_s: 30
@@ -50,7 +60,13 @@ base_models: {{}}
 
 log:
   level: info
-  format: text
+  format: text                    # text | json
+
+# Numbers for the hospital's own Prometheus: plain HTTP, nobody is asked who they are, nothing computed from patient
+# data among them (docs/operating/observability.md). Off until a port is named, such as 9465.
+metrics:
+  host: 127.0.0.1
+  port: null
 """
 
 POLICY_YAML = """\
@@ -65,6 +81,12 @@ base_models: []
 
 # Which adapters, and how large, for example: {kinds: [lora], max_rank: 32}
 adapters: {kinds: [], max_rank: 0}
+
+# What may become of a sum, and how this site may train for it. fedmed weighs sites by how far each moved;
+# thresholded-counts publishes which codes are frequent. fedprox pulls to the shared adapter; scaffold keeps something
+# of each round at this site for the next. 'wardround-site runs show RUN' says in words what a run would do.
+algorithms: [fedavg-lora]
+local_rules: [plain]
 
 # Registered datasets and what for, for example:
 #   medical-qa: {purposes: [research], min_records: 100, min_patients: 50}

@@ -150,6 +150,8 @@ def run_findings(run_spec: RunSpec, policy: SitePolicy, ledger: SiteLedger) -> I
     yield _one_of("adapters.kinds", run_spec.adapter.kind, policy.adapters.kinds)
     if run_spec.adapter.low_rank is not None:
         yield _at_most("adapters.max_rank", run_spec.adapter.low_rank, policy.adapters.max_rank)
+    yield _one_of("algorithms", run_spec.aggregation.algorithm, policy.algorithms)
+    yield _one_of("local_rules", run_spec.local.rule, policy.local_rules)
     yield from _dataset_findings(run_spec, policy, ledger)
     yield from _cohort_findings(run_spec, policy, ledger)
     without_dp = policy.privacy.without_dp

@@ -23,6 +23,8 @@ _SENTENCES = {
     "base_models": "the base model's digest must be in 'base_models'",
     "adapters.kinds": "the adapter's kind must be in 'adapters.kinds'",
     "adapters.max_rank": "the adapter's rank must be at most 'adapters.max_rank'",
+    "algorithms": "what becomes of the sum ('aggregation.algorithm') must be in 'algorithms'",
+    "local_rules": "how this site trains ('local.rule') must be in 'local_rules'",
     "datasets": "the run's dataset must be under 'datasets'",
     "data.min_records": "the dataset must hold as many records as the run asks for",
     "data.min_patients": "the dataset must hold as many patients as the run asks for",

@@ -1,7 +1,8 @@
 """The rules a hospital writes, as frozen values, and the strict parse that makes them from a document.
 
-Default deny: what is left out is not permitted. The one restriction that may be left out is ``hours``, which narrows
-*when* a permitted run trains. Nothing here weakens the protocol's own minimum of three sites.
+Default deny: what is left out is not permitted. Three restrictions may be left out: ``hours``, which narrows *when* a
+permitted run trains, and ``algorithms`` and ``local_rules``, without which a policy means what it meant before there
+were these keys. Nothing here weakens the protocol's own minimum of three sites.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ DEFAULT_LIFETIME_DAYS = 90
 """How long an approval holds where the policy does not say."""
 
 LONGEST_LIFETIME_DAYS = 3650
+
+OLDEST_ALGORITHMS = frozenset({"fedavg-lora", "fedmed", "thresholded-counts"})
+"""What a policy without ``algorithms`` admits: what there was when the key came. Invariant: it never grows."""
+
+OLDEST_LOCAL_RULES = frozenset({"plain", "fedprox", "scaffold"})
+"""The same for ``local_rules``. Invariant: it never grows."""
 
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _HOURS = re.compile(r"([0-9]{2}):([0-9]{2})-([0-9]{2}):([0-9]{2})")
@@ -148,6 +155,8 @@ class SitePolicy:
     tasks: frozenset[str] = frozenset()
     base_models: frozenset[str] = frozenset()
     adapters: AdapterRule = field(default_factory=AdapterRule)
+    algorithms: frozenset[str] = OLDEST_ALGORITHMS
+    local_rules: frozenset[str] = OLDEST_LOCAL_RULES
     datasets: Mapping[str, DatasetRule] = field(default_factory=dict)
     secure_aggregation: CohortRule = field(default_factory=CohortRule)
     privacy: PrivacyRule = field(default_factory=PrivacyRule)
@@ -164,7 +173,8 @@ def parse_policy(document: Mapping[str, object]) -> SitePolicy:
     """Read a policy document.
 
     Args:
-        document: what the YAML file holds; an absent section permits nothing.
+        document: what the YAML file holds; an absent section permits nothing, but for absent ``algorithms`` and
+            ``local_rules``, which permit the oldest ones.
 
     Raises:
         PolicyFaultsError: something is wrong; the error lists every fault with its path.
@@ -175,6 +185,8 @@ def parse_policy(document: Mapping[str, object]) -> SitePolicy:
         tasks=reader.names("tasks"),
         base_models=_base_models(reader),
         adapters=_adapters(reader.section("adapters")),
+        algorithms=reader.names("algorithms") if "algorithms" in reader.document else OLDEST_ALGORITHMS,
+        local_rules=reader.names("local_rules") if "local_rules" in reader.document else OLDEST_LOCAL_RULES,
         datasets=_datasets(reader.section("datasets")),
         secure_aggregation=_cohort(reader.section("secure_aggregation")),
         privacy=_privacy(reader.section("privacy")),

@@ -7,7 +7,6 @@ places of its traceback are logged, since its text may quote a record.
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 import traceback
 from collections.abc import Callable
@@ -15,18 +14,11 @@ from pathlib import Path
 
 from fl_protocol.errors import WardroundError
 from fl_protocol.spec.faults import RunSpecFaultsError
-from site_agent.jobs.job_dir import (
-    CHECKPOINT_FOLDER,
-    PAYLOAD_FILE,
-    JobFailure,
-    JobResult,
-    mend_progress,
-    read_job,
-    write_result,
-)
+from site_agent.jobs.job_dir import PAYLOAD_FILE, JobFailure, JobResult, mend_progress, read_job
 from site_agent.training.device import release_memory
 from site_agent.training.errors import OutOfMemoryError, TrainerError, UnexpectedFailureError
 from site_agent.training.fitting import is_out_of_memory
+from site_agent.training.outcomes import write_outcome
 from site_agent.training.progress import ProgressReporter, never_stops
 from site_agent.training.recipe import CHECKPOINT_EVERY_S, perform_job
 from site_agent.training.shelf import ModelShelf
@@ -50,30 +42,35 @@ def close_job(
         TrainerStopped: the trainer is to end; the job stays open.
     """
     started = time.monotonic()
+    outcome = outcome_of_job(job_dir, shelf=shelf, should_stop=should_stop, checkpoint_every_s=checkpoint_every_s)
+    write_outcome(job_dir, outcome, started=started)
+    if isinstance(outcome, JobFailure):
+        release_memory()
+    return outcome
+
+
+def outcome_of_job(
+    job_dir: Path,
+    *,
+    shelf: ModelShelf,
+    should_stop: Callable[[], bool] = never_stops,
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+) -> JobResult | JobFailure:
+    """Do the job of a folder and say how it ended; the job stays open.
+
+    Raises:
+        TrainerStopped: the trainer is to end.
+    """
     (job_dir / PAYLOAD_FILE).unlink(missing_ok=True)
     mend_progress(job_dir)
     progress = ProgressReporter(job_dir, should_stop=should_stop)
-    outcome: JobResult | JobFailure
     try:
         job = read_job(job_dir)
-        outcome = perform_job(job_dir, job, shelf=shelf, progress=progress, checkpoint_every_s=checkpoint_every_s)
+        return perform_job(job_dir, job, shelf=shelf, progress=progress, checkpoint_every_s=checkpoint_every_s)
     except Exception as error:  # noqa: BLE001 - the edge of the trainer: every failure becomes a typed result
-        outcome = failure_from_error(error)
         # A failed job may leave an adapter half trained, or memory that the next one needs.
         shelf.clear()
-        (job_dir / PAYLOAD_FILE).unlink(missing_ok=True)
-    if job_dir.is_dir():
-        write_result(job_dir, outcome)
-        shutil.rmtree(job_dir / CHECKPOINT_FOLDER, ignore_errors=True)
-    else:
-        # The agent gave the job up and took its folder away: there is nobody to tell.
-        _log.warning("job folder is gone: job=%s", job_dir.name)
-    if isinstance(outcome, JobFailure):
-        release_memory()
-        _log.error("job failed: job=%s code=%s", job_dir.name, outcome.code)
-    else:
-        _log.info("job done: job=%s seconds=%.1f", job_dir.name, time.monotonic() - started)
-    return outcome
+        return failure_from_error(error)
 
 
 def failure_from_error(error: Exception) -> JobFailure:

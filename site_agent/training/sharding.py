@@ -4,8 +4,9 @@ Each process holds a part of the weights of every layer (FSDP), and has them tog
 The adapter is small and stays whole, so that whatever trains, reads, writes or checkpoints it does not know of this
 room: its gradients are added up over the processes as they arise, and each process then takes the same step.
 
-All processes do the same job on the same records in the same order; only the first one's folder is the job's. Started
-by ``torchrun`` or ``accelerate launch``; a trainer that serves a spool is one process. Knows no task.
+All processes do the same job on the same records in the same order; only the first one's folder is the job's. They are
+the workers of a trainer that serves a spool (``workers``), or were started for one job by ``torchrun`` or ``accelerate
+launch``. Knows no task.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -28,10 +31,41 @@ from site_agent.training.completion_loss import CompletionLoss
 from site_agent.training.errors import BaseModelInvalidError
 from site_agent.training.task_half import LossSum
 
+_WAIT_FOR_OTHERS = timedelta(days=1)
+"""How long one process waits for another. A process that dies is noticed at once by whoever started it."""
+
+_is_alone: ContextVar[bool] = ContextVar("is_alone", default=False)
+
 
 def n_processes() -> int:
-    """How many processes share the job; 1 where nobody started more."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
+    """How many processes share the job; 1 where nobody started more, or where this one does it ``alone``."""
+    return distributed.get_world_size() if distributed.is_initialized() and not _is_alone.get() else 1
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Do what follows in this process alone, though others have joined it."""
+    token = _is_alone.set(True)
+    try:
+        yield
+    finally:
+        _is_alone.reset(token)
+
+
+def join_processes(rank: int, n_joined: int, *, store: Path, uses_gpu: bool) -> None:
+    """Join the other processes of this machine: with gloo, and with NCCL where each has a GPU of its own.
+
+    They find each other through a file, so that no port is opened for it.
+    """
+    if uses_gpu:
+        torch.cuda.set_device(rank)
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if uses_gpu else "gloo",
+        init_method=f"file://{store}",
+        rank=rank,
+        world_size=n_joined,
+        timeout=_WAIT_FOR_OTHERS,
+    )
 
 
 @contextmanager

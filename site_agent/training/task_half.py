@@ -137,3 +137,4 @@ class TaskHalf:
     formats: frozenset[str]
     load: Callable[[Path, RunSpec, Compute], LoadedTask]
     layout_without_weights: Callable[[Path, RunSpec], AdapterLayout]
+    is_shared: bool = False

@@ -168,6 +168,29 @@ def test_enrol_over_a_real_listener_makes_a_site_that_verifies(
     assert (status["agent"], status["n_pending"]) == ({"is_running": False}, 0)
 
 
+def test_enrol_with_the_code_in_a_file_makes_the_site(
+    program: Program, coordinator: Coordinator, address: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "enrolment.code"
+    file.write_text(f"{coordinator.code()}\n")
+    answer = program("enrol", "--coordinator", address, "--code-file", str(file))
+    assert (answer.exit_code, answer.document["site_id"]) == (0, "st-mary")
+
+
+def test_enrol_without_one_code_is_wrong_usage(program: Program, coordinator: Coordinator, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.code"
+    empty.touch()
+    words = ("enrol", "--coordinator", "127.0.0.1:1")
+    for code in (
+        (),
+        ("--code", coordinator.code(), "--code-file", str(empty)),
+        ("--code-file", str(empty)),
+        ("--code-file", str(tmp_path / "absent")),
+    ):
+        answer = program(*words, *code)
+        assert (answer.exit_code, error_code(answer)) == (2, "wrong-usage"), code
+
+
 def test_enrol_again_after_a_lost_answer_succeeds_with_the_same_keys(
     program: Program, coordinator: Coordinator, address: str
 ) -> None:

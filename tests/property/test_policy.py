@@ -40,7 +40,8 @@ BROAD, OTHER = frozenset({"broad"}), frozenset({"other"})
 FIELDS = (
     "rule_purposes", "min_records", "tasks", "base_models", "kinds", "max_rank", "datasets", "min_cohort", "colluders",
     "without_dp", "egress", "approval", "registered_purposes", "n_records", "registered", "peers", "payload",
-    "min_patients", "n_patients", "consent", "held_consent", "legal_basis", "held_basis", "is_expired",
+    "algorithms", "local_rules", "min_patients", "n_patients", "consent", "held_consent", "legal_basis", "held_basis",
+    "is_expired",
 )  # fmt: skip
 ValueT = TypeVar("ValueT")
 
@@ -70,6 +71,8 @@ def cases(draw: st.DrawFn) -> Case:
         tasks=pick("tasks", frozenset({"instruction-tuning"}), frozenset({"other"})),
         base_models=pick("base_models", frozenset({"ab" * 32}), frozenset({"cd" * 32})),
         adapters=AdapterRule(kinds=pick("kinds", frozenset({"lora"}), NOTHING), max_rank=pick("max_rank", 8, 7, 9, 10)),
+        algorithms=pick("algorithms", frozenset({"fedavg-lora"}), frozenset({"fedmed"})),
+        local_rules=pick("local_rules", frozenset({"plain"}), NOTHING),
         datasets=pick("datasets", {"medical-qa": rule}, {"other": rule}, {}),
         secure_aggregation=CohortRule(min_cohort=pick("min_cohort", 3, 4), assumed_colluders=pick("colluders", 0, 1)),
         privacy=PrivacyRule(without_dp=pick("without_dp", Permission.ALLOWED, Permission.DENIED)),
@@ -103,6 +106,8 @@ def restrictions(policy: SitePolicy) -> Iterator[SitePolicy]:
     yield replace(policy, adapters=replace(adapters, kinds=adapters.kinds - {"lora"}))
     yield replace(policy, adapters=replace(adapters, max_rank=adapters.max_rank - 1))
     yield replace(policy, adapters=replace(adapters, max_rank=adapters.max_rank - 2))
+    yield replace(policy, algorithms=policy.algorithms - {"fedavg-lora"})
+    yield replace(policy, local_rules=policy.local_rules - {"plain"})
     yield replace(policy, datasets={})
     yield replace(policy, datasets={name: replace(rule, min_records=rule.min_records + 1) for name, rule in rules})
     yield replace(policy, datasets={name: replace(rule, min_records=rule.min_records + 2) for name, rule in rules})

@@ -76,15 +76,27 @@ def start_coordinator(workspace: Workspace, supervisor: Supervisor, programs: Pr
     wait_for_file(serve_file, supervisor, timeout_s=_READY_TIMEOUT_S, what="the coordinator")
     addresses = document_from_text(serve_file.read_text(encoding="utf-8"), source="serve.json")
     url = f"https://{text_of(addresses, 'rest')}"
-    root = folder / "root.pem"
-    client = RestClient(Connection(url=url, root_file=root, token=read_token(folder / "admin.token")))
-    _add_person(client, LEAD, role="study-lead", token_file=folder / LEAD_TOKEN)
-    _add_person(client, PRIVACY_OFFICER, role="privacy-officer", token_file=folder / PRIVACY_TOKEN)
-    lead, privacy_officer = signatories(url, root_file=root, folder=folder)
+    return sign_in(url, root_file=folder / "root.pem", admin_token_file=folder / "admin.token", folder=folder)
+
+
+def sign_in(url: str, *, root_file: Path, admin_token_file: Path, folder: Path) -> CoordinatorHost:
+    """All people of a coordinator, signed in; who is not there yet is made, and their token put into ``folder``.
+
+    Raises:
+        CommandError: the coordinator does not answer, or refuses.
+    """
+    client = RestClient(Connection(url=url, root_file=root_file, token=read_token(admin_token_file)))
+    for name, role, token in ((LEAD, "study-lead", LEAD_TOKEN), (PRIVACY_OFFICER, "privacy-officer", PRIVACY_TOKEN)):
+        if not (folder / token).is_file():
+            _add_person(client, name, role=role, token_file=folder / token)
+    lead, privacy_officer = signatories(url, root_file=root_file, folder=folder)
     for person in (lead, privacy_officer):
+        if person.passphrase_file.is_file():
+            continue
         # Each chooses their own; the admin, who made their accounts, does not know it.
-        write_secret(person.passphrase_file, secrets.token_urlsafe(18).encode() + b"\n")
-        person.client.post("/api/v1/me/passphrase", {"passphrase": read_token(person.passphrase_file)})
+        passphrase = secrets.token_urlsafe(18)
+        person.client.post("/api/v1/me/passphrase", {"passphrase": passphrase})
+        write_secret(person.passphrase_file, passphrase.encode() + b"\n")
     return CoordinatorHost(client=client, lead=lead, privacy_officer=privacy_officer, url=url)
 
 

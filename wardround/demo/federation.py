@@ -16,28 +16,22 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-import yaml
-
-from wardround.client.run_upload import InitialAdapter, check_spec, create_run, read_initial_adapter, with_adapter
+from wardround.client.run_upload import check_spec, with_adapter
 from wardround.demo.base_model import BaseModel, BaseModels, WantedModel, with_base_model
-from wardround.demo.closing import ClosedRun, Closing
 from wardround.demo.coordinator_host import CoordinatorHost, start_coordinator
 from wardround.demo.live_table import Progress
-from wardround.demo.picture import Picture, RoundLine, round_lines, site_line
 from wardround.demo.processes import Child, Stage, Supervisor
-from wardround.demo.shown_metric import change_of
+from wardround.demo.ready_federation import ReadyFederation
+from wardround.demo.run_files import make_adapter, write_run_file
 from wardround.demo.site_host import SiteHost
 from wardround.demo.study import RunChoices, sites_of_study, spec_for_demo
 from wardround.demo.summary import DemoReport
 from wardround.demo.workspace import Checkout, DemoOptions, Programs, Workspace, child_environment
-from wardround.documents import Document, documents_of, optional_number_of, section_of, text_of
+from wardround.documents import section_of
 from wardround.errors import CommandError, DemoFailedError
 from wardround.studies.catalogue import Study, check_data_folder, find_study, prepare_arguments
 from wardround.studies.description import ProgramCall
 
-_LOOK_EVERY_S = 1.0
-_APPROVAL_TIMEOUT_S = 120.0
-_ADAPTER_TIMEOUT_S = 300.0
 _PREPARE_TIMEOUT_S = 600.0
 
 
@@ -82,17 +76,6 @@ class PlannedRun:
     def base_model_name(self) -> str:
         """Which base model it starts from."""
         return str(section_of(self.run_spec, "base_model").get("name", ""))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadyFederation:
-    """Everything is up for a run, and it has not begun."""
-
-    coordinator: CoordinatorHost
-    sites: tuple[SiteHost, ...]
-    run_spec: dict[str, object]
-    base_model_dir: Path
-    workspace: Workspace
 
 
 def run_demo(options: DemoOptions, surroundings: DemoSurroundings) -> DemoReport:
@@ -157,14 +140,12 @@ class _Demo:
             places = {"{data}": str(own.data)}
             if first is not None:
                 made = self._make_ready(first, host, sites, base_model=early or self._ensure_model(first, places))
-                run_id = self._perform(made)
-                self._closing(made).release(run_id)
+                made.closing().release(_perform(made))
                 places |= {"{first_release}": str(made.workspace.release), "{first_base}": str(made.base_model_dir)}
                 early = None
             federation = self._make_ready(planned, host, sites, base_model=early or self._ensure_model(planned, places))
-            run_id = self._perform(federation)
-            closed = self._closing(federation).close(run_id)
-            return self._report(federation, run_id, closed)
+            run_id = _perform(federation)
+            return federation.report(self._study, run_id, federation.closing().close(run_id))
 
     def _first_run(self) -> PlannedRun | None:
         first, spec = self._study.description.first_run, self._plan.first_run_spec
@@ -187,30 +168,35 @@ class _Demo:
         self, planned: PlannedRun, host: CoordinatorHost, sites: tuple[SiteHost, ...], *, base_model: BaseModel
     ) -> ReadyFederation:
         run_spec = with_base_model(planned.run_spec, base_model)
-        _write_run_file(planned.workspace, run_spec)
+        write_run_file(planned.workspace, run_spec)
         what = "start again" if self._pins else "enrol, register their data and start"
         with self._progress.step(f"{len(sites)} sites {what}; the initial adapter is made"):
             stage = Stage(self._supervisor)
-            adapter = stage.add("adapter", partial(self._make_adapter, planned.workspace, base_model.folder))
+            adapter = stage.add(
+                "adapter",
+                partial(
+                    make_adapter,
+                    planned.workspace,
+                    base_model.folder,
+                    supervisor=self._supervisor,
+                    programs=self._programs,
+                ),
+            )
             stage.add("sites", partial(self._bring_up_all, sites, host, run_spec, base_model.folder))
             stage.run()
         run_spec = with_adapter(run_spec, adapter())
-        _write_run_file(planned.workspace, run_spec)
+        write_run_file(planned.workspace, run_spec)
         return ReadyFederation(
             coordinator=host,
             sites=sites,
             run_spec=run_spec,
             base_model_dir=base_model.folder,
             workspace=planned.workspace,
+            supervisor=self._supervisor,
+            programs=self._programs,
+            progress=self._progress,
+            began=self._began,
         )
-
-    def _perform(self, federation: ReadyFederation) -> str:
-        """Create, start, look until it has ended; returns the run's id."""
-        run_id = self._start_run(federation)
-        with self._progress.watching():
-            picture = self._watch(federation, run_id)
-        self._refuse_unfinished(picture)
-        return run_id
 
     def _ensure_model(self, planned: PlannedRun, places: Mapping[str, str]) -> BaseModel:
         models = BaseModels(
@@ -249,12 +235,6 @@ class _Demo:
             programs=self._programs,
         )
 
-    def _make_adapter(self, workspace: Workspace, base_model_dir: Path) -> InitialAdapter:
-        options = ("--base-model", str(base_model_dir), "--out", str(workspace.adapter), "--json")
-        arguments = (*self._programs.trainer, "init-adapter", "--run-spec", str(workspace.run_file), *options)
-        self._supervisor.run_json("init-adapter", arguments, timeout_s=_ADAPTER_TIMEOUT_S)
-        return read_initial_adapter(workspace.adapter)
-
     def _bring_up_all(
         self, sites: tuple[SiteHost, ...], host: CoordinatorHost, run_spec: dict[str, object], base_model_dir: Path
     ) -> None:
@@ -278,88 +258,13 @@ class _Demo:
             site.register_dataset(run_spec, purposes=self._plan.purposes)
         self._agents[site.name] = site.start()
 
-    def _start_run(self, federation: ReadyFederation) -> str:
-        host = federation.coordinator
-        adapter = read_initial_adapter(federation.workspace.adapter)
-        run_id = text_of(create_run(host.lead.client, federation.run_spec, adapter), "run_id")
-        # Another person than the one who created it.
-        host.client.post(f"/api/v1/runs/{run_id}:start")
-        self._progress.say(f"Run {run_id} is started; each site's policy decides.")
-        return run_id
 
-    def _watch(self, federation: ReadyFederation, run_id: str) -> Picture:
-        """Look until the run has ended, and notice what dies or stalls meanwhile."""
-        client = federation.coordinator.client
-        deadline = time.monotonic() + _APPROVAL_TIMEOUT_S
-        while True:
-            self._supervisor.check_alive()
-            run = client.get(f"/api/v1/runs/{run_id}")
-            picture = self._picture(federation, run, round_lines(client.pages(f"/api/v1/runs/{run_id}/rounds")))
-            self._progress.show(picture)
-            if picture.has_ended:
-                return picture
-            if picture.run_state == "AWAITING_SITES" and time.monotonic() > deadline:
-                raise _unapproved(federation, run)
-            time.sleep(_LOOK_EVERY_S)
-
-    def _picture(self, federation: ReadyFederation, run: Document, rounds: tuple[RoundLine, ...]) -> Picture:
-        return Picture(
-            run_state=text_of(run, "state"),
-            reason=None if run.get("reason") is None else str(run.get("reason")),
-            waits_for=str(run.get("waits_for") or ""),
-            sites=tuple(site_line(site.name, site.status_file) for site in federation.sites),
-            rounds=rounds,
-            seconds=time.monotonic() - self._began,
-        )
-
-    def _closing(self, federation: ReadyFederation) -> Closing:
-        return Closing(
-            coordinator=federation.coordinator,
-            sites=federation.sites,
-            run_spec=federation.run_spec,
-            base_model_dir=federation.base_model_dir,
-            workspace=federation.workspace,
-            supervisor=self._supervisor,
-            programs=self._programs,
-            progress=self._progress,
-        )
-
-    def _refuse_unfinished(self, picture: Picture) -> None:
-        if picture.run_state == "COMPLETED":
-            return
-        reasons = [f"round {line.index}: {line.reason}" for line in picture.rounds if line.reason]
-        raise DemoFailedError(
-            f"the run ended as {picture.run_state} ({picture.reason or 'no reason given'})",
-            advice="The logs of the sites say more.",
-            log_tail=reasons,
-        )
-
-    def _report(self, federation: ReadyFederation, run_id: str, closed: ClosedRun) -> DemoReport:
-        base_model = section_of(federation.run_spec, "base_model")
-        metrics = closed.metrics
-        rounds = documents_of(metrics, "rounds")
-        return DemoReport(
-            run_id=run_id,
-            study=self._study.name,
-            sites=tuple(site.name for site in federation.sites),
-            base_model=str(base_model.get("name")),
-            base_model_sha256=str(base_model.get("sha256")),
-            rounds=closed.rounds,
-            eval_loss_before=optional_number_of(metrics, "eval_loss_before"),
-            eval_loss_after=optional_number_of(metrics, "eval_loss_after"),
-            metrics={"rounds": list(rounds)},
-            change=change_of(self._study.description.metric, rounds),
-            generation=closed.generation,
-            release_dir=self._workspace.release,
-            work_dir=self._workspace.root,
-            audit_rows=closed.audit_rows,
-            seconds=time.monotonic() - self._began,
-        )
-
-
-def _write_run_file(workspace: Workspace, run_spec: Mapping[str, object]) -> None:
-    text = yaml.safe_dump(dict(run_spec), sort_keys=False, allow_unicode=True)
-    workspace.run_file.write_text(text, encoding="utf-8")
+def _perform(federation: ReadyFederation) -> str:
+    """Create, start, look until it has ended; returns the run's id."""
+    run_id = federation.create_run()
+    federation.start_run(run_id)
+    federation.watch(run_id)
+    return run_id
 
 
 @contextlib.contextmanager
@@ -377,11 +282,3 @@ def _named_failure(workspace: Workspace, supervisor: Supervisor) -> Iterator[Non
     except DemoFailedError as error:
         error.facts["work_dir"] = str(workspace.root)
         raise
-
-
-def _unapproved(federation: ReadyFederation, run: Document) -> DemoFailedError:
-    approved = {str(approval.get("site_id")) for approval in documents_of(run, "approvals")}
-    silent = next((site for site in federation.sites if site.name not in approved), None)
-    message = f"not every site approved the run within {_APPROVAL_TIMEOUT_S:.0f} s: {run.get('waits_for')}"
-    tail = () if silent is None else silent.log_tail()
-    return DemoFailedError(message, advice="The site's log says which rule of its policy denied it.", log_tail=tail)

@@ -32,19 +32,29 @@ def first_held_out(data_file: Path, *, holdout_fraction: float) -> HeldOutRecord
     Raises:
         DemoFailedError: nothing is held out.
     """
-    records: list[tuple[int, Document]] = []
-    with data_file.open(encoding="utf-8") as lines:
-        for line in lines:
+    line = first_held_out_line(data_file, holdout_fraction=holdout_fraction)
+    chosen = document_from_text(line, source=data_file.name)
+    return HeldOutRecord(prompt=text_of(chosen, "prompt"), completion=text_of(chosen, "completion"))
+
+
+def first_held_out_line(data_file: Path, *, holdout_fraction: float) -> str:
+    """That record's line, as it stands in the file.
+
+    Raises:
+        DemoFailedError: nothing is held out.
+    """
+    lines: list[tuple[int, str, str]] = []
+    with data_file.open(encoding="utf-8") as file:
+        for line in file:
             record = document_from_text(line, source=data_file.name)
             value = split_hash(record)
             if value < holdout_fraction * 2**64 and len(text_of(record, "prompt")) <= _LONGEST_PROMPT:
-                records.append((value, record))
-    if not records:
+                lines.append((value, json.dumps(record, sort_keys=True), line))
+    if not lines:
         raise DemoFailedError(
             f"{data_file.name} holds no record to evaluate on", advice="Raise evaluation.holdout_fraction."
         )
-    _, chosen = min(records, key=lambda pair: (pair[0], json.dumps(pair[1], sort_keys=True)))
-    return HeldOutRecord(prompt=text_of(chosen, "prompt"), completion=text_of(chosen, "completion"))
+    return min(lines)[2]
 
 
 def split_hash(record: Document) -> int:

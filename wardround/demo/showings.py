@@ -35,10 +35,7 @@ class Released:
 
 def ask_before_and_after(released: Released) -> Generation:
     """One question to the base model, then to the released adapter on it: one process, so that torch loads once."""
-    fraction = section_of(released.run_spec, "evaluation").get("holdout_fraction", 0.1)
-    if isinstance(fraction, bool) or not isinstance(fraction, int | float):
-        raise DemoFailedError("evaluation.holdout_fraction is no number")
-    record = first_held_out(released.data_file, holdout_fraction=float(fraction))
+    record = first_held_out(released.data_file, holdout_fraction=holdout_fraction_of(released.run_spec))
     adapters = ("--adapter", "none", "--adapter", str(released.release_dir))
     asked = ("--prompt", record.prompt, "--max-new-tokens", str(NEW_TOKENS), "--json")
     base = ("--base-model", str(released.base_model_dir))
@@ -48,6 +45,18 @@ def ask_before_and_after(released: Released) -> Generation:
     if len(texts) != 2:
         raise DemoFailedError("the trainer did not answer once for each of two adapters", log="generate")
     return Generation(prompt=record.prompt, reference=record.completion, before=texts[0], after=texts[1])
+
+
+def holdout_fraction_of(run_spec: Mapping[str, object]) -> float:
+    """The share of each site's records that no site trains on.
+
+    Raises:
+        DemoFailedError: the specification says no number.
+    """
+    fraction = section_of(run_spec, "evaluation").get("holdout_fraction", 0.1)
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float):
+        raise DemoFailedError("evaluation.holdout_fraction is no number")
+    return float(fraction)
 
 
 SHOWINGS: Mapping[str, Callable[[Released], Generation]] = {"instruction-tuning": ask_before_and_after}

@@ -56,6 +56,15 @@ class SiteHost:
             text_of(invitation, "root_fingerprint"),
             timeout_s=_ENROL_TIMEOUT_S,
         )
+        return self.fingerprint()
+
+    @property
+    def is_enrolled(self) -> bool:
+        """Whether an earlier start enrolled it: then it has its configuration."""
+        return (self.folder / "site.yaml").is_file()
+
+    def fingerprint(self) -> str:
+        """Of the signing key, as the site itself tells it."""
         return text_of(self._call("identity", "show"), "signing_key_sha256")
 
     def configure(self, run_spec: Mapping[str, object], *, pins: Mapping[str, str], base_model_dir: Path) -> None:
@@ -119,6 +128,8 @@ def policy_for_run(run_spec: Mapping[str, object]) -> dict[str, object]:
         "tasks": [section_of(run_spec, "task").get("kind")],
         "base_models": [f"sha256:{section_of(run_spec, 'base_model').get('sha256')}"],
         "adapters": {"kinds": [adapter.get("kind")], **ranks},
+        "algorithms": [section_of(run_spec, "aggregation").get("algorithm")],
+        "local_rules": [section_of(run_spec, "local").get("rule", "plain")],
         "datasets": {dataset: {"purposes": [run_spec.get("purpose")], "min_records": data.get("min_records", 0)}},
         "secure_aggregation": {"min_cohort": aggregation.get("min_cohort", 3), "assumed_colluders": 0},
         "privacy": {"without_dp": "allowed", **cells},

@@ -62,6 +62,6 @@ def _task_of(spec: RunSpec) -> InstructionTuning:
 
 
 INSTRUCTION_TUNING = TaskHalf(
-    formats=frozenset(PROMPT_FORMATS), load=load_prompt_task, layout_without_weights=prompt_layout
+    formats=frozenset(PROMPT_FORMATS), load=load_prompt_task, layout_without_weights=prompt_layout, is_shared=True
 )
 """The row of the table."""

@@ -82,6 +82,6 @@ def text_layout(folder: Path, spec: RunSpec) -> AdapterLayout:
 
 
 LANGUAGE_MODELLING = TaskHalf(
-    formats=frozenset(PLAIN_TEXT_FORMATS), load=load_text_task, layout_without_weights=text_layout
+    formats=frozenset(PLAIN_TEXT_FORMATS), load=load_text_task, layout_without_weights=text_layout, is_shared=True
 )
 """The row of the table."""

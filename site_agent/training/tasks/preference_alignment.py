@@ -101,6 +101,9 @@ def _task_of(spec: RunSpec) -> PreferenceAlignment:
 
 
 PREFERENCE_ALIGNMENT = TaskHalf(
-    formats=frozenset(PREFERENCE_FORMATS), load=load_preference_task, layout_without_weights=preference_layout
+    formats=frozenset(PREFERENCE_FORMATS),
+    load=load_preference_task,
+    layout_without_weights=preference_layout,
+    is_shared=True,
 )
 """The row of the table."""

@@ -28,6 +28,32 @@ def test_init_in_a_folder_that_is_not_empty_changes_nothing(new_coordinator) -> 
     assert [path.name for path in new_coordinator.directory.iterdir()] == ["mine"]
 
 
+def test_init_into_an_empty_folder_hands_over_the_token_and_a_second_time_changes_nothing(
+    new_coordinator, tmp_path
+) -> None:
+    folder, over = new_coordinator.directory, tmp_path / "over"
+    # As a container's volume: there, with folders of the image in it.
+    (folder / "jobs").mkdir(parents=True)
+    words = ("--json", "init", str(folder), "--if-missing", "--hand-over", str(over))
+    done = new_coordinator.run(*words)
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["admin_token_file"] == str(over / "admin.token")
+    assert not (folder / "admin.token").exists()
+    assert stat.S_IMODE((over / "admin.token").stat().st_mode) == 0o600
+    assert (over / "root.pem").read_text() == (folder / "root.pem").read_text()
+    before = {path: path.stat().st_mtime_ns for path in (*folder.rglob("*"), *over.iterdir())}
+    again = new_coordinator.run(*words)
+    assert (again.exit_code, json.loads(again.stdout)["made"]) == (0, False)
+    assert {path: path.stat().st_mtime_ns for path in (*folder.rglob("*"), *over.iterdir())} == before
+
+
+def test_make_password_writes_one_once(new_coordinator, tmp_path) -> None:
+    file = tmp_path / "database.password"
+    made = [json.loads(new_coordinator.run("--json", "make-password", str(file)).stdout)["made"] for _ in range(2)]
+    assert made == [True, False]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
 def test_configuration_with_unknown_keys_is_refused_by_name(new_coordinator) -> None:
     new_coordinator.init()
     text = new_coordinator.config.read_text().replace("  poll_s:", "  pol_s:")

@@ -52,6 +52,8 @@ def test_evaluate_run_empty_policy_denies_every_rule_that_opens_something(
         ("base_models", ["cd" * 32], "base_models"),
         ("adapters", {"kinds": ["ia3"], "max_rank": 8}, "adapters.kinds"),
         ("adapters", {"kinds": ["lora"], "max_rank": 7}, "adapters.max_rank"),
+        ("algorithms", ["fedmed"], "algorithms"),
+        ("local_rules", ["scaffold", "fedprox"], "local_rules"),
         ("datasets", {"other": {"purposes": ["research"]}}, "datasets"),
         ("datasets", {"medical-qa": {"purposes": ["billing"]}}, "datasets.medical-qa.purposes"),
         ("datasets", {"medical-qa": {"purposes": ["research"], "min_records": 101}}, "datasets.medical-qa.min_records"),

@@ -24,12 +24,27 @@ def test_parse_policy_empty_document_permits_nothing() -> None:
     assert policy.approval is ApprovalMode.MANUAL
 
 
+def test_parse_policy_without_algorithms_admits_what_there_was_before_the_key_and_nothing_later() -> None:
+    policy = parse_policy({"tasks": ["instruction-tuning"]})
+    assert policy.algorithms == {"fedavg-lora", "fedmed", "thresholded-counts"}
+    assert policy.local_rules == {"plain", "fedprox", "scaffold"}
+
+
+@pytest.mark.parametrize("nothing", [[], None])
+def test_parse_policy_with_an_empty_list_of_algorithms_admits_none(nothing: object) -> None:
+    policy = parse_policy({"algorithms": nothing, "local_rules": nothing})
+    assert policy.algorithms == frozenset()
+    assert policy.local_rules == frozenset()
+
+
 def test_parse_policy_whole_document_reads_every_rule() -> None:
     policy = parse_policy(
         {
             "tasks": ["instruction-tuning"],
             "base_models": ["sha256:" + "0f" * 32, "ab" * 32],
             "adapters": {"kinds": ["lora"], "max_rank": 32},
+            "algorithms": ["fedavg-lora"],
+            "local_rules": ["plain", "fedprox"],
             "datasets": {"medical-qa": {"purposes": ["research"], "min_records": 100}},
             "secure_aggregation": {"min_cohort": 4, "assumed_colluders": 2},
             "privacy": {"without_dp": "allowed", "max_epsilon_per_dataset": 8.0, "delta": "1e-6"},
@@ -40,6 +55,8 @@ def test_parse_policy_whole_document_reads_every_rule() -> None:
     )
     assert policy.base_models == frozenset({"0f" * 32, "ab" * 32})
     assert policy.adapters.max_rank == 32
+    assert policy.algorithms == {"fedavg-lora"}
+    assert policy.local_rules == {"plain", "fedprox"}
     assert policy.datasets["medical-qa"].min_records == 100
     assert policy.secure_aggregation.smallest_cohort == 5
     assert policy.privacy.delta == pytest.approx(1e-6)
@@ -52,6 +69,8 @@ def test_parse_policy_many_faults_lists_each_with_its_path() -> None:
         "tasks": "instruction-tuning",
         "base_models": ["sha256:xyz"],
         "adapters": {"kinds": ["lora", 3], "max_rank": -1, "max_ranks": 4},
+        "algorithms": "fedavg-lora",
+        "local_rules": [7],
         "datasets": {"medical-qa": {"purpose": ["research"], "min_records": 0}},
         "secure_aggregation": {"min_cohort": 2, "assumed_colluders": -1},
         "privacy": {"without_dp": "yes", "delta": 2, "max_epsilon_per_dataset": 0},
@@ -66,6 +85,8 @@ def test_parse_policy_many_faults_lists_each_with_its_path() -> None:
         "adapters.kinds[1]",
         "adapters.max_rank",
         "adapters.max_ranks",
+        "algorithms",
+        "local_rules[0]",
         "datasets.medical-qa.purpose",
         "datasets.medical-qa.min_records",
         "secure_aggregation.min_cohort",

@@ -8,6 +8,8 @@ SPEC = {
     "base_model": {"name": "m", "sha256": "a" * 64},
     "adapter": {"kind": "lora", "rank": 8},
     "data": {"dataset": "hpo", "min_records": 100},
+    "local": {"rule": "fedprox"},
+    "aggregation": {"algorithm": "fedmed"},
     "secure_aggregation": {"min_cohort": 3},
 }
 
@@ -17,6 +19,8 @@ def test_policy_for_run_permits_this_run_and_nothing_wider() -> None:
     assert policy["tasks"] == ["instruction-tuning"]
     assert policy["base_models"] == ["sha256:" + "a" * 64]
     assert policy["adapters"] == {"kinds": ["lora"], "max_rank": 8}
+    assert policy["algorithms"] == ["fedmed"]
+    assert policy["local_rules"] == ["fedprox"]
     assert policy["datasets"] == {"hpo": {"purposes": ["research: define phenotypes"], "min_records": 100}}
     assert policy["approval"] == "automatic"
 

