@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 
+from fl_protocol.telemetry.findings import Check, CheckResult, Health, Outcome, found
 from site_agent.doctor.endpoints import Endpoint, Listener
-from site_agent.doctor.findings import Check, CheckResult, Health, Outcome, found
 from site_agent.doctor.resolving import AddressKind
 from site_agent.doctor.scene import Scene
 from site_agent.doctor.walks import Walk

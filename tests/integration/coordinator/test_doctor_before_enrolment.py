@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from fl_protocol.telemetry.findings import CheckResult
 from site_agent.cli.app import app, first_options_first
 from site_agent.doctor import endpoints
-from site_agent.doctor.findings import CheckResult
 from site_agent.doctor.network_checks import CHECKS
 from site_agent.doctor.opening import open_scene
 from site_agent.doctor.scene import Asked

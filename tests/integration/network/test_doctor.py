@@ -18,8 +18,8 @@ from fl_protocol.ids import Sha256Hex, SiteId
 from fl_protocol.pki.certificates import make_enrolment_certificate, new_serial
 from fl_protocol.pki.keys import generate_private_key, pem_from_private_key, private_key_from_pem
 from fl_protocol.pki.tls import certificate_fingerprint, pem_from_certificate
+from fl_protocol.telemetry.findings import CheckResult, Health
 from fl_protocol.testing.entropy import seeded_signer
-from site_agent.doctor.findings import CheckResult, Health
 from site_agent.doctor.network_checks import CHECKS
 from site_agent.doctor.opening import open_scene
 from site_agent.doctor.scene import Asked

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from site_agent.doctor.findings import Health
+from fl_protocol.telemetry.findings import Health
 from site_agent.doctor.machine_checks import (
     CHECKS,
     judge_disk,
@@ -21,6 +21,7 @@ from site_agent.doctor.machine_checks import (
 )
 from site_agent.doctor.model_weights import count_weights
 from site_agent.doctor.scene import Scene
+from site_agent.doctor.trainer_sight import TrainerStanding
 from site_agent.folder import SiteFolder
 from site_agent.jobs.machine_sight import GpuSight, MachineSight, read_sight, sight_from_document, write_sight
 
@@ -134,10 +135,15 @@ def test_disk_that_cannot_be_asked_is_told(tmp_path: Path) -> None:
 
 
 def test_trainer_that_says_nothing_or_lacks_libraries_cannot_train() -> None:
-    assert judge_trainer(None, runner="spool").code == "trainer-silent"
-    told = judge_trainer(MachineSight(missing=("peft",)), runner="process")
+    assert judge_trainer(TrainerStanding(), runner="spool").code == "trainer-silent"
+    assert judge_trainer(TrainerStanding(sight=BARE), runner="spool").code == "trainer-silent", (
+        "it is the last one's word"
+    )
+    assert judge_trainer(TrainerStanding(is_alive=True), runner="spool").code == "trainer-untold"
+    incomplete = TrainerStanding(is_alive=True, sight=MachineSight(missing=("peft",)))
+    told = judge_trainer(incomplete, runner="process")
     assert (told.code, "peft" in told.message) == ("trainer-incomplete", True)
-    assert judge_trainer(BARE, runner="process").code == "trainer-good"
+    assert judge_trainer(TrainerStanding(is_alive=True, sight=BARE), runner="process").code == "trainer-good"
 
 
 def test_sight_comes_back_as_it_was_left_and_anything_else_is_none(tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from site_agent.cli.doctor_command import page
-from site_agent.doctor.findings import CheckResult, Health, found
+from fl_protocol.telemetry.findings import CheckResult, Health, found, page, verdict
 from site_agent.doctor.own_checks import POLICY_GOOD, POLICY_PERMITS_NOTHING
 from site_agent.doctor.scene import Scene
 from site_agent.doctor.table import CHECKS, run_checks
@@ -62,7 +61,7 @@ def test_broken_settings_are_told_once_and_do_not_stop_the_others(tmp_path: Path
     results = list(run_checks(scene))
     assert [result.name for result in results if result.code == "settings-invalid"] == ["settings"]
     assert "coordinatr" in results[0].message
-    assert [result.code for result in results if result.name == "disk"] == ["disk-enough"]
+    assert [result.code for result in results if result.name == "policy"] == []
 
 
 def test_page_tells_an_advice_once_below_what_it_is_for() -> None:
@@ -77,3 +76,4 @@ def test_page_tells_an_advice_once_below_what_it_is_for() -> None:
         "LOOK  policy: second [policy-permits-nothing]",
         "ok    policy: third [policy-good]",
     ]
+    assert verdict(results, well="Fit.") == "Fit. 2 to look at."
