@@ -92,6 +92,10 @@ oidc:                             # an identity provider whose bearer tokens are
   keys_host: null                 # host[:port] of its keys, where that is not the issuer's own
   clock_skew_s: 60
 
+metrics:                          # for Prometheus: plain HTTP, no token; whoever reaches it may read it
+  host: 127.0.0.1                 # 0.0.0.0 only where a firewall or a NetworkPolicy says who reaches it
+  port: {metrics_port}                      # GET /metrics; null turns it off
+
 log:
   level: info                     # debug | info | warning | error
   format: json                    # json | console

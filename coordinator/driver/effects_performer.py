@@ -25,6 +25,7 @@ from coordinator.services.event_rows import store_event
 from coordinator.services.fold_round import fold_round
 from fl_protocol.errors import ProtocolError, WardroundError
 from fl_protocol.ids import RunId
+from fl_protocol.telemetry import coordinator_metrics as metrics
 
 CreateRelease = Callable[[RunId], Awaitable[None]]
 MayCount = Callable[[Session, RunId], bool]
@@ -102,6 +103,7 @@ class EffectsPerformer:
             raise
         except Exception as error:  # noqa: BLE001 # the driver's boundary: logged, counted, tried again
             _log.exception("effect_failed", run_id=effect.run_id, effect=effect.kind.value, attempt=effect.attempts + 1)
+            self._ctx.meter.count(metrics.EFFECT_FAILURES, effect.kind.value)
             await self._note_failure(effect, error)
             return False
         return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from contextvars import ContextVar
@@ -33,6 +34,8 @@ from fl_protocol.ids import SiteId
 from fl_protocol.pki.errors import PkiError
 from fl_protocol.pki.identity import site_id_from_certificate
 from fl_protocol.pki.tls import certificate_fingerprint, certificate_from_der, certificate_from_pem
+from fl_protocol.telemetry import coordinator_metrics as metrics
+from fl_protocol.telemetry.meter import Meter
 
 _log = structlog.get_logger("coordinator.gateway")
 _site: ContextVar[SiteId] = ContextVar("calling_site")
@@ -40,6 +43,9 @@ _site: ContextVar[SiteId] = ContextVar("calling_site")
 UNARY_TIMEOUT_S = 60.0
 STREAM_TIMEOUT_S = IDLE_DEADLINE_S
 """Of a stream on which nothing moves; as a whole it may last as long as it likes (``note_moved``)."""
+_CANCELLED = grpc.StatusCode.CANCELLED
+"""How a call is counted whose peer hung up, or that was aborted otherwise."""
+_UNKNOWN_CALL = "unknown"
 _SMALL = 16 << 10
 _MEDIUM = 256 << 10
 MESSAGE_BOUNDS: Mapping[str, int] = {
@@ -174,18 +180,43 @@ def calling_site() -> SiteId:
 class Admission:
     """The gate of a listener; without ``identify`` (the enrolment listener) callers have no certificate."""
 
-    def __init__(self, *, identify: IdentifySite | None, changes: Bell | None = None) -> None:
-        """Take how a certificate becomes a site, and what rings when that may have changed."""
+    def __init__(
+        self, *, identify: IdentifySite | None, changes: Bell | None = None, meter: Meter | None = None
+    ) -> None:
+        """Take how a certificate becomes a site, what rings when that may have changed, and what counts the calls."""
         self._identify = identify
         self._changes = changes
+        self._meter = meter
 
     @asynccontextmanager
     async def admitted(self, call: IncomingCall, *, timeout_s: float) -> AsyncIterator[None]:
-        """Admit the caller, then bound in time and translate whatever happens inside.
+        """Admit the caller, then bound in time and translate whatever happens inside; count how it ended.
 
         Raises:
             CallRefusedError: the caller is nobody, or the inside failed.
         """
+        began, status = time.monotonic(), _CANCELLED
+        try:
+            # Each call has a context of its own, which ends with it.
+            structlog.contextvars.bind_contextvars(request_id=secrets.token_hex(8))
+            async with self._admitted(call, timeout_s=timeout_s):
+                yield
+            status = grpc.StatusCode.OK
+        except CallRefusedError as ended:
+            status = ended.refused.code
+            raise
+        finally:
+            self._count(call, status, seconds=time.monotonic() - began)
+
+    def _count(self, call: IncomingCall, status: grpc.StatusCode, *, seconds: float) -> None:
+        if self._meter is not None:
+            name = call.method if call.method in MESSAGE_BOUNDS else _UNKNOWN_CALL
+            transport = "http1" if call.peer.startswith("http1:") else "grpc"
+            self._meter.count(metrics.CALLS, name, transport, status.name)
+            self._meter.observe(metrics.CALL_SECONDS, seconds, name, transport)
+
+    @asynccontextmanager
+    async def _admitted(self, call: IncomingCall, *, timeout_s: float) -> AsyncIterator[None]:
         deadline: _Deadline | None = None
         watch: CallWatch | None = None
         try:

