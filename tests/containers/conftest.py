@@ -31,7 +31,7 @@ def engine() -> Engine:
 
 @pytest.fixture(scope="session")
 def images(engine: Engine) -> dict[str, str]:
-    """The environment of compose in which every image is this checkout's, built now (unchanged layers from the cache)."""
+    """The environment of compose in which every image is this checkout's, built now; unchanged layers are cached."""
     environment = {**engine.environment, "WARDROUND_TRAINER_TARGET": "cpu"}
     environment["WARDROUND_WHEELS"] = _wheels()
     environment.setdefault("WARDROUND_POSTGRES_IMAGE", POSTGRES_IMAGE)
@@ -59,7 +59,9 @@ def make_coordinator(images: dict[str, str], study: Path) -> Iterator[MakeCoordi
     made: list[Stack] = []
 
     def make(label: str, *, profiles: tuple[str, ...] = (), **variables: str) -> Stack:
-        ports = {f"WARDROUND_{name}_PORT": str(port) for name, port in zip(_PORTS, free_ports(len(_PORTS)), strict=True)}
+        ports = {
+            f"WARDROUND_{name}_PORT": str(port) for name, port in zip(_PORTS, free_ports(len(_PORTS)), strict=True)
+        }
         stack = Stack(
             name=project_name(label),
             files=(ROOT / "docker-compose.yml", ROOT / "tests" / "containers" / "tiny.compose.yml"),

@@ -39,10 +39,14 @@ class Stack:
         """`docker compose` on this project; its standard output."""
         options = [word for file in self.files for word in ("--file", str(file))]
         options += [word for profile in self.profiles for word in ("--profile", profile)]
-        done = self._run(["docker", "compose", "--ansi=never", "--project-name", self.name, *options, *words], timeout_s)
+        done = self._run(
+            ["docker", "compose", "--ansi=never", "--project-name", self.name, *options, *words], timeout_s
+        )
         if is_checked and done.returncode != 0:
             logs = self.compose("logs", "--no-color", "--tail", "40", is_checked=False)
-            raise AssertionError(f"compose {' '.join(words)}: {done.returncode}\n{done.stderr[-4000:]}\n{logs[-12000:]}")
+            raise AssertionError(
+                f"compose {' '.join(words)}: {done.returncode}\n{done.stderr[-4000:]}\n{logs[-12000:]}"
+            )
         return done.stdout
 
     def docker(self, *words: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
@@ -89,11 +93,14 @@ class Stack:
 
     def wait_for_end(self, service: str, *, timeout_s: float) -> int:
         """The exit code of a service that ends by itself."""
-        return self.wait_until(
-            f"{service} ends",
-            lambda: (self.state(service)[1] + 1) if self.state(service)[0] == "exited" else None,
-            timeout_s=timeout_s,
-        ) - 1
+        return (
+            self.wait_until(
+                f"{service} ends",
+                lambda: (self.state(service)[1] + 1) if self.state(service)[0] == "exited" else None,
+                timeout_s=timeout_s,
+            )
+            - 1
+        )
 
     def down(self) -> None:
         """Remove containers, networks and volumes of this project, and nothing else."""
