@@ -22,7 +22,7 @@ CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 _MOST_PREPARED = 64
 
 # Otherwise each counter is followed by the instant of its making as a series of its own.
-prometheus_client.disable_created_metrics()
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
