@@ -68,10 +68,12 @@ types: setup ## mypy --strict
 
 docs: setup ## regenerate the parts of docs/ that come from the code
 	@$(BIN)/python deploy/scripts/generate_docs.py
+	@$(BIN)/python deploy/scripts/generate_dashboards.py
 	@$(BIN)/python -m benchmarks studies --write-docs
 
 docs-check: setup ## fail if docs/ and the code disagree
 	@$(BIN)/python deploy/scripts/generate_docs.py --check
+	@$(BIN)/python deploy/scripts/generate_dashboards.py --check
 	@$(BIN)/python -m benchmarks studies --check-docs
 
 proto: setup ## regenerate the committed stubs from protos/

@@ -46,7 +46,7 @@ request."""
 
 METRICS_SAID = """\
 How they are read, and what is watched with them: [observability](../operating/observability.md). Beside them each
-process exposes `process_resident_memory_bytes`, `process_cpu_seconds_total` and their like, as every Prometheus client does.
+process exposes `process_resident_memory_bytes`, `process_cpu_seconds_total` and their like, as Prometheus clients do.
 Nothing here is computed from patient data: no loss, no count of records, no norm; and no label is."""
 LOG_FIELDS_SAID = """\
 Every line is one JSON object with `timestamp`, `level`, `event` (a constant), and keys of this list and no others. What
