@@ -29,13 +29,13 @@ from site_agent.enrolment.identity_file import SiteIdentity, load_identity
 from site_agent.enrolment.keystore import KeyStore
 from site_agent.identity_keeping import identity_keeper, recorder
 from site_agent.jobs.job_dir import DeviceChoice
-from site_agent.jobs.process import ProcessRunner, ProcessRunnerOptions, end_orphans
 from site_agent.link.backoff import Backoff
 from site_agent.link.client import CoordinatorClient
 from site_agent.link.downloader import Downloader
 from site_agent.link.link_channel import LinkChannel
 from site_agent.link.uploader import Uploader
 from site_agent.observation import observed
+from site_agent.runners import runner_of
 from site_agent.settings import SiteSettings
 from site_agent.state.coordinator_log import CoordinatorLog
 from site_agent.state.directory_lock import DirectoryLock
@@ -114,7 +114,7 @@ async def _serve(settings: SiteSettings, identity: SiteIdentity, db: SiteDb) -> 
             ]
             try:
                 approvals = ApprovalLoop(seams, policies=policies, identity=identity, peers=settings.peers)
-                await _run_until(stopping, seams, settings, approvals, group)
+                await _run_until(stopping, seams, approvals, group)
             finally:
                 for task in beside:
                     task.cancel()
@@ -146,14 +146,13 @@ def _identity_loop(
 async def _run_until(
     stopping: asyncio.Event,
     seams: SiteSeams,
-    settings: SiteSettings,
     approvals: ApprovalLoop,
     group: asyncio.TaskGroup,
 ) -> None:
     assignments = AssignmentLoop(seams, backoff=_backoff())
     _record(seams, AuditKind.PROCESS_STARTED)
     await approvals.read_policy()
-    await asyncio.to_thread(end_orphans, settings.folder.jobs_dir)
+    await seams.runner.end_orphans()
     await assignments.restore()
     loops = [
         group.create_task(_keep_running("assignments", assignments.run)),
@@ -198,7 +197,6 @@ def _compose(
     signer = KeyStore(folder).load_signer()
     audit = AuditLog(signer, clock, origin_of_site(identity.site_id))
     spki = identity.coordinator_signing_spki
-    threads = settings.runner.threads
     return SiteSeams(
         site_id=identity.site_id,
         signer=signer,
@@ -216,26 +214,27 @@ def _compose(
         ),
         uploader=Uploader(client, coordinator_spki=spki, backoff=_backoff(), meter=meter),
         downloader=Downloader(client, backoff=_backoff(), folder=folder.downloads_dir),
-        runner=ProcessRunner(
-            ProcessRunnerOptions(
-                threads=threads,
-                processes=None if settings.runner.processes == "auto" else settings.runner.processes,
-                environment=dict(os.environ),
-                idle_timeout_s=settings.runner.idle_timeout_s,
-                checkpoint_every_s=settings.runner.checkpoint_every_s,
-            )
-        ),
+        runner=runner_of(settings),
         judge=PolicyJudge(
-            db, audit, policies=policies, identity=identity, peers=settings.peers, clock=clock, meter=meter
+            db,
+            audit,
+            policies=policies,
+            identity=identity,
+            peers=settings.peers,
+            clock=clock,
+            is_data_elsewhere=settings.runner.is_trainer_elsewhere,
+            meter=meter,
         ),
         jobs=JobOptions(
-            jobs_dir=folder.jobs_dir,
+            jobs_dir=settings.jobs_dir,
+            private_states_dir=folder.private_states_dir,
             base_models={
                 name: path for name in settings.base_models if (path := settings.base_model_path(name)) is not None
             },
-            threads=threads,
+            threads=settings.runner.threads,
             device=DeviceChoice(settings.runner.device),
             timeout_s=settings.runner.timeout_s,
+            is_trainer_elsewhere=settings.runner.is_trainer_elsewhere,
         ),
         board=board,
         spawn=spawn,

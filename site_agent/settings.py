@@ -79,13 +79,20 @@ class CoordinatorSettings(_Section):
 class RunnerSettings(_Section):
     """How training jobs are run."""
 
-    kind: Literal["process"] = "process"
+    kind: Literal["process", "spool"] = "process"
+    jobs_dir: Path | None = None
     threads: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     processes: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     timeout_s: float = Field(default=86_400.0, gt=0)
     idle_timeout_s: float = Field(default=1_800.0, gt=0)
+    absent_after_s: float = Field(default=120.0, gt=0)
     checkpoint_every_s: float = Field(default=30.0, ge=0)
+
+    @property
+    def is_trainer_elsewhere(self) -> bool:
+        """Whether data and base models are seen by the trainer only."""
+        return self.kind != "process"
 
 
 class BaseModelSettings(_Section):
@@ -169,6 +176,12 @@ class SiteSettings(BaseSettings):
         """The file with the proxy's user and password, absolute."""
         file = self.coordinator.proxy_credentials_file
         return None if file is None else self.folder.root / file
+
+    @property
+    def jobs_dir(self) -> Path:
+        """The folder that agent and trainer share, absolute."""
+        configured = self.runner.jobs_dir
+        return self.folder.jobs_dir if configured is None else self.folder.root / configured
 
     def base_model_path(self, name: str) -> Path | None:
         """The folder of a base model, absolute; None where the name is not configured."""

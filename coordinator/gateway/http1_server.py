@@ -157,7 +157,8 @@ def _listener(
         lifespan="off",
         ws="none",
         server_header=False,
-        date_header=False,
+        # A site's doctor compares its clock with it.
+        date_header=True,
         timeout_keep_alive=_KEEP_ALIVE_S,
         limit_concurrency=max_connections,
         timeout_graceful_shutdown=int(grace_s),

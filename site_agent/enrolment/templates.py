@@ -32,7 +32,14 @@ policy: policy.yaml
 peers: {{}}
 
 runner:
+  # Who runs training jobs; docs/operating/runners.md says which for whom, and what each isolates.
+  #   process: a program that this agent starts, as this user. Isolates nothing: for trials and for one machine alone.
+  #   spool:   a trainer in a container of its own, without network and without keys, that serves the jobs folder.
   kind: process
+  # The folder that agent and trainer share; null: 'jobs' in this folder.
+  jobs_dir: null
+  # spool: a job is given up where no trainer has been seen for so long, in seconds.
+  absent_after_s: 120
   # How many CPU threads training may use; null: the trainer's choice.
   threads: null
   # auto, cpu or cuda

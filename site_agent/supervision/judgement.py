@@ -87,9 +87,13 @@ class PolicyJudge:
         identity: SiteIdentity,
         peers: Mapping[str, str],
         clock: Clock,
+        is_data_elsewhere: bool = False,
         meter: Meter | None = None,
     ) -> None:
-        """Take what the rules are about; the policy file is read anew at every question."""
+        """Take what the rules are about; the policy file is read anew at every question.
+
+        ``is_data_elsewhere``: only the trainer sees the data, and says itself that a file is missing.
+        """
         self._meter = meter or Meter(metrics.SITE_METRICS)
         self._db = db
         self._audit = audit
@@ -97,6 +101,7 @@ class PolicyJudge:
         self._identity = identity
         self._peers = peers
         self._clock = clock
+        self._is_data_elsewhere = is_data_elsewhere
         self._recorded: dict[RunId, tuple[str, Allowed | Denied]] = {}
 
     def permit(self, run: ApprovedRun, *, is_training_ahead: bool) -> Permission:
@@ -109,7 +114,7 @@ class PolicyJudge:
         if isinstance(verdict, Denied):
             self._meter.count(metrics.POLICY_DENIALS, metrics.rule_label(verdict.rule))
             raise RoundRefusedError("this site's rules say no", reason=verdict.rule, run_id=run.run_id)
-        if dataset is None or not dataset.path.exists():
+        if dataset is None or not (self._is_data_elsewhere or dataset.path.exists()):
             raise RoundRefusedError("the dataset is not there", reason="dataset-missing", run_id=run.run_id)
         policy = version.policy
         rule = policy.secure_aggregation

@@ -42,18 +42,21 @@ class SystemEntropy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
-    """How this site runs jobs: plain values out of its settings."""
+    """How this site runs jobs: plain values out of its settings.
+
+    Attributes:
+        private_states_dir: where what local rules keep between rounds lies. Safety: outside ``jobs_dir``, where a
+            trainer may write: what lies here is carried into the next job's folder.
+        is_trainer_elsewhere: data and base models are seen by the trainer only; what is missing, the trainer says.
+    """
 
     jobs_dir: Path
+    private_states_dir: Path
     base_models: Mapping[str, Path]
     threads: int | None
     device: DeviceChoice
     timeout_s: float
-
-    @property
-    def private_states_dir(self) -> Path:
-        """Where what local rules keep between rounds lies: outside every run's spool."""
-        return self.jobs_dir / ".private"
+    is_trainer_elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
