@@ -191,8 +191,8 @@ def _make_parts(
         wake_sites=from_any_thread(wakeups.wake_sites),
         forget_identities=from_any_thread(wakeups.forget_identities),
         is_driver_alive=watch.is_alive if ServiceRole.DRIVER in roles else None,
-        tracing=tracing_of(installation),
     )
+    resources = replace(resources, tracing=tracing_of(installation))
     engine = EngineContext(
         db=database,
         blobs=resources.blobs,

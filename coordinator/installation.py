@@ -57,7 +57,6 @@ from fl_protocol.ids import Sha256Hex
 from fl_protocol.pki.keys import generate_private_key, pem_from_private_key
 from fl_protocol.pki.tls import pem_from_certificate
 from fl_protocol.signing.keys import EcdsaSigner
-from fl_protocol.telemetry.tracing import NO_TRACING, Tracing
 
 CONFIG_FILE = "coordinator.yaml"
 ROOT_CERTIFICATE = "root.pem"
@@ -269,7 +268,6 @@ class Installation:
         wake_sites: Callable[[], None] = lambda: None,
         forget_identities: Callable[[], None] = lambda: None,
         is_driver_alive: Callable[[], bool] | None = None,
-        tracing: Tracing = NO_TRACING,
     ) -> Resources:
         """What the edge services work with."""
         return Resources(
@@ -297,7 +295,6 @@ class Installation:
             wake_sites=wake_sites,
             forget_identities=forget_identities,
             is_driver_alive=is_driver_alive,
-            tracing=tracing,
         )
 
 

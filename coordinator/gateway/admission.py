@@ -168,13 +168,13 @@ class IncomingCall:
     """One call on its way to its servicer.
 
     ``certificate`` reads the peer's, None where there is none; it raises PkiError where it names no site.
-    ``traceparent`` is the peer's word on which trace it belongs to, for a span and for nothing else.
+    ``traceparent`` reads the peer's word on which trace it belongs to, for a span and for nothing else.
     """
 
     method: str
     peer: str
     certificate: Callable[[], PeerCertificate | None]
-    traceparent: str = ""
+    traceparent: Callable[[], str] = str
 
     @property
     def transport(self) -> str:
@@ -217,7 +217,7 @@ class Admission:
             request_id = secrets.token_hex(8)
             structlog.contextvars.bind_contextvars(request_id=request_id)
             about = {"method": call.method, "transport": call.transport, "request_id": request_id}
-            parent = ids_from_traceparent(call.traceparent) if self._tracing.is_on else None
+            parent = ids_from_traceparent(call.traceparent()) if self._tracing.is_on else None
             with self._tracing.span(SpanName.CALL, about, parent=parent) as span:
                 try:
                     async with self._admitted(call, timeout_s=timeout_s):

@@ -296,7 +296,7 @@ def _request(scope: Scope, receive: Receive, send: Send) -> _Request:
         method=path.rpartition("/")[2][:64],
         peer="unknown" if peer is None else f"http1:{peer[0]}:{peer[1]}",
         certificate=certificate,
-        traceparent=headers.get(TRACEPARENT.encode(), b"").decode("latin-1"),
+        traceparent=lambda: headers.get(TRACEPARENT.encode(), b"").decode("latin-1"),
     )
     return _Request(path=path, verb=verb, headers=headers, call=call, receive=receive, send=send)
 

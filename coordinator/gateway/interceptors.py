@@ -129,8 +129,10 @@ def _incoming(method: str, context: Context) -> IncomingCall:
         chain = list(context.auth_context().get("x509_pem_cert", ()))
         return peer_from_pem(chain[0]) if chain else None
 
-    said = next((value for key, value in context.invocation_metadata() or () if key == TRACEPARENT), "")
-    traceparent = said if isinstance(said, str) else ""
+    def traceparent() -> str:
+        said = next((value for key, value in context.invocation_metadata() or () if key == TRACEPARENT), "")
+        return said if isinstance(said, str) else ""
+
     return IncomingCall(method=method, peer=context.peer(), certificate=certificate, traceparent=traceparent)
 
 

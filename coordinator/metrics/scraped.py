@@ -151,7 +151,7 @@ def _rows(session: Session, now: datetime) -> Iterator[Reading]:
     yield Reading(metric=metrics.AUDIT_ROWS, value=audit_head(session)[0])
 
 
-def _by_state(session: Session, metric: Metric, query: Select[tuple[str, int]]) -> Iterator[Reading]:
+def _by_state(session: Session, metric: Metric, query: Select[str, int]) -> Iterator[Reading]:
     """One reading a state, 0 where there is none."""
     found = {row[0]: row[1] for row in session.execute(query)}
     for state in metric.labels[0].values:

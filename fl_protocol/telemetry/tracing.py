@@ -1,7 +1,7 @@
 """Traces by OTLP over HTTP, where a setting says where to; else nothing is made, and nothing leaves.
 
-A shell over the OpenTelemetry SDK, which is loaded only where tracing is on (the extra ``tracing``). Spans have the names
-and attributes of ``span_names`` and no others: no text of an error, no figure of a trainer.
+A shell over the OpenTelemetry SDK, which is loaded only where tracing is on (the extra ``tracing``). Spans have the
+names and attributes of ``span_names`` and no others: no text of an error, no figure of a trainer.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from fl_protocol.telemetry.span_names import SPAN_ATTRIBUTES, SpanName
 from fl_protocol.telemetry.trace_ids import TraceIds
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.trace import Tracer
+    from opentelemetry.trace import SpanContext, Tracer
     from opentelemetry.util.types import AttributeValue
 
 Attributes = Mapping[str, str | int]
@@ -183,7 +184,7 @@ def current_ids() -> TraceIds | None:
     return TraceIds(trace_id=context.trace_id, span_id=context.span_id) if context.is_valid else None
 
 
-def _context(parent: TraceIds | None, *, is_root: bool = False) -> object:
+def _context(parent: TraceIds | None, *, is_root: bool = False) -> Context | None:
     """The context to begin a span in: below ``parent``, below nothing, or (None) below what is open."""
     from opentelemetry import context, trace
 
@@ -192,7 +193,7 @@ def _context(parent: TraceIds | None, *, is_root: bool = False) -> object:
     return context.Context() if is_root else None
 
 
-def _span_context(ids: TraceIds) -> object:
+def _span_context(ids: TraceIds) -> SpanContext:
     from opentelemetry import trace
 
     flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
