@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup model demo test test-system lint types docs docs-check proto bench clean
+.PHONY: help setup model demo test test-system lint types docs docs-check proto bench images clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -81,6 +81,9 @@ proto: setup ## regenerate the committed stubs from protos/
 
 bench: setup ## measure the secure sum
 	@$(BIN)/python -m benchmarks secagg
+
+images: ## build the images of coordinator, site agent and trainer on the Docker engine that there is
+	@$(PYTHON) deploy/scripts/build_images.py $(IMAGES)
 
 clean: ## remove the environment, models and caches
 	@rm -rf $(VENV) .wardround .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 import structlog
 import yaml
-from fl_protocol.telemetry.metrics import SITE_METRICS
 
 from fl_protocol.clock import SystemClock
 from fl_protocol.ids import Sha256Hex
 from fl_protocol.telemetry.meter import Meter
+from fl_protocol.telemetry.site_metrics import SITE_METRICS
 from fl_protocol.tensors.safetensors_io import bytes_from_tensors
 from site_agent import daemon
 from site_agent.audit.store import AuditLog, origin_of_site
