@@ -67,6 +67,12 @@ log:
 metrics:
   host: 127.0.0.1
   port: null
+
+# Traces for the hospital's own OpenTelemetry collector; needs the extra 'tracing'. Off until an address is named, such
+# as http://127.0.0.1:4318/v1/traces. Where it is on, the coordinator is told trace numbers, and no more.
+tracing:
+  endpoint: null
+  ca_file: null
 """
 
 POLICY_YAML = """\
