@@ -249,8 +249,6 @@ def _hospital(
     # A dictionary of its own, since the invitation tells more.
     told = {**environment, **variables}
     stack = Stack(name=project_name(name), files=(COMPOSE / "site.yml", COMPOSE / "site.cpu.yml"), environment=told)
-    for template in ("policy.yaml", "dataset.yaml"):
-        (config / template).write_text((COMPOSE / "config.example" / template).read_text())
     return Hospital(name=name, stack=stack, folder=own, told=told)
 
 
@@ -269,6 +267,8 @@ def _mornings(
         os.chown(code, _USER, _USER)
         hospital.stack.compose("up", "--detach", "--wait", "trainer", timeout_s=600)
         hospital.stack.compose("run", "--rm", "enrol", timeout_s=300)
+        template = ("run", "--rm", "--no-TTY", "--entrypoint", "cat", "agent", "/srv/wardround/policy.yaml")
+        (hospital.folder / "config" / "policy.yaml").write_text(hospital.stack.compose(*template))
         hospital.stack.compose("up", "--detach", "--wait", timeout_s=600)
         pins[hospital.name] = str(hospital.site("identity", "show")["signing_key_sha256"])
     for number, hospital in enumerate(hospitals, start=1):

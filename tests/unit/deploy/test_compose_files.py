@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import yaml
 
-from site_agent.enrolment.templates import POLICY_YAML
-
 ROOT = Path(__file__).parents[3]
 HOSPITAL = ROOT / "deploy" / "compose"
 STACK = ROOT / "docker-compose.yml"
@@ -142,7 +140,3 @@ def test_every_variable_is_explained_with_its_default(example: str, files: list[
         is_commented = f"#{name}=" in "\n".join(lines)
         if default is not None and is_commented:
             assert told[name] == default or name == "WARDROUND_TRAINER_IMAGE", name
-
-
-def test_template_of_the_policy_is_the_one_that_enrolment_writes() -> None:
-    assert (HOSPITAL / "config.example" / "policy.yaml").read_text() == POLICY_YAML
