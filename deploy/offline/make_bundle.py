@@ -130,6 +130,11 @@ def package_charts(folder: Path, *, helm: str | None) -> None:
         _run([helm, "package", str(chart), "--destination", str(folder / "charts")])
 
 
+def _found_helm() -> str | None:
+    # `make setup` leaves Helm there.
+    return shutil.which("helm") or shutil.which("helm", path=str(ROOT / ".wardround" / "tools"))
+
+
 def collect_wheels(folder: Path, locks: Sequence[str], *, links: Path | None) -> None:
     """Fetch every wheel of the locks, each held against its digest, and build the project's own."""
     wheels = folder / "wheels"
@@ -143,9 +148,11 @@ def collect_wheels(folder: Path, locks: Sequence[str], *, links: Path | None) ->
 
 
 def pack(folder: Path, to: Path) -> None:
-    """One file of the folder; not compressed, since what is large in it is."""
+    """One file of the folder, what verifies it first; not compressed, since what is large in it is."""
+    first = [CHECKSUMS, SIGNATURE, "install.sh"]
     with tarfile.open(to, "w") as bundle:
-        bundle.add(folder, arcname=folder.name, filter=_without_its_maker)
+        for name in [*first, *sorted(path.name for path in folder.iterdir() if path.name not in first)]:
+            bundle.add(folder / name, arcname=f"{folder.name}/{name}", filter=_without_its_maker)
 
 
 def _without_its_maker(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -173,7 +180,7 @@ def make(parsed: argparse.Namespace) -> Path:
         (folder / "VERSION").write_text(version + "\n")
         copy_files(folder)
         save_images(parsed.images, folder)
-        package_charts(folder, helm=parsed.helm or shutil.which("helm"))
+        package_charts(folder, helm=parsed.helm or _found_helm())
         if parsed.wheels_for:
             collect_wheels(folder, parsed.wheels_for, links=parsed.links)
         seal(folder, key)
