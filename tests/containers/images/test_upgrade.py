@@ -33,7 +33,7 @@ def git(*arguments: str) -> bytes:
 
 def commit_before_the_newest_migration() -> str:
     """The last commit whose database is older than today's."""
-    newest = sorted(path.name for path in (ROOT / VERSIONS).glob("[0-9]*.py"))[-1]
+    newest = max(path.name for path in (ROOT / VERSIONS).glob("[0-9]*.py"))
     added = git("log", "--diff-filter=A", "--format=%H", "--", f"{VERSIONS}/{newest}").decode().split()
     if not added:
         pytest.skip("this checkout has no history: fetch it whole")
