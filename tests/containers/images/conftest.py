@@ -11,6 +11,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.support.tools import cannot_run
+
 ROOT = Path(__file__).resolve().parents[3]
 
 Docker = Callable[..., str]
@@ -36,10 +38,10 @@ def build_images() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def docker(build_images: ModuleType) -> Docker:
-    """Run `docker ARGUMENTS...`; what it printed. Without an engine the tests skip, and say why."""
+    """Run `docker ARGUMENTS...`; what it printed. Without an engine the tests cannot run, and say why."""
     fault = build_images.engine_fault()
     if fault is not None:
-        pytest.skip(fault)
+        cannot_run(fault)
 
     def run(*arguments: str) -> str:
         done = subprocess.run(["docker", *arguments], cwd=ROOT, check=False, capture_output=True, text=True)
