@@ -72,7 +72,7 @@ lint: setup ## style, import contracts, module sizes, generated stubs
 	@$(BIN)/python deploy/scripts/generate_protos.py --check
 
 types: setup ## mypy --strict
-	@$(BIN)/mypy fl_protocol coordinator site_agent wardround benchmarks deploy/scripts
+	@$(BIN)/mypy fl_protocol coordinator site_agent wardround benchmarks deploy/scripts deploy/offline
 
 docs: setup ## regenerate the parts of docs/ that come from the code
 	@$(BIN)/python deploy/scripts/generate_docs.py

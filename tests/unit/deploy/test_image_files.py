@@ -52,7 +52,8 @@ def test_lock_has_a_digest_for_every_file_and_the_versions_of_the_constraints(lo
 @pytest.mark.parametrize(("lock", "extra"), [("coordinator", "coordinator"), ("site-agent", "site-agent")])
 def test_lock_holds_what_the_project_asks_for(lock: str, extra: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [*project["dependencies"], *project["optional-dependencies"][extra]]
+    optional = project["optional-dependencies"]
+    asked = [*project["dependencies"], *optional[extra], *optional["tracing"]]
     names = {normal(re.split(r"[<>=\[; ]", one)[0]) for one in asked}
     assert names <= pins_of((DOCKER / "locks" / f"{lock}.txt").read_text()).keys(), "run deploy/scripts/lock_images.py"
 
