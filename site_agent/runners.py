@@ -6,6 +6,9 @@ import os
 from typing import assert_never
 
 from site_agent.datasets.inspector import Inspector, JobInspector, SubprocessInspector
+from site_agent.errors import RunnerError
+from site_agent.jobs.container_plan import ContainerLimits, ReadOnlyMount
+from site_agent.jobs.docker_runner import DockerRunner, DockerRunnerOptions
 from site_agent.jobs.process import ProcessRunner, ProcessRunnerOptions
 from site_agent.jobs.runner import JobRunner
 from site_agent.jobs.spool import SpoolRunner, SpoolRunnerOptions
@@ -39,6 +42,8 @@ def runner_of(settings: SiteSettings) -> JobRunner:
                     absent_after_s=runner.absent_after_s,
                 )
             )
+        case "docker":
+            return DockerRunner(_docker_options(settings))
         case other:
             assert_never(other)
 
@@ -52,3 +57,30 @@ def inspector_of(settings: SiteSettings) -> Inspector:
     if not settings.runner.is_trainer_elsewhere:
         return SubprocessInspector()
     return JobInspector(runner_of(settings), settings.jobs_dir)
+
+
+def _docker_options(settings: SiteSettings) -> DockerRunnerOptions:
+    runner = settings.runner
+    if runner.engine is None:
+        advice = "Write runner.engine, for example unix:///run/user/1000/docker.sock (a rootless engine's)."
+        raise RunnerError("runner.kind is docker, and runner.engine names no engine", advice=advice)
+    return DockerRunnerOptions(
+        jobs_dir=settings.jobs_dir,
+        jobs_source=runner.jobs_source or str(settings.jobs_dir),
+        engine=runner.engine,
+        image=runner.image or "",
+        is_root_engine_allowed=runner.allow_root_socket,
+        mounts=tuple(ReadOnlyMount(source=mount.source, target=mount.target) for mount in runner.mounts),
+        limits=ContainerLimits(
+            memory_bytes=round(runner.memory_gb * 2**30), gpus=-1 if runner.gpus == "all" else runner.gpus
+        ),
+        user=runner.user,
+        words=job_words(settings),
+        runtime=runner.runtime,
+        idle_timeout_s=runner.idle_timeout_s,
+    )
+
+
+def job_words(settings: SiteSettings) -> tuple[str, ...]:
+    """What a trainer that does one job is told beside its folder."""
+    return ("--checkpoint-every-s", str(settings.runner.checkpoint_every_s))

@@ -97,6 +97,7 @@ async def test_cancelled_job_is_stopped_and_the_next_one_runs(site: Site) -> Non
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    await runner.stop()
     await ends(site, folder)
     (folder / "job.json").unlink()
     result = await site.run(site.job_dir("succeed", name="1.0"))
