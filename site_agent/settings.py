@@ -86,7 +86,7 @@ class RunnerMount(_Section):
 class RunnerSettings(_Section):
     """How training jobs are run. What a kind does not use, it ignores; docs/operating/runners.md has the table."""
 
-    kind: Literal["process", "spool", "docker"] = "process"
+    kind: Literal["process", "spool", "docker", "kubernetes"] = "process"
     jobs_dir: Path | None = None
     threads: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -104,6 +104,10 @@ class RunnerSettings(_Section):
     mounts: tuple[RunnerMount, ...] = ()
     user: str = Field(default="10001:10001", pattern=r"^[0-9]+:[0-9]+$")
     runtime: str | None = None
+    namespace: str | None = None
+    service_account: str = "default"
+    node_selector: dict[str, str] = {}
+    pending_timeout_s: float = Field(default=900.0, gt=0)
 
     @property
     def is_trainer_elsewhere(self) -> bool:
