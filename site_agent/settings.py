@@ -121,6 +121,20 @@ class BaseModelSettings(_Section):
     path: Path
 
 
+class MetricsSettings(_Section):
+    """Numbers for the hospital's own Prometheus, over plain HTTP; off until a port is named."""
+
+    host: str = "127.0.0.1"
+    port: int | None = Field(default=None, ge=0, le=65535)
+
+
+class TracingSettings(_Section):
+    """Where this site's spans go, for the hospital's own eyes; nothing is told where ``endpoint`` is null."""
+
+    endpoint: str | None = Field(default=None, pattern=r"^https?://[^@\s]+$")
+    ca_file: Path | None = None
+
+
 class LogSettings(_Section):
     """How much is logged, and how."""
 
@@ -140,6 +154,8 @@ class SiteSettings(BaseSettings):
     peers: dict[Annotated[str, AfterValidator(_site_name)], Annotated[str, AfterValidator(_digest)]] = {}
     runner: RunnerSettings = RunnerSettings()
     base_models: dict[str, BaseModelSettings] = {}
+    metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
     log: LogSettings = LogSettings()
 
     _root: Path = PrivateAttr(default=Path())

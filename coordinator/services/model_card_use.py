@@ -50,25 +50,31 @@ for shares in model.classify([Path("path/to/image.png")]):
 `classify` gives for each image the share of each class of the run, by the run's own prompts. PNG, JPEG and DICOM files
 are looked at as at the sites."""
 
-_WHOLE = """The weights here are a whole model's. A folder that transformers loads also needs the base's configuration,
-tokenizer and vocabulary; the trainer puts them together:
+_WHOLE = """With Wardround's package (`pip install 'wardround[training]'`) and the base model's folder:
+
+```python
+from pathlib import Path
+
+from site_agent.training.released_timelines import load
+
+model = load(Path("path/to/this/folder"), base=Path("path/to/{base}"))
+first = model.vocabulary.codes[0]
+for code, share in model.next_codes([first], k=5).items():
+    print(code, share)
+```
+
+`next_codes` says what comes next on a timeline of codes, the likeliest first. For a folder that transformers loads by
+itself, with the base's configuration and tokenizer:
 
 ```sh
 python -m site_agent.training assemble-model --release path/to/this/folder --base-model path/to/{base} --out model
 ```
 
 ```python
-from pathlib import Path
-
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("model")
 tokenizer = AutoTokenizer.from_pretrained("model")
-codes = Path("model/vocab.txt").read_text(encoding="utf-8").splitlines()
-
-timeline = "\\n".join(["<SEP>", codes[0]])
-scores = model(tokenizer(timeline, return_tensors="pt").input_ids).logits[0, -1, -len(codes) :]
-next_codes = [codes[place] for place in scores.topk(min(5, len(codes))).indices]
 ```"""
 
 _CODES = """The release says of each code of the list `{base}` whether it is published: 1 or 0. As a vocabulary:

@@ -1,6 +1,7 @@
-"""The files of a release: an adapter that peft loads, a model card, the signed manifest, and the evidence.
+"""The files of a release: weights, a model card, the signed manifest, and the evidence.
 
-Pure: from a lineage and the final public state to bytes. The manifest names the digest of every other file.
+What peft can load has peft's names. Pure: from a lineage and the final public state to bytes. The manifest names the
+digest of every other file.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def build_release(
     lineage.layout.check(state.adapter)
     files: dict[str, bytes] = {
         "adapter_config.json": _json(lineage.layout.peft_config),
-        "adapter_model.safetensors": bytes_from_tensors(state.adapter, {"format": "pt"}),
+        lineage.spec.adapter.kind.weights_file: bytes_from_tensors(state.adapter, {"format": "pt"}),
         "README.md": model_card(lineage, release_id=release_id, created_at=now).encode(),
         "evidence/run_spec.json": lineage.run_spec_json,
         "evidence/adapter_layout.json": lineage.layout.canonical_bytes(),

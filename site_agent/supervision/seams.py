@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fl_protocol.clock import Clock
 from fl_protocol.ids import SiteId
 from fl_protocol.secagg.entropy import Entropy
 from fl_protocol.signing.keys import Signer
+from fl_protocol.telemetry.meter import Meter
+from fl_protocol.telemetry.site_metrics import SITE_METRICS
+from fl_protocol.telemetry.tracing import NO_TRACING, Tracing
 from site_agent.audit.store import AuditLog
 from site_agent.db.tx import SiteDb
 from site_agent.jobs.job_dir import DeviceChoice
@@ -80,3 +83,5 @@ class SiteSeams:
     jobs: JobOptions
     board: StatusBoard
     spawn: Spawn
+    meter: Meter = field(default_factory=lambda: Meter(SITE_METRICS))
+    tracing: Tracing = NO_TRACING

@@ -12,6 +12,7 @@
     python -m site_agent.training inspect --data records.jsonl
     python -m site_agent.training generate --base-model DIR --adapter none --prompt "What is proteinuria?"
     python -m site_agent.training digest-model DIR
+    python -m site_agent.training machine --json
 
 Exit codes: 0 done, 1 failed, 2 wrong usage. With --json, one document on the standard output; logs go elsewhere.
 """
@@ -107,6 +108,11 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("folder", type=Path, metavar="DIR")
     verb.add_argument("--json", action="store_true")
     verb.set_defaults(command=digest_model_command)
+
+    verb = verbs.add_parser("machine", help="say what training would find here: libraries, devices, memory, rights")
+    verb.add_argument("--jobs", type=Path, metavar="DIR", help="leave it in this jobs folder, for the agent's doctor")
+    verb.add_argument("--json", action="store_true")
+    verb.set_defaults(command=machine_command)
     return parser
 
 
@@ -276,6 +282,18 @@ def digest_model_command(arguments: argparse.Namespace) -> int:
     from site_agent.training.model_files import digest_model_folder
 
     print_document({"base_model_sha256": digest_model_folder(arguments.folder)}, as_json=arguments.json)
+    return 0
+
+
+def machine_command(arguments: argparse.Namespace) -> int:
+    """``machine``."""
+    from site_agent.jobs.machine_sight import write_sight
+    from site_agent.training.machine import look_around
+
+    sight = look_around()
+    if arguments.jobs is not None:
+        write_sight(arguments.jobs, sight)
+    print_document(sight.to_document(), as_json=arguments.json)
     return 0
 
 

@@ -18,16 +18,15 @@ from fl_protocol.spec.adapters import AdapterKind
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.tensors.adapter_layout import AdapterLayout
 from fl_protocol.tensors.code_list_layout import PUBLISHED_TENSOR, code_list_layout
-from fl_protocol.tensors.errors import SafetensorsInvalidError
-from fl_protocol.tensors.safetensors_io import bytes_from_tensors, tensors_from_bytes
+from fl_protocol.tensors.safetensors_io import bytes_from_tensors
 from site_agent.jobs.job_dir import write_file
 from site_agent.training.errors import AdapterUnreadableError, VocabularyInvalidError
 from site_agent.training.model_files import CONFIG_FILE, WEIGHTS_FILE, digest_model_folder
+from site_agent.training.released_weights import read_released_weights
 from site_agent.training.timelines.timeline import Timeline
 from site_agent.training.timelines.vocabulary import VOCABULARY_FILE, Vocabulary, read_vocabulary
 
 MODEL_TYPE = "wardround-code-list"
-_RELEASED_FILE = "adapter_model.safetensors"
 
 
 def make_code_list(list_file: Path, *, out: Path) -> dict[str, object]:
@@ -95,11 +94,7 @@ def make_vocabulary(release: Path, *, code_list: Path, out: Path) -> dict[str, o
         AdapterUnreadableError: the folder holds no such release.
         VocabularyInvalidError: the list is none, or no code is published.
     """
-    try:
-        tensors = tensors_from_bytes((release / _RELEASED_FILE).read_bytes())
-        state = PublicState(version=1, adapter=tensors)
-    except (OSError, SafetensorsInvalidError) as error:
-        raise AdapterUnreadableError("the release cannot be read", reason=type(error).__name__) from error
+    state = PublicState(version=1, adapter=read_released_weights(release, AdapterKind.PUBLISHED_CODES))
     vocabulary = vocabulary_of_state(state, read_code_list(code_list).codes)
     write_file(out, vocabulary.to_bytes())
     return {"vocabulary_sha256": vocabulary.sha256, "n_codes": len(vocabulary.codes)}

@@ -11,10 +11,8 @@ from pathlib import Path
 
 import torch
 
-from fl_protocol.spec.run_spec import RunSpec, run_spec_from_bytes
 from fl_protocol.spec.tasks.image_text_adapter import ImageTextAdapter
 from fl_protocol.spec.tasks.image_text_contrastive import ImageTextContrastive
-from fl_protocol.tensors.safetensors_io import tensors_from_bytes
 from site_agent.jobs.job_dir import DeviceChoice
 from site_agent.training.adapter_io import load_adapter
 from site_agent.training.clip.adapted import AdaptedTowers
@@ -24,10 +22,8 @@ from site_agent.training.device import choose_compute
 from site_agent.training.errors import AdapterUnreadableError
 from site_agent.training.images.decode import decode_image
 from site_agent.training.model_files import verify_model_folder
+from site_agent.training.released_weights import read_released_spec, read_released_weights
 from site_agent.training.tasks.image_text import PromptBank, embed_prompts, load_adapted_towers
-
-RUN_SPEC_FILE = Path("evidence") / "run_spec.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,20 +65,10 @@ def load(folder: Path, *, base: Path) -> ReleasedTowers:
         AdapterUnreadableError: the folder holds no release of an adapter behind towers.
         BaseModelError: the base is another one, or cannot be loaded.
     """
-    spec = _run_spec(folder)
+    spec = read_released_spec(folder)
     if not isinstance(spec.task, ImageTextAdapter | ImageTextContrastive):
         raise AdapterUnreadableError("the release is not of a task on images and texts", task=spec.task.kind.value)
     verify_model_folder(base, spec.base_model.sha256)
     module, layout = load_adapted_towers(base, spec, choose_compute(DeviceChoice.AUTO))
-    try:
-        load_adapter(module, tensors_from_bytes((folder / WEIGHTS_FILE).read_bytes()), layout=layout)
-    except OSError as error:
-        raise AdapterUnreadableError("the folder holds no weights", file=WEIGHTS_FILE) from error
+    load_adapter(module, read_released_weights(folder, spec.adapter.kind), layout=layout)
     return ReleasedTowers(module=module, task=spec.task, bank=embed_prompts(module, spec.task.classes))
-
-
-def _run_spec(folder: Path) -> RunSpec:
-    try:
-        return run_spec_from_bytes((folder / RUN_SPEC_FILE).read_bytes())
-    except OSError as error:
-        raise AdapterUnreadableError("the folder holds no release", file=RUN_SPEC_FILE.name) from error

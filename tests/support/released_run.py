@@ -96,6 +96,8 @@ class CompletedRuns:
         default_factory=lambda: {name: seeded_signer(f"site {name}") for name in SITE_NAMES}
     )
     people: dict[str, Principal] = field(default_factory=dict)
+    document: dict[str, object] = field(default_factory=lambda: run_spec_document({"rounds": 2}))
+    layout: AdapterLayout = LAYOUT
 
     def add_sites(self) -> None:
         now = self.resources.now()
@@ -139,18 +141,23 @@ class CompletedRuns:
         run_id: RunId = FIRST,
         *,
         initial: PublicState | None = None,
+        final: PublicState | None = None,
         weights_from: float = 0.0,
         counted: Sequence[str] = SITE_NAMES,
     ) -> RunId:
         """A run of two training rounds and an evaluation, all committed."""
         self.add_sites()
-        states = [initial or state_of(0, -9.0), state_of(1, weights_from - 1.0), state_of(2, weights_from)]
+        states = [
+            initial or self._state(0, -9.0),
+            self._state(1, weights_from - 1.0),
+            final or self._state(2, weights_from),
+        ]
         spec = self._spec(states[0])
         blob = self.resources.blobs.put_bytes(states[2].to_bytes()).sha256
         now = self.resources.now()
 
         def write(session: Session) -> None:
-            session.add(_run(run_id, spec, states, blob, now))
+            session.add(_run(run_id, spec, states, blob, now, layout=self.layout))
             session.flush()
             session.add_all(self._approval(run_id, spec, name, now) for name in self.sites)
             previous = str(NO_DIGEST)
@@ -196,11 +203,15 @@ class CompletedRuns:
         archive.unlink()
         return folder / release_id
 
+    def _state(self, version: int, first: float) -> PublicState:
+        counted = np.arange(self.layout.n_parameters, dtype=np.float32) + np.float32(first)
+        return PublicState(version=version, adapter=self.layout.unflatten(counted))
+
     def _spec(self, initial: PublicState) -> RunSpec:
-        spec = parse_run_spec(run_spec_document({"rounds": 2}))
+        spec = parse_run_spec(self.document)
         pins = {SiteId(name): spki_fingerprint(signer.spki_der) for name, signer in self.sites.items()}
         resolved = resolve_run_spec(spec, pins)
-        return bind_adapter(resolved, layout_sha256=LAYOUT.digest(), initial_sha256=initial.digest())
+        return bind_adapter(resolved, layout_sha256=self.layout.digest(), initial_sha256=initial.digest())
 
     def _approval(self, run_id: RunId, spec: RunSpec, name: str, now: datetime) -> models.Approval:
         document = {
@@ -301,14 +312,16 @@ def _manifest(
     )
 
 
-def _run(run_id: RunId, spec: RunSpec, states: Sequence[PublicState], blob: str, now: datetime) -> models.Run:
+def _run(
+    run_id: RunId, spec: RunSpec, states: Sequence[PublicState], blob: str, now: datetime, *, layout: AdapterLayout
+) -> models.Run:
     return models.Run(
         run_id=run_id,
         name=spec.name,
         state=RunState.COMPLETED.value,
         run_spec_json=spec.canonical_bytes(),
         run_spec_sha256=spec.digest(),
-        layout_json=LAYOUT.canonical_bytes(),
+        layout_json=layout.canonical_bytes(),
         layout_blob_sha256="0" * 64,
         initial_blob_sha256="0" * 64,
         public_state_version=2,

@@ -3,7 +3,7 @@
 What the coordinator cannot write is what the sites signed. In this order, each on what the step before has established:
 
 1. run_spec.json has the digest that the manifest names, and the manifest's cohort, base model and adapter are its own
-2. adapter_layout.json is the layout of the RunSpec, and adapter_model.safetensors is what the manifest continues as
+2. adapter_layout.json is the layout of the RunSpec, and the weights are what the manifest continues as
 3. approvals.json: each is signed by the key that the RunSpec pins for that site, and is its yes to this RunSpec of this
    run, or the withdrawal of one
 4. rounds.json: the coordinator signed each manifest and result; each manifest names the result and the state before it;
@@ -24,6 +24,7 @@ from fl_protocol.errors import ProtocolError
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.packing import pack, u32, unpack
 from fl_protocol.signing.keys import spki_fingerprint
+from fl_protocol.spec.adapters.adapter_spec import PEFT_WEIGHTS_FILE, WEIGHTS_FILE
 from fl_protocol.spec.round_spec import NO_DIGEST, RoundKind, RoundManifest
 from fl_protocol.spec.run_spec import RunSpec, run_spec_from_bytes
 from fl_protocol.tensors.adapter_layout import AdapterLayout
@@ -41,12 +42,11 @@ from wardround.evidence.release_faults import (
 
 RUN_SPEC = "evidence/run_spec.json"
 LAYOUT = "evidence/adapter_layout.json"
-WEIGHTS = "adapter_model.safetensors"
 APPROVALS = "evidence/approvals.json"
 ROUNDS = "evidence/rounds.json"
 LEDGER = "evidence/privacy_ledger.json"
 CHECKPOINT = "evidence/audit_checkpoint.json"
-FILES = (RUN_SPEC, LAYOUT, WEIGHTS, APPROVALS, ROUNDS, LEDGER, CHECKPOINT)
+FILES = (RUN_SPEC, LAYOUT, APPROVALS, ROUNDS, LEDGER, CHECKPOINT)
 _APPROVAL_KIND, _MANIFEST_KIND, _RESULT_KIND = "WR/sig/approval", "SA1/sig/M0", "SA1/sig/M10"
 _DECISIONS = frozenset({"approved", "withdrawn"})
 """A site that withdrew before the end may have been counted before."""
@@ -73,7 +73,8 @@ def verify_release_evidence(folder: Path, manifest: Document) -> VerifiedEvidenc
         if not (folder / file).is_file():
             raise fault(ReleaseFault.FILE_MISSING, f"{file} is missing", file=file)
     spec = reading(RUN_SPEC, lambda: _check_run_spec(folder, manifest))
-    reading(WEIGHTS, lambda: _check_adapter(folder, manifest, spec))
+    weights = _weights_file(folder, spec)
+    reading(weights, lambda: _check_adapter(folder, manifest, spec, weights=weights))
     coordinator_spki = reading(CHECKPOINT, lambda: _coordinator_key(folder, manifest))
     site_keys = reading(APPROVALS, lambda: _check_approvals(folder, manifest, spec))
     counts = reading(ROUNDS, lambda: _check_rounds(folder, manifest, site_keys, coordinator_spki=coordinator_spki))
@@ -96,14 +97,26 @@ def _check_run_spec(folder: Path, manifest: Document) -> RunSpec:
     return spec
 
 
-def _check_adapter(folder: Path, manifest: Document, spec: RunSpec) -> None:
+def _weights_file(folder: Path, spec: RunSpec) -> str:
+    """The one file with weights. Every release had peft's name for it until other kinds got one of their own."""
+    own = spec.adapter.kind.weights_file
+    found = [name for name in (PEFT_WEIGHTS_FILE, WEIGHTS_FILE) if (folder / name).is_file()]
+    if not {own, PEFT_WEIGHTS_FILE} & set(found):
+        raise fault(ReleaseFault.FILE_MISSING, f"{own} is missing", file=own)
+    if len(found) > 1:
+        # Safety: one of them would be checked, and the other perhaps loaded.
+        raise fault(ReleaseFault.ADAPTER, f"there are weights in {' and in '.join(found)}", file=found[1])
+    return found[0]
+
+
+def _check_adapter(folder: Path, manifest: Document, spec: RunSpec, *, weights: str) -> None:
     layout = AdapterLayout.from_document(as_document(json_file(folder, LAYOUT), source=LAYOUT))
     if layout.digest() != spec.adapter.layout_sha256:
         raise fault(ReleaseFault.ADAPTER, "the layout is not the one that the RunSpec names", file=LAYOUT)
-    tensors = tensors_from_bytes((folder / WEIGHTS).read_bytes())
+    tensors = tensors_from_bytes((folder / weights).read_bytes())
     layout.check(tensors)
     if PublicState(version=0, adapter=tensors).digest() != text_of(manifest, "continues_as"):
-        raise fault(ReleaseFault.ADAPTER, "the weights are not those of the manifest", file=WEIGHTS)
+        raise fault(ReleaseFault.ADAPTER, "the weights are not those of the manifest", file=weights)
 
 
 def _check_approvals(folder: Path, manifest: Document, spec: RunSpec) -> dict[str, bytes]:

@@ -8,6 +8,9 @@ from enum import StrEnum
 
 from fl_protocol.ids import Sha256Hex
 
+PEFT_WEIGHTS_FILE = "adapter_model.safetensors"
+WEIGHTS_FILE = "model.safetensors"
+
 
 class AdapterKind(StrEnum):
     """Which weights are trained."""
@@ -20,6 +23,14 @@ class AdapterKind(StrEnum):
     PUBLISHED_CODES = "published-codes"
     ATTENTION = "attention"
     JOINT_PROJECTION = "joint-projection"
+
+    @property
+    def weights_file(self) -> str:
+        """The file of a release that holds the weights: peft's own name where peft loads them, and only there."""
+        return PEFT_WEIGHTS_FILE if self in _LOADED_BY_PEFT else WEIGHTS_FILE
+
+
+_LOADED_BY_PEFT = frozenset({AdapterKind.LORA, AdapterKind.PROMPT, AdapterKind.PREFIX, AdapterKind.IA3})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

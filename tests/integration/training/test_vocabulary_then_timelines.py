@@ -89,7 +89,7 @@ def test_three_sites_make_a_vocabulary_and_train_on_it(tmp_path: Path) -> None:
     folded = secure_round(raw, n_records, spec, layout, state)
     release = tmp_path / "release"
     release.mkdir()
-    (release / "adapter_model.safetensors").write_bytes(bytes_from_tensors(dict(folded.state.adapter)))
+    (release / "model.safetensors").write_bytes(bytes_from_tensors(dict(folded.state.adapter)))
     made = make_vocabulary(release, code_list=code_list, out=tmp_path / "vocab.txt")
     assert (tmp_path / "vocab.txt").read_text().splitlines() == list(CODES)
 

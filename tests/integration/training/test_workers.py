@@ -128,7 +128,7 @@ async def until_step(job_dir: Path, step: int) -> None:
     await until(is_done)
 
 
-async def test_two_workers_make_the_update_of_one_and_stay_up_until_a_job_is_cancelled(
+async def test_two_workers_make_the_update_of_one_and_stay_up_until_a_cancel(
     site: Site, update_of_one: np.ndarray
 ) -> None:
     runner = ProcessRunner(TWO)

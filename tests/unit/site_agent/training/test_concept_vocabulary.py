@@ -109,7 +109,7 @@ def test_layout_is_one_number_a_code(code_list: Path) -> None:
 def release(folder: Path, published: list[float]) -> Path:
     folder.mkdir()
     tensors = {"published": np.array(published, dtype=np.float32)}
-    (folder / "adapter_model.safetensors").write_bytes(bytes_from_tensors(tensors))
+    (folder / "model.safetensors").write_bytes(bytes_from_tensors(tensors))
     return folder
 
 

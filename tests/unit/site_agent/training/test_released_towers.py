@@ -32,7 +32,7 @@ def release(folder: Path, tiny_clip: Path, task: dict[str, object], *, scale: fl
     values = np.random.default_rng(3).normal(0, scale, layout.n_parameters).astype(np.float32)
     (folder / "evidence").mkdir(parents=True)
     (folder / "evidence" / "run_spec.json").write_bytes(spec.canonical_bytes())
-    (folder / "adapter_model.safetensors").write_bytes(bytes_from_tensors(layout.unflatten(values), {"format": "pt"}))
+    (folder / "model.safetensors").write_bytes(bytes_from_tensors(layout.unflatten(values), {"format": "pt"}))
     return folder
 
 

@@ -320,6 +320,16 @@ def test_weights_of_another_training_are_refused_though_the_release_key_signs_th
     assert reason_of(release) == ("adapter", "adapter_model.safetensors")
 
 
+def test_second_file_of_weights_is_refused_though_the_release_key_signs_it(release, made) -> None:
+    (release / "model.safetensors").write_bytes((release / "adapter_model.safetensors").read_bytes())
+
+    def name_it(manifest: Any) -> None:
+        manifest["files"]["model.safetensors"] = manifest["files"]["adapter_model.safetensors"]
+
+    resign(release, made, change=name_it)
+    assert reason_of(release) == ("adapter", "model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("path", "value", "reason"),
     [
