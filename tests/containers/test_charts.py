@@ -20,7 +20,7 @@ from tests.support.charts import Document, rendered
 from tests.support.pods import Node, docker, exit_code_in
 from tests.support.tools import cannot_run, need_root
 
-pytestmark = pytest.mark.containers
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 
 TAG = os.environ.get("WARDROUND_IMAGE_TAG", "0.1.0")
 DATABASE = os.environ.get("WARDROUND_POSTGRES_IMAGE", "wardround-test/postgres:15")
@@ -196,5 +196,9 @@ def test_site_enrols_its_trainer_works_and_has_no_network(cluster: Cluster) -> N
         wait_until(
             "the agent lives again", lambda: site.probe(documents, f"StatefulSet/{SITE}-agent", "livenessProbe") == 0
         )
+    except BaseException:
+        # What the pods said, for whoever reads the failure.
+        print(*(docker("logs", "--tail", "40", name, check=False) for name in site.made), sep="\n")
+        raise
     finally:
         site.end()
