@@ -183,9 +183,7 @@ async def test_run_that_is_over_leaves_no_private_state(federation_of: Federatio
     kept: list[Path] = []
 
     def look() -> bool:
-        kept.extend(
-            path for site in federation.sites.values() for path in site.folder.glob("private/*/*.safetensors")
-        )
+        kept.extend(path for site in federation.sites.values() for path in site.folder.glob("private/*/*.safetensors"))
         return federation.coordinator.done.is_set()
 
     await federation.run(look)
