@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
 from typer.testing import CliRunner
 
@@ -25,6 +26,7 @@ from tests.support.gateway import Pki
 from tests.support.inspecting_proxy import InspectingProxy
 from tests.support.relay import Http2Breaker
 
+SCHEMA = Path(__file__).parents[3] / "docs/reference/doctor-report.schema.json"
 Results = Mapping[str, CheckResult]
 
 
@@ -170,6 +172,7 @@ def test_command_says_what_is_wrong_and_ends_with_one(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, line)
     document = json.loads(done.stdout)
     assert (done.exit_code, document["ok"]) == (1, False)
+    jsonschema_rs.validate(json.loads(SCHEMA.read_text()), document)
     told = {check["name"]: check for check in document["checks"]}
     assert (told["settings"]["code"], told["connection"]["code"]) == ("settings-none", "refused")
     assert "--firewall" in told["connection"]["advice"]

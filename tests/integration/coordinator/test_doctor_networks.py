@@ -1,5 +1,5 @@
 # ruff: noqa: ANN001, ANN201 # the types of fixtures live in conftest.py, which test folders cannot import
-"""``wardround-site doctor`` on a machine of its own: a network namespace, real squid, real packet filters, a full disk."""
+"""``wardround-site doctor`` on a machine of its own: a network namespace, real squid, packet filters, a full disk."""
 
 from __future__ import annotations
 
