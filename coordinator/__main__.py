@@ -6,8 +6,6 @@ A command imports what it needs when it runs, so that `--help` and `config check
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import wraps
@@ -29,6 +27,7 @@ from coordinator.settings import (
 )
 from fl_protocol.clock import SystemClock
 from fl_protocol.errors import WardroundError
+from fl_protocol.telemetry.logs import configure_logs
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=StrEnum)
@@ -529,33 +528,7 @@ def _exit_code(error: WardroundError) -> int:
 
 
 def _configure_logs(settings: LogSettings) -> None:
-    """One stream of lines on stderr, ours and those of the libraries."""
-    level = logging.getLevelNamesMapping()[settings.level.value.upper()]
-    shared: list[structlog.types.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
-    renderer: structlog.types.Processor = (
-        structlog.processors.JSONRenderer()
-        if settings.format is LogFormat.JSON
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[*shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
-    )
-    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    configure_logs(settings.level.value, is_json=settings.format is LogFormat.JSON)
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ from coordinator.gateway.server import Listener, ListenerError, open_enrolment, 
 from coordinator.http_server import QuietServer, address_of, bound_socket
 from coordinator.installation import CONFIG_FILE, Installation, Keys
 from coordinator.live_listener import LIVE_HOST, live_server
-from coordinator.observation import observe
+from coordinator.observation import observe, tracing_of
 from coordinator.replicas import is_database_current, keep_house, notice_board, serve_file_for
 from coordinator.services.checkpoint_audit import checkpoint_audit
 from coordinator.services.context import EngineContext
@@ -192,6 +192,7 @@ def _make_parts(
         forget_identities=from_any_thread(wakeups.forget_identities),
         is_driver_alive=watch.is_alive if ServiceRole.DRIVER in roles else None,
     )
+    resources = replace(resources, tracing=tracing_of(installation))
     engine = EngineContext(
         db=database,
         blobs=resources.blobs,
@@ -201,6 +202,7 @@ def _make_parts(
         origin=resources.origin,
         uploads=UploadDesk(settings.gateway.max_uploads),
         meter=resources.meter,
+        tracing=resources.tracing,
     )
     return _Parts(
         installation=installation,
@@ -260,6 +262,7 @@ def _observed(parts: _Parts, roles: frozenset[ServiceRole]) -> Iterator[dict[str
     finally:
         if listener is not None:
             listener.close()
+        parts.resources.tracing.close()
 
 
 async def _run(parts: _Parts, *, roles: frozenset[ServiceRole], stop: asyncio.Event, seen_at: dict[str, str]) -> None:

@@ -16,6 +16,7 @@ from coordinator.services.context import EngineContext
 from coordinator.services.resources import Resources
 from fl_protocol.pki.tls import certificate_from_pem
 from fl_protocol.telemetry.meter import MetricsListener
+from fl_protocol.telemetry.tracing import NO_TRACING, Tracing, TracingOptions, open_tracing
 
 _log = structlog.get_logger("coordinator.app")
 _LOOPBACK = ("127.", "::1", "localhost")
@@ -36,7 +37,7 @@ def observe(
         ListenerError: its port cannot be bound.
     """
     meter = resources.meter
-    resources.db.watch(CommittedCounts(meter))
+    resources.db.watch(CommittedCounts(meter, resources.tracing))
     desk = ScrapeDesk(
         Scraped(
             db=resources.db,
@@ -67,6 +68,26 @@ def observe(
     if not settings.host.startswith(_LOOPBACK):
         _log.warning("metrics_listen_openly", address=listener.address)
     return listener
+
+
+def tracing_of(installation: Installation) -> Tracing:
+    """Where spans go, by the settings; nowhere by default.
+
+    Raises:
+        TracingUnavailableError: they are to go somewhere, and OpenTelemetry is not installed.
+    """
+    settings = installation.settings.tracing
+    if settings.endpoint is None:
+        return NO_TRACING
+    _log.info("tracing_on", url=settings.endpoint)
+    return open_tracing(
+        TracingOptions(
+            endpoint=settings.endpoint,
+            service="wardround-coordinator",
+            version=program_version(),
+            ca_file=None if settings.ca_file is None else installation.directory / settings.ca_file,
+        )
+    )
 
 
 def _certificates(resources: Resources, keys: Keys) -> Mapping[str, datetime]:

@@ -264,6 +264,13 @@ class MetricsSettings(_Section):
     port: Port | None = 9464
 
 
+class TracingSettings(_Section):
+    """Where spans go; nothing is told, and nothing leaves, where ``endpoint`` is null."""
+
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^@\s]+$")] | None = None
+    ca_file: Path | None = None
+
+
 class LogSettings(_Section):
     """The log that is not evidence."""
 
@@ -294,6 +301,7 @@ class CoordinatorSettings(BaseSettings):
     rate_limits: RateLimitSettings = RateLimitSettings()
     oidc: OidcSettings = OidcSettings()
     metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="before")

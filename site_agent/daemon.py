@@ -14,6 +14,7 @@ import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 import structlog
@@ -34,7 +35,7 @@ from site_agent.link.client import CoordinatorClient
 from site_agent.link.downloader import Downloader
 from site_agent.link.link_channel import LinkChannel
 from site_agent.link.uploader import Uploader
-from site_agent.observation import observed
+from site_agent.observation import observed, traced
 from site_agent.runners import runner_of
 from site_agent.settings import SiteSettings
 from site_agent.state.coordinator_log import CoordinatorLog
@@ -103,10 +104,14 @@ async def _serve(settings: SiteSettings, identity: SiteIdentity, db: SiteDb) -> 
     client = CoordinatorClient(channel, agent_version=agent_version(), coordinator_log=known)
     shown = contextlib.ExitStack()
     try:
+        tracing = shown.enter_context(traced(settings, version=agent_version()))
         shown.enter_context(observed(settings, meter, board=board, db=db, version=agent_version()))
         async with asyncio.TaskGroup() as group:
             spawn = _guarded_spawn(group)
-            seams = _compose(settings, identity, db, client, policies=policies, board=board, meter=meter, spawn=spawn)
+            composed = _compose(
+                settings, identity, db, client, policies=policies, board=board, meter=meter, spawn=spawn
+            )
+            seams = replace(composed, tracing=tracing)
             kept = _identity_loop(seams, settings, identity, channel)
             beside = [
                 group.create_task(_keep_running("transport", channel.keep)),

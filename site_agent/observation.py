@@ -10,6 +10,7 @@ import structlog
 from fl_protocol.clock import SystemClock
 from fl_protocol.telemetry import site_metrics as metrics
 from fl_protocol.telemetry.meter import Meter
+from fl_protocol.telemetry.tracing import NO_TRACING, Tracing, TracingOptions, open_tracing
 from site_agent.db.tx import SiteDb
 from site_agent.errors import SiteAgentError
 from site_agent.metrics.scraped import SiteScrape
@@ -50,6 +51,27 @@ def observed(settings: SiteSettings, meter: Meter, *, board: StatusBoard, db: Si
         yield
     finally:
         listener.close()
+
+
+@contextmanager
+def traced(settings: SiteSettings, *, version: str) -> Iterator[Tracing]:
+    """Tell spans where ``tracing.endpoint`` says, as long as the block runs; nowhere by default.
+
+    Raises:
+        TracingUnavailableError: OpenTelemetry is not installed.
+    """
+    place = settings.tracing
+    if place.endpoint is None:
+        yield NO_TRACING
+        return
+    ca_file = None if place.ca_file is None else settings.folder.root / place.ca_file
+    options = TracingOptions(endpoint=place.endpoint, service="wardround-site", version=version, ca_file=ca_file)
+    tracing = open_tracing(options)
+    log.info("tracing_on", url=place.endpoint)
+    try:
+        yield tracing
+    finally:
+        tracing.close()
 
 
 def _watch_writes(db: SiteDb, board: StatusBoard, meter: Meter) -> None:

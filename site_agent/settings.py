@@ -108,6 +108,13 @@ class MetricsSettings(_Section):
     port: int | None = Field(default=None, ge=0, le=65535)
 
 
+class TracingSettings(_Section):
+    """Where this site's spans go, for the hospital's own eyes; nothing is told where ``endpoint`` is null."""
+
+    endpoint: str | None = Field(default=None, pattern=r"^https?://[^@\s]+$")
+    ca_file: Path | None = None
+
+
 class LogSettings(_Section):
     """How much is logged, and how."""
 
@@ -128,6 +135,7 @@ class SiteSettings(BaseSettings):
     runner: RunnerSettings = RunnerSettings()
     base_models: dict[str, BaseModelSettings] = {}
     metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
     log: LogSettings = LogSettings()
 
     _root: Path = PrivateAttr(default=Path())

@@ -100,7 +100,7 @@ def create_app(resources: Resources, *, max_body_bytes: int, rate_rules: RateRul
     app.state.rate_limits = RateLimits(rate_rules)
     app.add_middleware(BodyBound, max_body_bytes=max_body_bytes)
     routes = frozenset(operation.path for operation in operations)
-    return RequestWatch(SecurityHeaders(app), meter=resources.meter, routes=routes)
+    return RequestWatch(SecurityHeaders(app), meter=resources.meter, routes=routes, tracing=resources.tracing)
 
 
 def bare_app() -> FastAPI:

@@ -17,9 +17,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fl_protocol.telemetry import coordinator_metrics as metrics
 from fl_protocol.telemetry.meter import Meter
+from fl_protocol.telemetry.span_names import SpanName
+from fl_protocol.telemetry.trace_ids import TraceIds, ids_from_traceparent, run_trace
+from fl_protocol.telemetry.tracing import NO_TRACING, TRACEPARENT, Tracing
 
 REQUEST_ID = "X-Request-ID"
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_RUN = re.compile(r"run-[a-z2-7]{26}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _UNMATCHED = "unmatched"
 _NO_ANSWER = "none"
@@ -28,8 +32,9 @@ _NO_ANSWER = "none"
 class RequestWatch:
     """The outermost part of the application."""
 
-    def __init__(self, app: ASGIApp, *, meter: Meter, routes: AbstractSet[str]) -> None:
-        """Take what it wraps, what counts, and the paths that there are."""
+    def __init__(self, app: ASGIApp, *, meter: Meter, routes: AbstractSet[str], tracing: Tracing = NO_TRACING) -> None:
+        """Take what it wraps, who is told, and the paths that there are."""
+        self._tracing = tracing
         self._app = app
         self._meter = meter
         self._routes = routes
@@ -51,10 +56,17 @@ class RequestWatch:
 
         # Each request has a context of its own, which ends with it.
         structlog.contextvars.bind_contextvars(request_id=request_id)
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        parent = ids_from_traceparent(Headers(scope=scope).get(TRACEPARENT, "")) if self._tracing.is_on else None
+        about = {"method": method, "request_id": request_id}
         try:
-            await self._app(scope, receive, send_with_id)
+            with self._tracing.span(SpanName.REST, about, parent=parent, about=_run_of(str(scope["path"]))) as span:
+                try:
+                    await self._app(scope, receive, send_with_id)
+                finally:
+                    span.set("route", self._route(scope))
+                    span.set("status", status)
         finally:
-            method = scope["method"] if scope["method"] in _METHODS else "other"
             route = self._route(scope)
             self._meter.count(metrics.REST_REQUESTS, method, route, status)
             if status != _NO_ANSWER:
@@ -64,6 +76,12 @@ class RequestWatch:
         """The path as the interface has it, with the names of its parts in place of what was asked for."""
         path = str(getattr(scope.get("route"), "path", ""))
         return path if path in self._routes else _UNMATCHED
+
+
+def _run_of(path: str) -> TraceIds | None:
+    """The trace of the run that a path names, if it names one."""
+    found = _RUN.search(path)
+    return None if found is None else run_trace(found[0])
 
 
 def _request_id(said: str) -> str:

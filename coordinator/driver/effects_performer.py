@@ -26,6 +26,8 @@ from coordinator.services.fold_round import fold_round
 from fl_protocol.errors import ProtocolError, WardroundError
 from fl_protocol.ids import RunId
 from fl_protocol.telemetry import coordinator_metrics as metrics
+from fl_protocol.telemetry.span_names import SpanName
+from fl_protocol.telemetry.trace_ids import TraceIds, round_trace, run_trace
 
 CreateRelease = Callable[[RunId], Awaitable[None]]
 MayCount = Callable[[Session, RunId], bool]
@@ -97,7 +99,9 @@ class EffectsPerformer:
     async def perform(self, effect: DueEffect) -> bool:
         """Try an effect once; whether it succeeded. Its completion is written by the service that performs it."""
         try:
-            await self._perform(effect)
+            place, parent = _place(effect)
+            with self._ctx.tracing.span(SpanName.EFFECT, {**place, "effect": effect.kind.value}, parent=parent):
+                await self._perform(effect)
         except (DatabaseUnavailableError, DatabaseBusyError):
             # Nothing is wrong with the effect, and nobody could be told: it stays due.
             raise
@@ -148,6 +152,16 @@ class EffectsPerformer:
                 else ref_from_payload(effect.run_id, effect.payload)
             )
             store_event(session, EffectGaveUp(), about, now=now)
+
+
+def _place(effect: DueEffect) -> tuple[dict[str, str | int], TraceIds]:
+    """What an effect is about, as a span says it, and the trace that it belongs to."""
+    if effect.kind is EffectKind.CREATE_RELEASE:
+        return {"run_id": effect.run_id}, run_trace(effect.run_id)
+    ref = ref_from_payload(effect.run_id, effect.payload)
+    named: dict[str, str | int] = {"run_id": ref.run_id, "round_index": ref.round_index}
+    named["round_attempt"] = ref.round_attempt
+    return named, round_trace(ref.run_id, ref.round_index, ref.round_attempt)
 
 
 def _due(row: OutboxEntry) -> DueEffect:

@@ -88,6 +88,7 @@ def open_http1_gateway(
             identify=identify_by(resources, engine.wakeups.identities),
             changes=engine.wakeups.identities,
             meter=resources.meter,
+            tracing=resources.tracing,
         ),
         handlers=gateway_handlers(RoundServicer(engine), RunServicer(resources), IdentityServicer(resources)),
     )
@@ -108,7 +109,7 @@ def open_http1_enrolment(
         ListenerError: the port cannot be bound.
     """
     app = Http1Gateway(
-        admission=Admission(identify=None, meter=resources.meter),
+        admission=Admission(identify=None, meter=resources.meter, tracing=resources.tracing),
         handlers=enrolment_handlers(EnrolmentServicer(resources)),
     )
     bound = _bound("enrolment http/1.1", host, port)

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 import structlog
-from sqlalchemy import QueuePool, func, select
+from sqlalchemy import QueuePool, Select, func, select
 from sqlalchemy.orm import Session
 
 from coordinator.blobs.store import BlobStore
@@ -127,30 +127,32 @@ class ScrapeDesk:
 
 
 def _rows(session: Session, now: datetime) -> Iterator[Reading]:
-    runs = session.execute(select(Run.state, func.count()).group_by(Run.state))
-    yield from _by_state(metrics.RUNS, runs.tuples())
+    yield from _by_state(session, metrics.RUNS, select(Run.state, func.count()).group_by(Run.state))
     of_rounds = select(Round.state, func.count()).where(Round.state.in_(_OPEN_ROUNDS)).group_by(Round.state)
-    yield from _by_state(metrics.ROUNDS_OPEN, session.execute(of_rounds).tuples())
-    yield from _by_state(metrics.SITES, session.execute(select(Site.state, func.count()).group_by(Site.state)).tuples())
+    yield from _by_state(session, metrics.ROUNDS_OPEN, of_rounds)
+    yield from _by_state(session, metrics.SITES, select(Site.state, func.count()).group_by(Site.state))
     seen = select(Site.site_id, Site.last_seen_at).where(
         Site.state == SiteState.ENROLLED.value, Site.last_seen_at.is_not(None)
     )
-    for site_id, at in session.execute(seen.limit(_MOST_SITES)).tuples():
+    for site_id, at in session.execute(seen.limit(_MOST_SITES)):
         assert at is not None, "the query asks for it"
         age = max(0.0, (now - at).total_seconds())
         yield Reading(metric=metrics.SITE_LAST_SEEN, value=age, labels=(site_id,))
-    # By run, so that the index over (run_id, done_at) is used: what is done stays in the table for ever.
-    waiting = select(func.count(OutboxEntry.id), func.min(OutboxEntry.created_at)).select_from(Run)
-    waiting = waiting.join(OutboxEntry, (OutboxEntry.run_id == Run.run_id) & OutboxEntry.done_at.is_(None))
-    n_effects, oldest = session.execute(waiting).tuples().one()
+    # A question a run, so that the index over (run_id, done_at) answers it: what is done stays in the table for ever.
+    of_run = (OutboxEntry.run_id == Run.run_id, OutboxEntry.done_at.is_(None))
+    n_of_run = select(func.count()).select_from(OutboxEntry).where(*of_run).correlate(Run).scalar_subquery()
+    oldest_of_run = select(func.min(OutboxEntry.created_at)).where(*of_run).correlate(Run).scalar_subquery()
+    by_run = session.execute(select(n_of_run, oldest_of_run).select_from(Run))
+    waiting = [(row[0], row[1]) for row in by_run if row[0]]
+    n_effects, oldest = sum(n for n, _ in waiting), min((at for _, at in waiting), default=None)
     yield Reading(metric=metrics.OUTBOX, value=n_effects)
     age = 0.0 if oldest is None else max(0.0, (now - oldest).total_seconds())
     yield Reading(metric=metrics.OUTBOX_AGE, value=age)
     yield Reading(metric=metrics.AUDIT_ROWS, value=audit_head(session)[0])
 
 
-def _by_state(metric: Metric, counted: Iterable[tuple[str, int]]) -> Iterator[Reading]:
+def _by_state(session: Session, metric: Metric, query: Select[str, int]) -> Iterator[Reading]:
     """One reading a state, 0 where there is none."""
-    found = dict(counted)
+    found = {row[0]: row[1] for row in session.execute(query)}
     for state in metric.labels[0].values:
         yield Reading(metric=metric, value=found.get(state, 0), labels=(state,))

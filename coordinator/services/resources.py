@@ -15,6 +15,7 @@ from fl_protocol.ids import Sha256Hex
 from fl_protocol.signing.keys import Signer
 from fl_protocol.telemetry.coordinator_metrics import COORDINATOR_METRICS
 from fl_protocol.telemetry.meter import Meter
+from fl_protocol.telemetry.tracing import NO_TRACING, Tracing
 
 
 def _nobody_listens() -> None:
@@ -69,6 +70,8 @@ class Resources:
     is_driver_alive: Callable[[], bool] | None = None
     meter: Meter = field(default_factory=lambda: Meter(COORDINATOR_METRICS))
     """Counts what is asked and answered, and exposes it."""
+    tracing: Tracing = NO_TRACING
+    """Tells what is asked and answered as spans, where that is set."""
 
     def __post_init__(self) -> None:
         """Refuse one key in two roles: a signature as one thing must say nothing as another."""

@@ -20,7 +20,11 @@ from coordinator.api.main import all_operations
 from coordinator.doctor.table import CHECKS as COORDINATOR_CHECKS
 from coordinator.rounds import exchange_machine, participation_machine, round_machine, run_machine
 from coordinator.services.permissions import ROLES, Action, Role
+from fl_protocol.telemetry.coordinator_metrics import COORDINATOR_METRICS
 from fl_protocol.telemetry.findings import Check
+from fl_protocol.telemetry.log_fields import LOG_FIELDS
+from fl_protocol.telemetry.metric import Label, Metric
+from fl_protocol.telemetry.site_metrics import SITE_METRICS
 from site_agent.cli.app import app as site_app
 from site_agent.doctor.endpoints import Endpoint, Listener
 from site_agent.doctor.firewall import request_for
@@ -47,6 +51,14 @@ SCOPES_SAID = """\
 action of the table (`runs:read`), all actions on one resource (`runs:*`), or all reading (`*:read`). A token with
 scopes makes no token that may do more than itself. One without may do what its user's roles permit at the time of each
 request."""
+
+METRICS_SAID = """\
+How they are read, and what is watched with them: [observability](../operating/observability.md). Beside them each
+process exposes `process_resident_memory_bytes`, `process_cpu_seconds_total` and their like, as Prometheus clients do.
+Nothing here is computed from patient data: no loss, no count of records, no norm; and no label is."""
+LOG_FIELDS_SAID = """\
+Every line is one JSON object with `timestamp`, `level`, `event` (a constant), and keys of this list and no others. What
+libraries log has `logger` besides."""
 
 State = TypeVar("State", bound=StrEnum)
 Event = TypeVar("Event", bound=StrEnum)
@@ -197,6 +209,34 @@ def with_blocks(page: str, blocks: Mapping[str, str]) -> str:
     return text
 
 
+def _label(label: Label) -> str:
+    shown = ", ".join(f"`{value}`" for value in label.values) if label.values else label.source
+    return f"`{label.name}`: {shown}"
+
+
+def _metric_rows(metrics: Iterable[Metric]) -> str:
+    rows = ["| name | kind | what it says | labels |", "|---|---|---|---|"]
+    for metric in metrics:
+        labels = "<br>".join(_label(label) for label in metric.labels)
+        kind = f"{metric.kind.value}, {metric.unit.value}" if metric.unit.value else metric.kind.value
+        rows.append(f"| `{metric.name}` | {kind} | {metric.help} | {labels} |")
+    return "\n".join(rows)
+
+
+def metrics_page() -> str:
+    """The page of metrics: both sides' lists."""
+    parts = ["# Metrics", GENERATED, METRICS_SAID]
+    parts += ["## Coordinator (`fl_protocol/telemetry/coordinator_metrics.py`)", _metric_rows(COORDINATOR_METRICS)]
+    parts += ["## Site agent (`fl_protocol/telemetry/site_metrics.py`)", _metric_rows(SITE_METRICS)]
+    return "\n\n".join(parts) + "\n"
+
+
+def log_fields_page() -> str:
+    """The page of the keys of log lines."""
+    rows = ["| key | what it holds |", "|---|---|", *(f"| `{name}` | {said} |" for name, said in LOG_FIELDS.items())]
+    return "\n\n".join(["# Log lines", GENERATED, LOG_FIELDS_SAID, "\n".join(rows)]) + "\n"
+
+
 def dangling_references(page: Path) -> list[str]:
     """References of the form ``folder/module.py::name`` in a page that name nothing in the code."""
     dangling: list[str] = []
@@ -225,6 +265,8 @@ def main() -> int:
         "docs/operating/networks.md": with_blocks(
             "docs/operating/networks.md", {"firewall": example_of_a_firewall_request()}
         ),
+        "docs/reference/metrics.md": metrics_page(),
+        "docs/reference/log-lines.md": log_fields_page(),
     }
     differing: list[str] = []
     for name, content in pages.items():

@@ -14,6 +14,7 @@ from fl_protocol.secagg.entropy import Entropy
 from fl_protocol.signing.keys import Signer
 from fl_protocol.telemetry.meter import Meter
 from fl_protocol.telemetry.site_metrics import SITE_METRICS
+from fl_protocol.telemetry.tracing import NO_TRACING, Tracing
 from site_agent.audit.store import AuditLog
 from site_agent.db.tx import SiteDb
 from site_agent.jobs.job_dir import DeviceChoice
@@ -83,3 +84,4 @@ class SiteSeams:
     board: StatusBoard
     spawn: Spawn
     meter: Meter = field(default_factory=lambda: Meter(SITE_METRICS))
+    tracing: Tracing = NO_TRACING

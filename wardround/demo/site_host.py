@@ -18,7 +18,9 @@ from wardround.demo.processes import Child, Supervisor, tail_of
 from wardround.demo.workspace import Programs
 from wardround.documents import Document, section_of, text_of
 
-_ENROL_TIMEOUT_S = 90.0
+_CALL_TIMEOUT_S = 180.0
+_INSPECTION_TIMEOUT_S = 900.0
+"""Every record is looked at; and a trainer's program may have to be started first."""
 _EGRESS_BYTES = 1_000_000_000
 
 
@@ -54,7 +56,6 @@ class SiteHost:
             text_of(invitation, "code"),
             "--root-fingerprint",
             text_of(invitation, "root_fingerprint"),
-            timeout_s=_ENROL_TIMEOUT_S,
         )
         return self.fingerprint()
 
@@ -90,7 +91,7 @@ class SiteHost:
             "purposes": list(purposes),
         }
         _write_yaml(declaration, dataset)
-        return self._call("datasets", "register", str(declaration))
+        return self._call("datasets", "register", str(declaration), timeout_s=_INSPECTION_TIMEOUT_S)
 
     def start(self) -> Child:
         """Start the agent."""
@@ -108,7 +109,7 @@ class SiteHost:
         """
         return self._call("audit", "verify")
 
-    def _call(self, *words: str, timeout_s: float = 60.0) -> Document:
+    def _call(self, *words: str, timeout_s: float = _CALL_TIMEOUT_S) -> Document:
         program = self._program("--json")
         return self.supervisor.run_json(f"{self.process_name}-setup", (*program, *words), timeout_s=timeout_s)
 
@@ -122,8 +123,10 @@ def policy_for_run(run_spec: Mapping[str, object]) -> dict[str, object]:
     aggregation = section_of(run_spec, "secure_aggregation")
     dataset = str(data.get("dataset"))
     ranks = {} if adapter.get("rank") is None else {"max_rank": adapter.get("rank")}
-    smallest = section_of(run_spec, "task").get("site_minimum")
-    cells = {} if smallest is None else {"smallest_cell": smallest}
+    smallest, threshold = (section_of(run_spec, "task").get(key) for key in ("site_minimum", "threshold"))
+    cells: dict[str, object] = {} if smallest is None else {"smallest_cell": smallest}
+    if isinstance(smallest, int) and isinstance(threshold, int) and smallest < threshold:
+        cells["rare_codes_in_sums"] = "allowed"
     return {
         "tasks": [section_of(run_spec, "task").get("kind")],
         "base_models": [f"sha256:{section_of(run_spec, 'base_model').get('sha256')}"],

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Make a folder the same in every build: settle.sh FOLDER...
+#
 # Byte code is written here, named by the digest of its source and not by a time: the containers' roots are read-only, so
 # Python could not write it later, and each start (and each health check) would compile all that it imports.
 # One process, in sorted order, with a fixed hash seed: what Python writes depends on what it compiled before.
