@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 
 from fl_protocol.telemetry.findings import CheckResult
 from site_agent.cli.app import app, first_options_first
-from site_agent.doctor import endpoints
-from site_agent.doctor.network_checks import CHECKS
+from site_agent.doctor import answer_checks, endpoints, network_checks
 from site_agent.doctor.opening import open_scene
 from site_agent.doctor.scene import Asked
 from site_agent.enrolment.code import code_from_text
@@ -64,6 +63,7 @@ def relays() -> Iterator[ExitStack]:
         yield stack
 
 
+CHECKS = (*network_checks.CHECKS, *answer_checks.CHECKS)
 Look = Callable[..., Results]
 
 
