@@ -1,28 +1,33 @@
 """The demo's study, measured now: federated beside local-only training at equal steps, and seconds a step.
 
-    python -m benchmarks training [--study NAME] [--seeds N] [--threads N] [--models-dir DIR] [--json]
+    python -m benchmarks training [--study NAME] [--data DIR] [--seeds N] [--threads N] [--models-dir DIR] [--json]
+    python -m benchmarks training --run-spec my-run.yaml --without-local
 
-The same cells as ``python -m benchmarks studies`` fills, with the study's own rate and steps and no search, in a table
-that is thrown away. Three seeds take about ten minutes on two cores, so this is a command and not a test.
+The same cells as ``python -m benchmarks studies`` fills, with the specification's own rate and steps and no search, in
+a table that is thrown away. A lone site's adapter is judged twice: by all sites' held-out records, as every arm is, and
+by its own. Three seeds take about ten minutes on two cores, so this is a command and not a test.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 
 from benchmarks.rows import Row, machine_document, print_rows
 from benchmarks.studies.cells import Cell, Phase
-from benchmarks.studies.figures import ArmFigures, rows_of_table
+from benchmarks.studies.figures import ArmFigures, rows_of_table, value_of
 from benchmarks.studies.progress import Pace, TableProgress
 from benchmarks.studies.table_file import Table
 from fl_protocol.errors import WardroundError
 from wardround.demo.workspace import DEFAULT_STUDY, Checkout
 from wardround.exit_codes import exit_code_of
-from wardround.studies.catalogue import find_study
+from wardround.studies.catalogue import find_study, with_run_spec
 from wardround.studies.description import Arm, Better, ShownMetric
 
 AIM = 0.10
@@ -38,6 +43,9 @@ def main(arguments: list[str]) -> int:
         prog="python -m benchmarks training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--study", default=DEFAULT_STUDY)
+    parser.add_argument("--data", type=Path, help="the folder that some studies need")
+    parser.add_argument("--run-spec", type=Path, help="in place of the study's run.yaml")
+    parser.add_argument("--without-local", action="store_true", help="leave out the arm that takes most of the time")
     parser.add_argument("--models-dir", type=Path, help="where converted base models are")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int)
@@ -63,8 +71,10 @@ def measure(parsed: argparse.Namespace) -> list[Row]:
     from benchmarks.studies.opening import OpeningOptions, study_at_hand
 
     study = find_study(parsed.study, Checkout.of_this_package().examples_dir)
+    if parsed.run_spec is not None:
+        study = with_run_spec(study, parsed.run_spec)
     shown = TableProgress()
-    options = OpeningOptions(models_dir=parsed.models_dir, threads=parsed.threads)
+    options = OpeningOptions(data=parsed.data, models_dir=parsed.models_dir, threads=parsed.threads)
     table = Table(study=study.name)
     with tempfile.TemporaryDirectory() as folder, study_at_hand(study, options=options, shown=shown) as opened:
         spec = opened.spec
@@ -77,7 +87,7 @@ def measure(parsed: argparse.Namespace) -> list[Row]:
             metric=study.description.metric,
             grid=None,
             seeds=range(spec.local.seed, spec.local.seed + parsed.seeds),
-            arms=ARMS,
+            arms=tuple(arm for arm in ARMS if arm is not Arm.LOCAL or not parsed.without_local),
             add_up=plain_sum,
             is_secure=False,
             is_redoing=False,
@@ -92,15 +102,24 @@ def rows_of(table: Table, metric: ShownMetric, pace: Pace, *, n_steps: int, clip
     """The figures of the arms beside each other, and what a step took."""
     cells = list(table.cells.values())
     by_name = {row.name: row for row in rows_of_table(cells, metric)}
-    before, federated, local = by_name[Arm.BEFORE.value], by_name[Arm.FEDERATED.value], by_name[LOCAL_MEAN]
+    before, federated, local = by_name[Arm.BEFORE.value], by_name[Arm.FEDERATED.value], by_name.get(LOCAL_MEAN)
     gained = gain(before, federated, metric)
     norms = [norm for cell in cells if is_federated(cell) for norm in cell.update_norms]
+    alone: list[Row] = []
+    if local is not None:
+        own = at_own_sites(cells, Arm.LOCAL, metric)
+        of_federated = at_own_sites(cells, Arm.FEDERATED, metric)
+        alone = [
+            Row(name=f"held-out {metric.name}, local only, {n_steps} steps, mean of sites", value=local.pooled.mean,
+                unit=metric.unit, yardstick=federated.pooled.mean, yardstick_name="federated"),
+            Row(name=f"held-out {metric.name}, local only, each site's own records, mean of sites", value=own,
+                unit=metric.unit, yardstick=of_federated, yardstick_name="federated"),
+        ]  # fmt: skip
     return [
         Row(name=f"held-out {metric.name}, before", value=before.pooled.mean, unit=metric.unit),
         Row(name=f"held-out {metric.name}, federated, {n_steps} steps", value=federated.pooled.mean, unit=metric.unit,
             yardstick=before.pooled.mean, yardstick_name="before"),
-        Row(name=f"held-out {metric.name}, local only, {n_steps} steps, mean of sites", value=local.pooled.mean,
-            unit=metric.unit, yardstick=federated.pooled.mean, yardstick_name="federated"),
+        *alone,
         Row(name="gain of the federated arm, mean of seeds", value=gained, unit="part", yardstick=AIM,
             yardstick_name="aim", ratio=gained / AIM, within=gained >= AIM),
         Row(name="seconds a step", value=pace.step_s / pace.done.steps, unit="s"),
@@ -110,6 +129,18 @@ def rows_of(table: Table, metric: ShownMetric, pace: Pace, *, n_steps: int, clip
         Row(name="L2 norm of a site's update, largest", value=max(norms), unit="", yardstick=clip_norm,
             yardstick_name="clip_norm", ratio=clip_norm / max(norms), within=max(norms) <= clip_norm),
     ]  # fmt: skip
+
+
+def at_own_sites(cells: Iterable[Cell], arm: Arm, metric: ShownMetric) -> float:
+    """The mean of what each site's held-out records say of the adapter it would use: its own, or the shared one."""
+    values = [
+        value_of(metric.name, sums)
+        for cell in cells
+        if cell.key.phase is Phase.TABLE and cell.key.arm is arm
+        for site, sums in cell.sites.items()
+        if site == cell.key.site or arm is not Arm.LOCAL
+    ]
+    return fmean(value for value in values if not math.isnan(value))
 
 
 def gain(before: ArmFigures, after: ArmFigures, metric: ShownMetric) -> float:

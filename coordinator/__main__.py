@@ -326,35 +326,25 @@ def doctor(
         bool, typer.Option("--live", help="Only ask whether the coordinator that runs here is well; for healthchecks.")
     ] = False,
     serve_file: Annotated[
-        Path | None, typer.Option(envvar=_SERVE_FILE, help="With --live: the process that `serve` told this file.")
+        Path | None,
+        typer.Option(envvar=_SERVE_FILE, help="The process that `serve` told this file; by default all of the folder."),
     ] = None,
 ) -> None:
-    """Check configuration, keys, database, disk and ports.
+    """Check configuration, keys, database, clock, blobs, disk, backup, ports and the addresses that sites are told.
 
     Example: wardround-coordinator doctor --config ./coordinator/coordinator.yaml
     """
     if is_live:
         _answer_live(config, serve_file)
         return
-    from coordinator.doctor.checks import diagnose
+    from coordinator.doctor.table import diagnose
+    from fl_protocol.telemetry.findings import Health, page, verdict
 
-    findings = diagnose(config, clock=SystemClock())
-    is_well = all(finding.is_well for finding in findings)
+    results = diagnose(config, clock=SystemClock(), serve_file=serve_file)
+    is_well = all(result.health is not Health.FAILED for result in results)
     _answer(
-        {
-            "ok": is_well,
-            "checks": [
-                {"name": one.name, "ok": one.is_well, "detail": one.detail, "advice": one.advice} for one in findings
-            ],
-        },
-        [
-            line
-            for one in findings
-            for line in (
-                f"{'ok  ' if one.is_well else 'FAIL'} {one.name}: {one.detail}",
-                *((f"     {one.advice}",) if one.advice else ()),
-            )
-        ],
+        {"ok": is_well, "checks": [result.document() for result in results]},
+        [*page(results), "", verdict(results, well="Nothing to mend.")],
     )
     if not is_well:
         raise typer.Exit(EXIT_FAILED)

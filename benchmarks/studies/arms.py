@@ -5,6 +5,7 @@
                the run's own algorithm, over a plain float64 sum or through the real secure sum
     pooled     all sites' training records in one place; no federation could do this
     local      one site's training records
+    without    as federated, among all sites but one
 
 An arm trains ``rounds`` times ``steps`` optimiser steps in a row, with one learning-rate schedule over all of them and
 the optimiser's moments empty at each round, so that nothing but the records and the averaging differs. What the arms

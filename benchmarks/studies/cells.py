@@ -24,7 +24,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class CellKey:
-    """Which cell. ``site``: whose records alone were trained on; empty where all sites' were.
+    """Which cell. ``site``: whose records alone were trained on, or by the arm ``without`` alone not; else empty.
 
     A cell of the search is one of several settings, so they are part of its name; a cell of the table has the chosen.
     """
@@ -44,7 +44,8 @@ class CellKey:
 
     def sentence(self) -> str:
         """The cell for people."""
-        site = f" at {self.site}" if self.site else ""
+        word = "" if self.arm is Arm.WITHOUT else "at "
+        site = f" {word}{self.site}" if self.site else ""
         setting = f", rate {self.learning_rate:g}, {self.steps} steps a round" if self.phase is Phase.SEARCH else ""
         return f"{self.phase.value}: {self.arm.value}{site}, seed {self.seed}{setting}"
 

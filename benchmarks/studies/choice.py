@@ -2,8 +2,8 @@
 
 Every pair of learning rate and steps is tried by every arm that trains. One number of steps is chosen for all arms, so
 that their budgets stay equal: the one at which the arms' best figures are best on average. At that number each arm
-takes its own best rate. An arm of several adapters (``local``) is judged by their mean. Ties go to fewer steps and the
-lower rate. All arms are judged by the same validation records, those of all sites.
+takes its own best rate. An arm of several adapters (``local``, ``without``) is judged by their mean. Ties go to fewer
+steps and the lower rate. All arms are judged by the same validation records, those of all sites.
 """
 
 from __future__ import annotations
@@ -31,12 +31,20 @@ class Setting:
         return {"rounds": rounds, "steps": self.steps, "learning_rates": rates}
 
 
-def sites_of_arm(arm: Arm, sites: Sequence[str]) -> tuple[str, ...]:
-    """By whose records alone an arm has cells."""
-    return tuple(sites) if arm is Arm.LOCAL else (ALL_SITES,)
+def sites_of_arm(arm: Arm, sites: Sequence[str], without: Sequence[str]) -> tuple[str, ...]:
+    """By whose records alone, or by all but whose, an arm has cells."""
+    match arm:
+        case Arm.LOCAL:
+            return tuple(sites)
+        case Arm.WITHOUT:
+            return tuple(without)
+        case _:
+            return (ALL_SITES,)
 
 
-def search_cells(grid: SearchGrid, *, arms: Iterable[Arm], sites: Sequence[str], seed: int) -> tuple[CellKey, ...]:
+def search_cells(
+    grid: SearchGrid, *, arms: Iterable[Arm], sites: Sequence[str], seed: int, without: Sequence[str] = ()
+) -> tuple[CellKey, ...]:
     """Every cell of the search, the cheapest first."""
     return tuple(
         CellKey(phase=Phase.SEARCH, arm=arm, site=site, seed=seed, learning_rate=rate, steps=steps)
@@ -44,12 +52,12 @@ def search_cells(grid: SearchGrid, *, arms: Iterable[Arm], sites: Sequence[str],
         for arm in arms
         if arm is not Arm.BEFORE
         for rate in sorted(grid.learning_rates)
-        for site in sites_of_arm(arm, sites)
+        for site in sites_of_arm(arm, sites, without)
     )
 
 
 def table_cells(
-    setting: Setting, *, arms: Iterable[Arm], sites: Sequence[str], seeds: Sequence[int]
+    setting: Setting, *, arms: Iterable[Arm], sites: Sequence[str], seeds: Sequence[int], without: Sequence[str] = ()
 ) -> tuple[CellKey, ...]:
     """Every cell of the table, a seed at a time, so that what is unfinished has whole seeds."""
     chosen = tuple(arms)
@@ -64,7 +72,7 @@ def table_cells(
         )
         for seed in seeds
         for arm in chosen
-        for site in sites_of_arm(arm, sites)
+        for site in sites_of_arm(arm, sites, without)
     )
 
 

@@ -1,6 +1,7 @@
 """``python -m benchmarks studies``: fill a study's table a cell at a time, and write its page.
 
     python -m benchmarks studies --study NAME [--data DIR] [--seeds N] [--arm ARM] [--table FILE] [--json]
+    python -m benchmarks studies --study NAME --run-spec my-run.yaml --table my-table.json
     python -m benchmarks studies --write-docs | --check-docs
 
 A command that is stopped or killed is called again and goes on with the next cell: docs/studies/NAME.json is written
@@ -23,9 +24,9 @@ from benchmarks.studies.progress import TableProgress
 from benchmarks.studies.table_file import only_writer, read_table
 from fl_protocol.errors import WardroundError
 from wardround.demo.workspace import DEFAULT_STUDY, Checkout
-from wardround.errors import CommandError
+from wardround.errors import CommandError, UsageInvalidError
 from wardround.exit_codes import INTERRUPTED, error_document, exit_code_of
-from wardround.studies.catalogue import check_data_folder, find_study
+from wardround.studies.catalogue import check_data_folder, find_study, with_run_spec
 from wardround.studies.description import Arm
 
 
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, help="how many; else as the study says")
     parser.add_argument("--sites", type=int, help="how many; else as the study says")
     parser.add_argument("--arm", action="append", choices=[arm.value for arm in Arm], help="only this arm; repeatable")
+    parser.add_argument("--run-spec", type=Path, help="in place of the study's run.yaml; needs --table")
     parser.add_argument("--table", type=Path, help="the document to fill; else docs/studies/NAME.json")
     parser.add_argument("--redo", action="store_true", help="drop cells of other settings and fill them again")
     parser.add_argument("--secure", action="store_true", help="the federated arm through the real secure sum")
@@ -77,6 +79,11 @@ def _fill(parsed: argparse.Namespace) -> int:
 
     checkout = Checkout.of_this_package()
     study = find_study(parsed.study, checkout.examples_dir)
+    if parsed.run_spec is not None:
+        if parsed.table is None:
+            message = "the study's own table is that of its own specification"
+            raise UsageInvalidError(message, advice="Name another file with --table.")
+        study = with_run_spec(study, parsed.run_spec)
     command = study.description.table.command
     if command is not None and parsed.table is None:
         message = f"the table of {study.name} is filled by another command"
@@ -100,6 +107,7 @@ def _fill(parsed: argparse.Namespace) -> int:
                 grid=plan.search,
                 seeds=range(first, first + (parsed.seeds or plan.seeds)),
                 arms=_arms(parsed.arm, plan.arms),
+                without=[opened.sites[number - 1].name for number in plan.without if number <= len(opened.sites)],
                 add_up=secure_sum if parsed.secure else plain_sum,
                 is_secure=parsed.secure,
                 is_redoing=parsed.redo,

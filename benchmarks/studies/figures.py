@@ -88,7 +88,9 @@ def rows_of_table(cells: Iterable[Cell], metric: ShownMetric) -> list[ArmFigures
             continue
         sites = by_arm[arm]
         seeds = sorted(set.intersection(*(set(of_site) for of_site in sites.values())))
-        if arm is not Arm.LOCAL:
+        if arm is Arm.WITHOUT:
+            rows += [_row(f"without {site}", list(of_site.values()), metric) for site, of_site in sites.items()]
+        elif arm is not Arm.LOCAL:
             rows += [_row(arm.value, [of_site[seed] for seed in seeds], metric) for of_site in sites.values()]
         elif seeds:
             rows += _local_rows(sites, seeds, metric)

@@ -41,6 +41,7 @@ class Filling:
         common_sha256: of ``common``, the settings that all cells share.
         seeds: of the table; the search uses the first.
         arms: to fill, in the order of the table.
+        without: the sites that the arm ``without`` leaves out, one at a time.
         add_up: how the federated arm's payloads are added; ``is_secure`` says which it is.
         is_redoing: cells of other settings are dropped.
     """
@@ -58,12 +59,14 @@ class Filling:
     is_secure: bool
     is_redoing: bool
     machine: Mapping[str, object]
+    without: Sequence[str] = ()
 
     @property
     def searching_arms(self) -> tuple[Arm, ...]:
         """The arms whose search decides: all, where it decides the steps that all share."""
         chooses_steps = self.grid is not None and len(self.grid.steps) > 1
-        return tuple(arm for arm in (Arm if chooses_steps else self.arms) if arm is not Arm.BEFORE)
+        left_out = {Arm.BEFORE} if self.without else {Arm.BEFORE, Arm.WITHOUT}
+        return tuple(arm for arm in (Arm if chooses_steps else self.arms) if arm not in left_out)
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -71,7 +74,7 @@ class Filling:
         return tuple(site.name for site in self.sites)
 
     def spec_of(self, key: CellKey) -> RunSpec:
-        """The run that a cell trains. Only the federated arm keeps what is between the sites: rule and server.
+        """The run that a cell trains. Only an arm that is federated keeps what is between the sites: rule and server.
 
         Raises:
             RunSpecFaultsError: the setting is not admitted.
@@ -80,7 +83,7 @@ class Filling:
         local["seed"] = key.seed
         if key.arm is not Arm.BEFORE:
             local |= {"learning_rate": key.learning_rate, "steps": key.steps}
-        if key.arm in (Arm.BEFORE, Arm.FEDERATED):
+        if key.arm in (Arm.BEFORE, Arm.FEDERATED, Arm.WITHOUT):
             return parse_run_spec({**self.run_spec, "local": local})
         plain = {name: value for name, value in local.items() if name not in _OF_A_LOCAL_RULE}
         return parse_run_spec({**self.run_spec, "aggregation": _PLAIN_MEAN, "local": {**plain, "rule": "plain"}})
@@ -102,7 +105,11 @@ def fill_table(filling: Filling, table: Table, workshop: Workshop, shown: TableP
     searched: tuple[CellKey, ...] = ()
     if filling.grid is not None:
         searched = search_cells(
-            filling.grid, arms=filling.searching_arms, sites=filling.site_names, seed=filling.seeds[0]
+            filling.grid,
+            arms=filling.searching_arms,
+            sites=filling.site_names,
+            seed=filling.seeds[0],
+            without=filling.without,
         )
     # What the search will choose is not known yet: the time left is estimated as if it were the run's own setting.
     later = _missing(filling, table, _table_keys(filling, own))
@@ -164,6 +171,9 @@ def _train(filling: Filling, key: CellKey, spec: RunSpec, workshop: Workshop) ->
             return ArmResult(state=workshop.initial_state(spec), optimiser_steps=0, update_norms=())
         case Arm.FEDERATED:
             return train_federated(workshop, spec, filling.sites, records_of=records_of, add_up=filling.add_up)
+        case Arm.WITHOUT:
+            others = [site for site in filling.sites if site.name != key.site]
+            return train_federated(workshop, spec, others, records_of=records_of, add_up=filling.add_up)
         case Arm.POOLED:
             together = [record for site in filling.sites for record in records_of(site)]
             return train_alone(workshop, spec, site=POOLED_SITE, records=together)
@@ -204,7 +214,9 @@ def _own_setting(filling: Filling) -> Setting:
 
 
 def _table_keys(filling: Filling, setting: Setting) -> tuple[CellKey, ...]:
-    return table_cells(setting, arms=filling.arms, sites=filling.site_names, seeds=filling.seeds)
+    return table_cells(
+        setting, arms=filling.arms, sites=filling.site_names, seeds=filling.seeds, without=filling.without
+    )
 
 
 def _missing(filling: Filling, table: Table, keys: Sequence[CellKey]) -> tuple[CellKey, ...]:
@@ -251,7 +263,7 @@ def _differ(n_cells: int, paths: Sequence[str]) -> SettingsDifferError:
 def _work_of(filling: Filling, keys: Sequence[CellKey]) -> Work:
     total = NO_WORK
     for key in keys:
-        n_paths = len(filling.sites) if key.arm is Arm.FEDERATED else 1
+        n_paths = len(filling.sites) if key.arm in (Arm.FEDERATED, Arm.WITHOUT) else 1
         is_search = key.phase is Phase.SEARCH
         records = sum(len(site.validation if is_search else site.held_out) for site in filling.sites)
         total += Work(steps=key.steps * _rounds(filling) * n_paths, records=records)

@@ -79,6 +79,7 @@ def _conclusions(rows: Sequence[ArmFigures], metric: ShownMetric) -> list[str]:
         ("the worst local-only site", worst),
         ("pooled", by_name.get(Arm.POOLED.value)),
         ("before", by_name.get(Arm.BEFORE.value)),
+        *((f"the same {name}", row) for name, row in by_name.items() if name.startswith("without ")),
     )
     if federated is None:
         return []
@@ -103,9 +104,11 @@ def _search_table(table: Table, cells: Sequence[Cell], metric: ShownMetric) -> s
         gathered.setdefault((key.arm.value, key.steps, key.learning_rate), []).append(pooled_value(metric.name, cell))
     seeds = ", ".join(str(seed) for seed in sorted({cell.key.seed for cell in cells}))
     fraction = optional_number_of(next(iter(table.common.values()), {}), "validation_fraction") or 0.0
+    has_without = any(cell.key.arm is Arm.WITHOUT for cell in cells)
     head = (
         f"The search: `{metric.name}` on the validation records ({fraction:.0%} of the persons who are trained on, by "
-        f"a second hash; nobody who is held out), seed {seeds}; `local` is the mean of its sites."
+        f"a second hash; nobody who is held out), seed {seeds}; `local` is the mean of its sites"
+        f"{', `without` of those left out' if has_without else ''}."
     )
     lines = [
         head,

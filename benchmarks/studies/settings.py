@@ -51,7 +51,7 @@ def digest_of(document: Mapping[str, object]) -> str:
 
 
 def settings_digest(key: CellKey, *, common_sha256: str, is_secure: bool) -> str:
-    """The digest of one cell's settings; how the sum is made matters to the federated arm alone."""
+    """The digest of one cell's settings; how the sum is made matters to arms that have one."""
     return digest_of(
         {
             "common_sha256": common_sha256,
@@ -61,7 +61,7 @@ def settings_digest(key: CellKey, *, common_sha256: str, is_secure: bool) -> str
             "seed": key.seed,
             "learning_rate": key.learning_rate,
             "steps": key.steps,
-            "sum": ("secure" if is_secure else "plain") if key.arm is Arm.FEDERATED else "none",
+            "sum": ("secure" if is_secure else "plain") if key.arm in (Arm.FEDERATED, Arm.WITHOUT) else "none",
         }
     )
 

@@ -6,9 +6,11 @@ With n_ic the patients of site i who have code c, s the run's ``site_minimum`` a
     M_c = sum_i m_ic      H_c = sum_i h_ic           published_c = 1 if M_c >= threshold and H_c >= min_sites else 0
 
 Who learns what. Everybody learns ``published``: the public state, the release and every report hold that and a few
-totals. Whoever sees the sum, which is the coordinator and each site of the cohort that checks it, also learns M_c and
-H_c of every code, thresholded or not. What keeps them from a rare code is ``site_minimum`` alone: a count below it is
-zero before it is masked. With ``site_minimum: 1`` nothing does (docs/decisions/0046).
+totals. Whoever sees the sum, which is the coordinator and each site of the cohort, also learns M_c and H_c. What keeps
+them from a rare code is ``site_minimum`` alone: a count below it is zero before it is masked. Where it is the threshold
+or more, as it is where the run says nothing, M_c = H_c = 0 for each code that fewer than ``threshold`` patients have,
+since no site has as many. Where it is less, the sum shows rarer codes, and a site's policy has to permit that
+(docs/decisions/0068).
 """
 
 from __future__ import annotations

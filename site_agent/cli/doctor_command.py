@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fl_protocol.telemetry.findings import Health, page, verdict
 from site_agent.cli.console import FAILED, SiteConsole, UsageError, console_of
-from site_agent.doctor.findings import CheckResult, Health
 from site_agent.doctor.firewall import firewall_request
 from site_agent.doctor.live import ask_live
 from site_agent.doctor.opening import open_scene
@@ -18,9 +17,6 @@ from site_agent.doctor.scene import Asked, Scene
 from site_agent.doctor.table import run_checks
 from site_agent.enrolment.code import code_from_text
 from site_agent.link.proxy import check_proxy_setting
-
-_MARKS = {Health.OK: "ok", Health.NOTE: "note", Health.WARNING: "LOOK", Health.FAILED: "MEND"}
-_ADVICE_INDENT = " " * 6
 
 
 def doctor(
@@ -93,27 +89,9 @@ def _answer_firewall(console: SiteConsole, scene: Scene) -> None:
 def _answer_checks(console: SiteConsole, scene: Scene) -> None:
     console.say("Looking; a way that is closed takes ten seconds to tell.")
     results = tuple(run_checks(scene))
+    well = "Fit to take part." if scene.is_enrolled else "Fit to enrol."
     is_fit = all(result.health is not Health.FAILED for result in results)
     document = {"ok": is_fit, "checks": [result.document() for result in results]}
-    console.answer(document, "\n".join(_page(results)), "", _verdict(results, is_enrolled=scene.is_enrolled))
+    console.answer(document, "\n".join(page(results)), "", verdict(results, well=well))
     if not is_fit:
         raise typer.Exit(FAILED)
-
-
-def _page(results: tuple[CheckResult, ...]) -> Iterator[str]:
-    """What was found, and below it what to do, told once: each on one line, which no terminal cuts into columns."""
-    told: set[str] = set()
-    for result in results:
-        yield f"{_MARKS[result.health]:<5} {result.name}: {result.message} [{result.code}]"
-        if result.advice and result.advice not in told:
-            told.add(result.advice)
-            yield f"{_ADVICE_INDENT}-> {result.advice}"
-
-
-def _verdict(results: tuple[CheckResult, ...], *, is_enrolled: bool) -> str:
-    n_failed = sum(result.health is Health.FAILED for result in results)
-    n_warned = sum(result.health is Health.WARNING for result in results)
-    looked = f" {n_warned} to look at." if n_warned else ""
-    if n_failed:
-        return f"Not fit yet: {n_failed} to mend, from the top.{looked}"
-    return f"Fit to {'take part' if is_enrolled else 'enrol'}.{looked}"

@@ -55,6 +55,7 @@ def check(
         "privacy": {
             "without_dp": policy.privacy.without_dp.value,
             "smallest_cell": policy.privacy.smallest_cell,
+            "rare_codes_in_sums": policy.privacy.rare_codes_in_sums.value,
         },
         "egress": {"max_bytes_per_round": policy.egress.max_bytes_per_round},
         "hours": {"train": hours},

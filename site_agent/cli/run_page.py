@@ -180,12 +180,14 @@ def _publishes(spec: RunSpec) -> list[tuple[str, object]]:
     ):
         return []
     task = spec.task
+    shown = (
+        f"nothing of a code that fewer than {task.threshold} patients have; else counts, to whoever has it"
+        if task.hides_rare_codes
+        else f"counts of all codes, to the coordinator and checking sites; yours from {task.site_minimum} on"
+    )
     return [
         ("publishes", f"codes of at least {task.threshold} patients at {task.min_sites} sites, without their counts"),
-        (
-            "the sum shows",
-            f"counts of all codes, to the coordinator and checking sites; yours from {task.site_minimum} on",
-        ),
+        ("the sum shows", shown),
     ]
 
 

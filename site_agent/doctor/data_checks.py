@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from fl_protocol.telemetry.findings import Check, CheckResult, Health, Outcome, found
 from site_agent.datasets.registry import RegisteredDataset, list_datasets
 from site_agent.db.tx import open_site_db
-from site_agent.doctor.findings import Check, CheckResult, Health, Outcome, found
 from site_agent.doctor.scene import Scene
-from site_agent.doctor.trainer_sight import STARTED_BY_AGENT
 from site_agent.jobs.machine_sight import MachineSight
 
 FAMILY = "data and models"
@@ -81,7 +80,7 @@ def _datasets(scene: Scene) -> Iterator[CheckResult]:
     if not datasets:
         yield found("datasets", DATASETS_NONE, "no dataset is registered")
         return
-    is_here = scene.settings().runner.kind == STARTED_BY_AGENT
+    is_here = not scene.settings().runner.is_trainer_elsewhere
     results = [
         result
         for dataset in datasets
@@ -183,7 +182,7 @@ def _base_models(scene: Scene) -> Iterator[CheckResult]:
     if not settings.base_models:
         yield found("base models", MODELS_NONE, "no base model is configured")
         return
-    is_here = settings.runner.kind == STARTED_BY_AGENT
+    is_here = not settings.runner.is_trainer_elsewhere
     all_here = True
     for name in settings.base_models:
         path = settings.base_model_path(name)

@@ -65,8 +65,9 @@ def endpoints_of(scene: Scene) -> tuple[Endpoint, ...]:
         NotEnrolledError, EnrolmentAnswerError: the identity is damaged.
     """
     named = _named(scene)
-    guessed = _guessed(named)
-    everything = {**guessed, **named}
+    everything = {**_guessed(named), **named}
+    if scene.settings().coordinator.fallback_address == NO_FALLBACK:
+        everything.pop(Listener.GATEWAY_HTTP1, None)
     return tuple(
         _endpoint(scene, listener, everything[listener], is_guessed=listener not in named)
         for listener in Listener

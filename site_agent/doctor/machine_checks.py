@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from fl_protocol.errors import ProtocolError
+from fl_protocol.telemetry.findings import Check, CheckResult, Health, Outcome, found
 from fl_protocol.tensors.adapter_layout import AdapterLayout
 from site_agent.approvals.run_records import STANDING, list_runs
 from site_agent.db.tx import open_site_db
-from site_agent.doctor.findings import Check, CheckResult, Health, Outcome, found
 from site_agent.doctor.model_weights import count_weights
 from site_agent.doctor.scene import Scene
+from site_agent.doctor.trainer_sight import TrainerStanding
 from site_agent.jobs.machine_sight import MachineSight
 
 FAMILY = "this machine"
@@ -34,6 +35,11 @@ TRAINER_SILENT = Outcome(
         "container runs and shares the jobs folder with the agent, and read its log."
     ),
 )
+TRAINER_UNTOLD = Outcome(
+    code="trainer-untold",
+    health=Health.NOTE,
+    means="The trainer lives, and has not said yet what it sees: it does so within a minute of its start.",
+)
 TRAINER_INCOMPLETE = Outcome(
     code="trainer-incomplete",
     health=Health.FAILED,
@@ -43,13 +49,16 @@ TRAINER_INCOMPLETE = Outcome(
 
 
 def _trainer(scene: Scene) -> Iterator[CheckResult]:
-    yield judge_trainer(scene.sight(), runner=scene.settings().runner.kind)
+    yield judge_trainer(scene.trainer(), runner=scene.settings().runner.kind)
 
 
-def judge_trainer(sight: MachineSight | None, *, runner: str) -> CheckResult:
+def judge_trainer(standing: TrainerStanding, *, runner: str) -> CheckResult:
     """Whether there is a trainer that could train."""
-    if sight is None:
+    sight = standing.sight
+    if not standing.is_alive:
         return found("trainer", TRAINER_SILENT, f"the trainer (runner {runner}) says nothing of itself", runner=runner)
+    if sight is None:
+        return found("trainer", TRAINER_UNTOLD, "the trainer lives, and has not said yet what it sees", runner=runner)
     if sight.missing:
         return found("trainer", TRAINER_INCOMPLETE, f"not installed: {', '.join(sight.missing)}", runner=runner)
     message = f"runner {runner}; torch {sight.torch}, computes in {sight.precision}"
@@ -223,7 +232,7 @@ FOLDER_UNUSABLE = Outcome(
 
 def _disk(scene: Scene) -> Iterator[CheckResult]:
     needed = max(_NO_DISK_BYTES, _needed_by_runs(scene))
-    places = {"state folder": scene.folder.root, "jobs folder": scene.folder.jobs_dir}
+    places = {"state folder": scene.folder.root, "jobs folder": scene.settings().jobs_dir}
     seen: set[int] = set()
     for label, path in places.items():
         try:
@@ -274,7 +283,7 @@ CHECKS = (
         name="trainer",
         family=FAMILY,
         looks_at="whether there is a trainer, started by the agent or another container, with its libraries",
-        outcomes=(TRAINER_GOOD, TRAINER_SILENT, TRAINER_INCOMPLETE),
+        outcomes=(TRAINER_GOOD, TRAINER_SILENT, TRAINER_UNTOLD, TRAINER_INCOMPLETE),
         run=_trainer,
     ),
     Check(

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 
+from fl_protocol.telemetry.findings import Check, CheckResult, Health, Outcome, found
 from site_agent.doctor.endpoints import Endpoint, Listener
-from site_agent.doctor.findings import Check, CheckResult, Health, Outcome, found
 from site_agent.doctor.resolving import AddressKind
 from site_agent.doctor.scene import Scene
 from site_agent.doctor.walks import Walk
@@ -38,12 +38,16 @@ def severity(walk: Walk, walks: tuple[Walk, ...], *, is_enrolled: bool) -> Healt
     needed = Listener.GATEWAY if is_enrolled else Listener.ENROLMENT
     second = Listener.GATEWAY_HTTP1 if is_enrolled else Listener.ENROLMENT_HTTP1
     listener = walk.endpoint.listener
-    has_other = any(one.is_open for one in walks if one.endpoint.listener is second)
+    # The agent goes only where it was told to; enrolment tries the usual port by itself.
+    has_other = any(
+        one.is_open and not (is_enrolled and one.endpoint.is_guessed)
+        for one in walks
+        if one.endpoint.listener is second
+    )
     if walk.endpoint.is_guessed and not (listener is needed and is_enrolled):
         return Health.WARNING
     if listener is needed:
-        is_broken_http2 = walk.end is not None and walk.end.fault is PathFault.HTTP2_BROKEN
-        return Health.WARNING if has_other and is_broken_http2 else Health.FAILED
+        return Health.WARNING if has_other and _breaks_http2(walk) else Health.FAILED
     # A gateway that somebody typed is what they ask about.
     return Health.FAILED if listener is Listener.GATEWAY else Health.WARNING
 
@@ -251,9 +255,15 @@ NOT_ASKED = Outcome(
     health=Health.NOTE,
     means="Before enrolment nobody can ask to be admitted; the way to the enrolment listener is open.",
 )
+FALLBACK_UNSET = Outcome(
+    code="fallback-unset",
+    health=Health.FAILED,
+    means="HTTP/2 does not get through; HTTP/1.1 does, at the usual port, and the agent does not know of it.",
+    advice="Set coordinator.fallback_address in site.yaml to the HOST:PORT of the sentence, and start the agent again.",
+)
 FALLBACK_UNKNOWN = Outcome(
     code="fallback-unknown",
-    health=Health.WARNING,
+    health=Health.FAILED,
     means="HTTP/2 does not get through, and no address for HTTP/1.1 is known.",
     advice="Set coordinator.fallback_address in site.yaml to the coordinator's HOST:8446.",
 )
@@ -275,13 +285,20 @@ def _coordinator(scene: Scene) -> Iterator[CheckResult]:
         yield found("coordinator", ADMITTED, f"{gateway.endpoint.address} admits this site")
     elif gateway is not None and isinstance(gateway.answer, CoordinatorRefusedError):
         yield found("coordinator", REFUSED, str(gateway.answer))
+    elif fallback is not None and fallback.is_open and fallback.endpoint.is_guessed:
+        message = f"HTTP/1.1 gets through at {fallback.endpoint.address}, and the agent is not told so"
+        yield found("coordinator", FALLBACK_UNSET, message)
     elif fallback is not None and fallback.is_open:
         yield found("coordinator", ADMITTED_HTTP1, f"{fallback.endpoint.address} admits this site over HTTP/1.1")
+    elif fallback is None and _breaks_http2(gateway):
+        yield found("coordinator", FALLBACK_UNKNOWN, "not reached by HTTP/2, and no address for HTTP/1.1 is known")
     else:
         said = gateway.answer if gateway is not None and gateway.answer is not None else "no way leads to it"
         yield found("coordinator", UNREACHED, str(said))
-        if fallback is None:
-            yield found("coordinator", FALLBACK_UNKNOWN, "no address for HTTP/1.1 is known")
+
+
+def _breaks_http2(walk: Walk | None) -> bool:
+    return walk is not None and walk.end is not None and walk.end.fault is PathFault.HTTP2_BROKEN
 
 
 # New certificates are backdated by five minutes: a clock that is behind by more refuses them.
@@ -422,7 +439,7 @@ CHECKS = (
         name="coordinator",
         family=FAMILY,
         looks_at="one call as this site; before enrolment, whether the site may enrol",
-        outcomes=(ADMITTED, ADMITTED_HTTP1, REFUSED, UNREACHED, NOT_ASKED, FALLBACK_UNKNOWN),
+        outcomes=(ADMITTED, ADMITTED_HTTP1, REFUSED, UNREACHED, NOT_ASKED, FALLBACK_UNSET, FALLBACK_UNKNOWN),
         run=_coordinator,
     ),
     Check(

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cache
 
 from site_agent.doctor.scene import Asked, Scene
-from site_agent.doctor.trainer_sight import trainer_sight
+from site_agent.doctor.trainer_sight import trainer_standing
 from site_agent.doctor.walks import walk_all
 from site_agent.folder import SiteFolder
 
@@ -20,6 +20,6 @@ def open_scene(
     bare = Scene(folder=folder, clock=clock, environment=environment, asked=asked)
     return replace(
         bare,
-        sight=cache(lambda: trainer_sight(bare.settings(), environment=environment)),
+        trainer=cache(lambda: trainer_standing(bare.settings(), environment=environment)),
         walks=cache(lambda: walk_all(bare)),
     )

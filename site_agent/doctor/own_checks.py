@@ -9,9 +9,9 @@ from cryptography import x509
 
 from fl_protocol.audit.verify import AuditFault
 from fl_protocol.pki.tls import certificate_from_pem, remaining_validity
+from fl_protocol.telemetry.findings import Check, CheckResult, Health, Outcome, found
 from site_agent.audit.store import origin_of_site, verify_site_log
 from site_agent.db.tx import open_site_db
-from site_agent.doctor.findings import Check, CheckResult, Health, Outcome, found
 from site_agent.doctor.scene import Scene
 from site_agent.enrolment.keystore import KeyStore
 from site_agent.enrolment.renewal import renewal_instant

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from site_agent.doctor.trainer_sight import TrainerStanding
 from site_agent.enrolment.code import EnrolmentCode
 from site_agent.enrolment.identity_file import SiteIdentity, is_enrolled, load_identity
 from site_agent.folder import SiteFolder
@@ -52,8 +53,8 @@ class Scene:
     environment: Mapping[str, str]
     asked: Asked = field(default_factory=Asked)
     free_bytes: Callable[[Path], int] = free_bytes
-    sight: Callable[[], MachineSight | None] = lambda: None
-    """The trainer's word on its machine; asked for more than once, so whoever makes the scene keeps the answer."""
+    trainer: Callable[[], TrainerStanding] = TrainerStanding
+    """How the trainer stands; asked for more than once, so whoever makes the scene keeps the answer."""
     walks: Callable[[], tuple[Walk, ...]] = lambda: ()
     """The ways to the coordinator, likewise walked once."""
 
@@ -76,6 +77,10 @@ class Scene:
         if not self.has_settings:
             return SiteSettings.from_document(self.folder.root, {})
         return load_settings(self.folder.root)
+
+    def sight(self) -> MachineSight | None:
+        """The trainer's word on its machine; None where it said nothing."""
+        return self.trainer().sight
 
     def identity(self) -> SiteIdentity:
         """Who this site is. Raises NotEnrolledError and others of ``load_identity``."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fl_protocol.errors import WardroundError
+from fl_protocol.telemetry.findings import Check, CheckResult, failed_by
 from site_agent.doctor import data_checks, machine_checks, network_checks, own_checks
-from site_agent.doctor.findings import Check, CheckResult, failed_by
 from site_agent.doctor.scene import Scene
 
-CHECKS: tuple[Check, ...] = (
+CHECKS: tuple[Check[Scene], ...] = (
     *own_checks.CHECKS,
     *data_checks.CHECKS,
     *machine_checks.CHECKS,

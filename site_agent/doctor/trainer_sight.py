@@ -9,23 +9,37 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from site_agent.jobs.machine_sight import MachineSight, read_sight, sight_from_document
+from site_agent.jobs.spool_files import is_trainer_alive
 from site_agent.jobs.trainer_environment import trainer_environment
 from site_agent.settings import SiteSettings
 
 _COMMAND = (sys.executable, "-m", "site_agent.training", "machine", "--json")
 _TIMEOUT_S = 180.0
-STARTED_BY_AGENT = "process"
 
 
-def trainer_sight(settings: SiteSettings, *, environment: Mapping[str, str]) -> MachineSight | None:
-    """What the trainer that does this site's jobs sees; None where it has said nothing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerStanding:
+    """Whether there is a trainer, and what it says of its machine; it may live and have said nothing yet."""
 
-    With the runner ``process`` the trainer is started for it, with the rights and the environment that it will have.
+    is_alive: bool = False
+    sight: MachineSight | None = None
+
+
+def trainer_standing(settings: SiteSettings, *, environment: Mapping[str, str]) -> TrainerStanding:
+    """How the trainer that does this site's jobs stands.
+
+    Where the agent starts it, it is started for this, with the rights and the environment that it will have.
     """
-    if settings.runner.kind != STARTED_BY_AGENT:
-        return read_sight(settings.folder.jobs_dir)
+    if settings.runner.is_trainer_elsewhere:
+        return TrainerStanding(is_alive=is_trainer_alive(settings.jobs_dir), sight=read_sight(settings.jobs_dir))
+    sight = _started(settings, environment=environment)
+    return TrainerStanding(is_alive=sight is not None, sight=sight)
+
+
+def _started(settings: SiteSettings, *, environment: Mapping[str, str]) -> MachineSight | None:
     try:
         # Safety: no shell, and every argument is one word of a fixed command line.
         finished = subprocess.run(  # noqa: S603 - the program is this installation's own

@@ -105,7 +105,9 @@ secure_aggregation: {min_cohort: 3, assumed_colluders: 0}
 
 # Runs without differential privacy: allowed or denied. (The mechanisms themselves are not in this version.)
 privacy: {without_dp: denied}
-# The smallest count of patients that may enter a sum of counts, 5 where nothing is said: privacy: {smallest_cell: 10}
+# About runs that count (vocabularies). The smallest count of patients that may enter their sums, 5 where nothing is
+# said: privacy: {smallest_cell: 10}. And whether whoever has a sum, the other sites among them, may see codes of fewer
+# patients than the run publishes, denied where nothing is said: privacy: {rare_codes_in_sums: allowed}
 
 # The most bytes of masked payload that may leave in one round, for example: 200000000
 egress: {max_bytes_per_round: 0}

@@ -13,6 +13,7 @@ from pathlib import Path
 from site_agent.jobs.documents import JobDirectoryError, read_document, write_document
 
 MACHINE_FILE = "machine.json"
+_MAX_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +115,6 @@ def write_sight(jobs_dir: Path, sight: MachineSight) -> None:
 def read_sight(jobs_dir: Path) -> MachineSight | None:
     """What the trainer left; None where there is nothing, or something else."""
     try:
-        return sight_from_document(read_document(jobs_dir / MACHINE_FILE))
+        return sight_from_document(read_document(jobs_dir / MACHINE_FILE, _MAX_BYTES))
     except JobDirectoryError:
         return None

@@ -163,6 +163,13 @@ def run_findings(run_spec: RunSpec, policy: SitePolicy, ledger: SiteLedger) -> I
     )
     if isinstance(run_spec.task, ConceptVocabulary):
         yield _at_least("privacy.smallest_cell", run_spec.task.site_minimum, policy.privacy.smallest_cell)
+        is_allowed = policy.privacy.rare_codes_in_sums is Permission.ALLOWED
+        yield RuleFinding(
+            rule="privacy.rare_codes_in_sums",
+            is_met=is_allowed or run_spec.task.hides_rare_codes,
+            value=run_spec.task.site_minimum,
+            limit="any minimum" if is_allowed else run_spec.task.threshold,
+        )
     yield _egress_finding(policy, ledger)
 
 

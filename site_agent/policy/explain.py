@@ -34,6 +34,8 @@ _SENTENCES = {
     "secure_aggregation.roster": "the run must have enough sites for such a sum",
     "privacy.without_dp": "a run without differential privacy needs 'privacy: {without_dp: allowed}'",
     "privacy.smallest_cell": "a run that counts must leave out counts below 'privacy.smallest_cell' (site_minimum)",
+    "privacy.rare_codes_in_sums": "a run that counts must keep codes below its threshold out of the sum, by "
+    "site_minimum, or needs 'privacy: {rare_codes_in_sums: allowed}'",
     "egress.max_bytes_per_round": "a round must send at most 'egress.max_bytes_per_round' bytes",
     "approval": "approval without a person needs 'approval: automatic'",
     "peers": "approval without a person needs every other site in 'peers' of site.yaml, with the same key",

@@ -114,9 +114,11 @@ class PrivacyRule:
     """What is demanded of differential privacy; the two figures bind the mechanisms of a later version.
 
     ``smallest_cell`` is about runs that count: a count of fewer patients must not leave, not even inside a sum.
+    ``rare_codes_in_sums`` is, too: whether whoever has the sum may see codes of fewer patients than the run publishes.
     """
 
     without_dp: Permission = Permission.DENIED
+    rare_codes_in_sums: Permission = Permission.DENIED
     smallest_cell: int = DEFAULT_SMALLEST_CELL
     max_epsilon_per_dataset: float | None = None
     delta: float | None = None
@@ -258,6 +260,7 @@ def _cohort(reader: SectionReader) -> CohortRule:
 def _privacy(reader: SectionReader) -> PrivacyRule:
     rule = PrivacyRule(
         without_dp=reader.choice("without_dp", default=Permission.DENIED),
+        rare_codes_in_sums=reader.choice("rare_codes_in_sums", default=Permission.DENIED),
         smallest_cell=reader.integer("smallest_cell", default=DEFAULT_SMALLEST_CELL, at_least=1),
         max_epsilon_per_dataset=reader.positive_number("max_epsilon_per_dataset"),
         delta=reader.positive_number("delta"),

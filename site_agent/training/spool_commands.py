@@ -7,6 +7,7 @@ import logging
 import os
 import queue
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -58,10 +59,22 @@ def serve_spools_command(arguments: argparse.Namespace) -> int:
         )
         return 1
     _log.info("serving the spools of a jobs folder")
+    threading.Thread(target=tell_of_machine, args=(jobs,), daemon=True).start()
     processes = "auto" if arguments.processes is None else str(arguments.processes)
     options = ("--checkpoint-every-s", str(arguments.checkpoint_every_s), "--processes", processes)
     serve_spools(jobs, lanes_of(jobs, options=options), should_stop=stopped.is_set)
     return 0
+
+
+def tell_of_machine(jobs: Path) -> None:
+    """Leave word of this machine for the agent's ``doctor``; in a process of its own, which loads torch and ends."""
+    command = [sys.executable, "-m", "site_agent.training", "machine", "--jobs", str(jobs)]
+    try:
+        # Safety: no shell, and every argument is one word of a fixed command line.
+        subprocess.run(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, check=True, timeout=600)  # noqa: S603 - this installation's own program
+    except (OSError, subprocess.SubprocessError) as error:
+        # Only ``doctor`` misses it.
+        _log.warning("no word of this machine was left: %s", type(error).__name__)
 
 
 def do_jobs_command(arguments: argparse.Namespace) -> int:

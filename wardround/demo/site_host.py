@@ -123,8 +123,10 @@ def policy_for_run(run_spec: Mapping[str, object]) -> dict[str, object]:
     aggregation = section_of(run_spec, "secure_aggregation")
     dataset = str(data.get("dataset"))
     ranks = {} if adapter.get("rank") is None else {"max_rank": adapter.get("rank")}
-    smallest = section_of(run_spec, "task").get("site_minimum")
-    cells = {} if smallest is None else {"smallest_cell": smallest}
+    smallest, threshold = (section_of(run_spec, "task").get(key) for key in ("site_minimum", "threshold"))
+    cells: dict[str, object] = {} if smallest is None else {"smallest_cell": smallest}
+    if isinstance(smallest, int) and isinstance(threshold, int) and smallest < threshold:
+        cells["rare_codes_in_sums"] = "allowed"
     return {
         "tasks": [section_of(run_spec, "task").get("kind")],
         "base_models": [f"sha256:{section_of(run_spec, 'base_model').get('sha256')}"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wardround.client.run_upload import read_spec_file
@@ -102,6 +102,15 @@ def find_study(name: str, examples_dir: Path) -> Study:
         fault = ("data.program", f"there is no file {study.prepare_file.name} in the study's folder")
         raise StudyInvalidError(f"{folder / STUDY_FILE} has 1 fault(s)", faults=(fault,))
     return study
+
+
+def with_run_spec(study: Study, file: Path) -> Study:
+    """The study with another specification in place of its ``run.yaml``.
+
+    Raises:
+        UsageInvalidError: the file cannot be read.
+    """
+    return replace(study, run_spec=read_spec_file(file))
 
 
 def study_names(examples_dir: Path) -> tuple[str, ...]:

@@ -41,6 +41,8 @@ class Arm(StrEnum):
     FEDERATED = "federated"
     POOLED = "pooled"
     LOCAL = "local"
+    WITHOUT = "without"
+    """As federated, among all sites but one: what that one brings the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +150,8 @@ class TablePlan:
 
     Attributes:
         rounds: of the federated arm; None: as the run's specification says.
+        without: the numbers of the sites, from 1, that the arm ``without`` leaves out, one at a time. Invariant: the
+            arm is among the arms exactly where there is one.
         search: None where nothing is searched: the run's own rate and steps are used.
         command: of ``python -m benchmarks``, where the table is filled by another than ``studies``.
     """
@@ -157,6 +161,7 @@ class TablePlan:
     arms: tuple[Arm, ...]
     search: SearchGrid | None
     command: str | None
+    without: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +214,8 @@ def read_description(document: Mapping[str, object], *, source: str) -> StudyDes
         table=_read_table(top.section("table")),
     )
     top.skip("first_run")
+    if any(number > description.sites for number in description.table.without):
+        top.fault("table.without", f"numbers sites from 1 to {description.sites}")
     top.finish()
     if faults:
         listed = tuple((fault.path, fault.message) for fault in faults)
@@ -265,14 +272,16 @@ def _read_metric(reader: Reader) -> ShownMetric:
 
 
 def _read_table(reader: Reader) -> TablePlan:
+    without = tuple(int(number) for number in _numbers(reader, "without", kind=int)) if reader.has("without") else ()
     plan = TablePlan(
         seeds=reader.integer("seeds", low=1, high=100, default=3),
         rounds=reader.integer("rounds", low=1, high=10_000) if reader.has("rounds") else None,
-        arms=_arms(reader),
+        arms=_arms(reader, has_without=bool(without)),
         search=_read_search(reader.section("search")) if reader.has("search") else None,
         command=reader.label("command") if reader.has("command") else None,
+        without=without,
     )
-    for key in ("rounds", "search", "command"):
+    for key in ("rounds", "search", "command", "without"):
         reader.skip(key)
     reader.finish()
     return plan
@@ -288,11 +297,13 @@ def _read_search(reader: Reader) -> SearchGrid:
     return grid
 
 
-def _arms(reader: Reader) -> tuple[Arm, ...]:
-    names = _texts(reader, "arms") or tuple(arm.value for arm in Arm)
+def _arms(reader: Reader, *, has_without: bool) -> tuple[Arm, ...]:
+    names = _texts(reader, "arms") or tuple(arm.value for arm in Arm if has_without or arm is not Arm.WITHOUT)
     for name in names:
         if name not in set(Arm):
             reader.fault("arms", f"{name[:80]!r} is no arm (there are: {', '.join(Arm)})")
+    if (Arm.WITHOUT.value in names) is not has_without:
+        reader.fault("without", "names the sites that the arm 'without' leaves out: one is nothing without the other")
     return tuple(Arm(name) for name in dict.fromkeys(names) if name in set(Arm))
 
 

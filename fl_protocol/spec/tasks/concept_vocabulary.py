@@ -23,11 +23,19 @@ class ConceptVocabulary:
         threshold: patients, over all sites.
         min_sites: sites that have the code; at least 2, so that no published code is one site's alone.
         site_minimum: a site's count below it is left out at the site, before anything is masked.
+
+    Safety: whoever has the sum, each site among them, sees the counts that reached ``site_minimum``. With the threshold
+    itself as the minimum, no code that fewer patients have is in the sum at all.
     """
 
     threshold: int
     min_sites: int
     site_minimum: int
+
+    @property
+    def hides_rare_codes(self) -> bool:
+        """Whether the sum is zero for each code that fewer than ``threshold`` patients have, at all sites together."""
+        return self.site_minimum >= self.threshold
 
     @property
     def kind(self) -> TaskKind:
@@ -50,9 +58,10 @@ class ConceptVocabulary:
 
 
 def read_concept_vocabulary(section: Reader) -> ConceptVocabulary:
-    """``{threshold, min_sites, site_minimum}``: each is a choice that a steward reads, so none has a default."""
+    """``{threshold, min_sites}``, and ``site_minimum``, where the sum is to show more than codes of the threshold."""
+    threshold = section.integer("threshold", low=1, high=_MOST)
     return ConceptVocabulary(
-        threshold=section.integer("threshold", low=1, high=_MOST),
+        threshold=threshold,
         min_sites=section.integer("min_sites", low=SMALLEST_MIN_SITES, high=10_000),
-        site_minimum=section.integer("site_minimum", low=1, high=_MOST),
+        site_minimum=section.integer("site_minimum", low=1, high=_MOST, default=threshold),
     )

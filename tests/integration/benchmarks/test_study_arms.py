@@ -223,6 +223,20 @@ def test_nobody_who_judges_is_trained_on_in_any_arm(bench: Bench, tmp_path: Path
     assert trained_sites == [set(), {"a", "b", "c"}, {POOLED_SITE}, {"a"}, {"b"}, {"c"}]
 
 
+def test_arm_without_a_site_is_the_federation_of_the_others_judged_by_all(bench: Bench, tmp_path: Path) -> None:
+    filling = replace(filling_of(bench, tmp_path), grid=None, arms=(Arm.WITHOUT,), without=("b",))
+    table = Table(study="tiny")
+    listening = Listening(bench.workshop)
+    fill_table(filling, table, listening, TableProgress(io.StringIO()))
+    (made,) = table.cells.values()
+    assert set(listening.trained) == {"a", "c"}
+    assert set(made.sites) == {"a", "b", "c"}
+    others = [site for site in filling.sites if site.name != "b"]
+    expected = train_federated(bench.workshop, bench.spec, others, records_of=training_of)
+    judged = bench.workshop.evaluate(bench.spec, expected.state.adapter, filling.sites[1].held_out, training=())
+    assert made.sites["b"].loss_sum == judged.loss_sum
+
+
 def test_pooled_arm_trains_on_every_site_s_records(bench: Bench) -> None:
     together = [record for site in bench.parts() for record in site.training]
     assert len(together) == sum(len(site.training) for site in bench.parts())

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import training
 from benchmarks.studies import main
 from tests.e2e.support.tiny_study import MODEL_NAME, write_tiny_study
 from tests.support.tiny_model import make_tiny_model
@@ -274,3 +275,31 @@ def test_table_of_another_study_is_refused_before_anything_is_made(tmp_path: Pat
     assert refused.code == 2
     assert refused.error["code"] == "study-table-unreadable"
     assert (tmp_path / "table.json").read_text() == '{"rows": []}'
+
+
+def test_specification_of_the_user_s_own_fills_a_table_of_its_own_only(copied: Place, tmp_path: Path) -> None:
+    own = tmp_path / "my-run.yaml"
+    own.write_text((copied.study / "run.yaml").read_text().replace("clip_norm: 20.0", "clip_norm: 5.0"))
+    words = ["--study", str(copied.study), "--models-dir", str(copied.root / "models"), "--run-spec", str(own)]
+    refused = call(*words, "--json")
+    assert (refused.code, refused.error["code"]) == (2, "usage-invalid")
+    differing = call(*copied.words("--run-spec", str(own), "--json"))
+    assert differing.code == 1
+    assert differing.error["code"] == "study-settings-differ"
+    assert "run_spec.privacy.clip_norm" in differing.error["message"]
+
+
+def test_training_measures_a_specification_of_the_user_s_own_without_the_local_arm(
+    copied: Place, tmp_path: Path
+) -> None:
+    own = tmp_path / "my-run.yaml"
+    own.write_text((copied.study / "run.yaml").read_text().replace("steps: 2", "steps: 1"))
+    words = ["--study", str(copied.study), "--models-dir", str(copied.root / "models"), "--run-spec", str(own)]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+        code = training.main([*words, "--seeds", "1", "--threads", "1", "--without-local", "--json"])
+    assert code in {0, 1}, "whether so little training meets the aim is not what is tested"
+    names = [row["name"] for row in json.loads(out.getvalue())["rows"]]
+    # Three rounds of one step, as the user's file says.
+    assert any("federated, 3 steps" in name for name in names)
+    assert not any("local" in name for name in names)

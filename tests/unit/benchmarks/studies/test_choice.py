@@ -62,6 +62,21 @@ def test_search_tries_every_pair_with_every_arm_that_trains() -> None:
     assert {key.seed for key in keys} == {7}
 
 
+def test_arm_without_has_a_cell_for_each_site_that_it_leaves_out() -> None:
+    setting = Setting(steps=8, learning_rates={Arm.FEDERATED: 0.1, Arm.WITHOUT: 0.2})
+    arms, sites = (Arm.FEDERATED, Arm.WITHOUT), ["a", "b", "c", "d"]
+    keys = table_cells(setting, arms=arms, sites=sites, seeds=(7, 8), without=["b", "d"])
+    assert [(key.arm, key.site) for key in keys if key.seed == 7] == [
+        (Arm.FEDERATED, ""),
+        (Arm.WITHOUT, "b"),
+        (Arm.WITHOUT, "d"),
+    ]
+    assert len(keys) == 2 * 3
+    searched = search_cells(GRID, arms=arms, sites=sites, seed=7, without=["d"])
+    assert {(key.arm, key.site) for key in searched} == {(Arm.FEDERATED, ""), (Arm.WITHOUT, "d")}
+    assert keys[1].sentence() == "table: without b, seed 7"
+
+
 @pytest.mark.parametrize("seeds", [(7,), (7, 8, 9)])
 def test_table_has_every_arm_and_seed_with_equal_steps(seeds: tuple[int, ...]) -> None:
     setting = Setting(steps=8, learning_rates={Arm.FEDERATED: 0.1, Arm.LOCAL: 0.2})

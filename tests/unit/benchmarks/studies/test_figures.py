@@ -59,6 +59,14 @@ def test_rows_have_every_arm_the_sites_their_mean_and_the_worst() -> None:
     assert rows["local, worst site (b)"].pooled.mean == pytest.approx(3.6)
 
 
+def test_row_of_a_federation_without_a_site_is_named_after_it() -> None:
+    cells = [*table_cells(), cell(Arm.WITHOUT, {"a": 2.0, "b": 4.0}, site="b")]
+    rows = {row.name: row for row in rows_of_table(cells, LOSS)}
+    assert list(rows)[-1] == "without b"
+    assert rows["without b"].pooled.mean == pytest.approx(3.0)
+    assert rows["without b"].worst_site.mean == pytest.approx(4.0)
+
+
 def test_worst_goes_by_the_metric_s_direction() -> None:
     rows = {row.name: row for row in rows_of_table(table_cells(), SCORE)}
     assert rows["federated"].worst_site.mean == pytest.approx(1.1)

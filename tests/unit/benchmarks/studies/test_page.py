@@ -51,6 +51,14 @@ def test_block_says_where_federation_is_worse() -> None:
     assert "- Federated is worse than pooled by 1.0375" in block_of(made, LOSS)
 
 
+def test_block_holds_a_federation_without_a_site_against_the_whole_one() -> None:
+    made = table()
+    made.put(cell(Arm.WITHOUT, {"a": 2.0, "b": 4.0}, site="b", seed=7))
+    block = block_of(made, LOSS)
+    assert "| without b | 0.5 | 3.0000 | 4.0000 |" in block
+    assert "- Federated is better than the same without b by 0.9625" in block
+
+
 def test_cells_of_different_settings_are_not_shown_side_by_side() -> None:
     made = table()
     made.put(cell(Arm.POOLED, {"a": 1.0}, common_sha256="other"))

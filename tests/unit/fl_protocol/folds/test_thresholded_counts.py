@@ -117,6 +117,40 @@ def test_fold_of_the_secure_sum_equals_the_definition(
     assert folded.state.adapter["published"].tolist() == expected
 
 
+def what_the_others_have(counts: list[list[int]], spec: RunSpec) -> NDArray[Any]:
+    """The attack: the first site takes its own part out of the sum that it fetched to compute the fold."""
+    sites = tuple(SiteId(name) for name in spec.cohort.names)
+    n_codes = len(counts[0])
+    layout = ALGORITHM.segments(spec, layout_of(n_codes), RoundKind.TRAIN)
+    sent = [weigh(mine, spec) for mine in counts]
+    vectors = {site: encode_payload(payload, layout) for site, payload in zip(sites, sent, strict=True)}
+    sums = decode_sums(Federation(sites, layout).exchange(vectors).total, layout, n_sites=len(sites))
+    left = [np.asarray(sums[name][:]) - sent[0][name] for name in ("code_patients", "code_sites")]
+    found: NDArray[Any] = np.stack(left)
+    return found
+
+
+@settings(deadline=None)
+@given(
+    counts=st.lists(st.lists(st.integers(0, 20), min_size=4, max_size=4), min_size=3, max_size=3),
+    threshold=st.integers(2, 40),
+)
+def test_site_that_takes_its_part_out_of_the_sum_learns_nothing_of_the_others_rare_codes(
+    counts: list[list[int]], threshold: int
+) -> None:
+    task = {"kind": "concept-vocabulary", "threshold": threshold, "min_sites": 2}
+    found = what_the_others_have(counts, spec_of(task=task))
+    for code in range(4):
+        if sum(mine[code] for mine in counts) < threshold:
+            assert found[:, code].tolist() == [0, 0]
+
+
+def test_run_that_asks_for_less_shows_the_others_rare_codes_to_whoever_has_the_sum() -> None:
+    # Why it has to be asked for: a code of seven patients, all at one hospital, of fifty that would publish it.
+    found = what_the_others_have([[0], [7], [0]], spec_of(threshold=50, site_minimum=5))
+    assert found[:, 0].tolist() == [7, 1]
+
+
 def test_evaluation_round_adds_nothing_and_changes_nothing() -> None:
     spec = spec_of()
     raw = {"eval_records": np.zeros(1, dtype=np.int64)}

@@ -227,7 +227,28 @@ def test_run_that_counts_must_leave_out_the_cells_that_the_policy_calls_small(
     assert "site_minimum" in finding.sentence
 
 
-def test_run_that_trains_has_no_rule_about_cells(
+@pytest.mark.parametrize(
+    ("privacy", "site_minimum", "is_met"),
+    [
+        ({}, 49, False),
+        ({}, 50, True),
+        ({"smallest_cell": 1}, 5, False),
+        ({"rare_codes_in_sums": "allowed"}, 5, True),
+        ({"rare_codes_in_sums": "denied"}, 5, False),
+    ],
+)
+def test_run_whose_sum_would_show_rare_codes_needs_the_policy_s_word(
+    site_ledger: SiteLedger, privacy: dict[str, object], site_minimum: int, is_met: bool
+) -> None:
+    policy = parse_policy({"privacy": privacy})
+    findings = explain_run(vocabulary_run(site_minimum), policy, site_ledger)
+    (finding,) = [finding for finding in findings if finding.rule == "privacy.rare_codes_in_sums"]
+    assert finding.is_met is is_met
+    assert "threshold" in finding.sentence
+
+
+def test_run_that_trains_has_no_rule_about_cells_or_codes(
     run_spec: RunSpec, open_policy: SitePolicy, site_ledger: SiteLedger
 ) -> None:
-    assert "privacy.smallest_cell" not in {finding.rule for finding in explain_run(run_spec, open_policy, site_ledger)}
+    rules = {finding.rule for finding in explain_run(run_spec, open_policy, site_ledger)}
+    assert not rules & {"privacy.smallest_cell", "privacy.rare_codes_in_sums"}

@@ -26,6 +26,9 @@ def test_policy_for_run_permits_this_run_and_nothing_wider() -> None:
 
 
 def test_policy_for_a_run_that_counts_permits_the_cells_that_it_names() -> None:
-    task = {"kind": "concept-vocabulary", "site_minimum": 3}
-    assert policy_for_run({**SPEC, "task": task})["privacy"] == {"without_dp": "allowed", "smallest_cell": 3}
+    task = {"kind": "concept-vocabulary", "threshold": 5, "site_minimum": 3}
+    shown = {"without_dp": "allowed", "smallest_cell": 3, "rare_codes_in_sums": "allowed"}
+    assert policy_for_run({**SPEC, "task": task})["privacy"] == shown
+    hidden = {"without_dp": "allowed", "smallest_cell": 5}
+    assert policy_for_run({**SPEC, "task": {**task, "site_minimum": 5}})["privacy"] == hidden
     assert policy_for_run(SPEC)["privacy"] == {"without_dp": "allowed"}

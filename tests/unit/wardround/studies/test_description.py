@@ -33,6 +33,27 @@ def test_description_fills_in_what_is_left_out() -> None:
     assert (study.data.data_format, study.data.folder) == ("jsonl", None)
     assert study.table.arms == (Arm.BEFORE, Arm.FEDERATED, Arm.POOLED, Arm.LOCAL)
     assert (study.table.search, study.table.rounds) == (None, None)
+    assert study.table.without == ()
+
+
+def test_description_that_leaves_sites_out_has_the_arm_for_it() -> None:
+    study = read_description({**DOCUMENT, "sites": 4, "table": {"without": [4, 1]}}, source="study.yaml")
+    assert study.table.arms == (Arm.BEFORE, Arm.FEDERATED, Arm.POOLED, Arm.LOCAL, Arm.WITHOUT)
+    assert study.table.without == (4, 1)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"without": [4]},
+        {"without": [0]},
+        {"without": ["ucsf"]},
+        {"arms": ["federated", "without"]},
+        {"arms": ["federated", "local"], "without": [1]},
+    ],
+)
+def test_description_that_leaves_out_what_is_not_there_is_refused(table: Mapping[str, object]) -> None:
+    assert "table.without" in faults_of({**DOCUMENT, "table": table})
 
 
 def test_description_keeps_what_is_said() -> None:

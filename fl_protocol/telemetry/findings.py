@@ -1,4 +1,4 @@
-"""What a check of ``doctor`` says: one fact about this machine, and what to do where it is wrong.
+"""What a check of either side's ``doctor`` says: one fact about a machine, and what to do where it is wrong.
 
 A check is a row: its name, what it looks at, and every outcome that it may have, each with a code that never changes.
 The page ``docs/operating/doctor.md`` is made of these rows. What a check finds by an error of another room has that
@@ -7,12 +7,15 @@ error's code and advice instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Generic, TypeVar
 
 from fl_protocol.errors import Fact, WardroundError
-from site_agent.doctor.scene import Scene
+
+SceneT = TypeVar("SceneT")
+"""What a side's checks look at."""
 
 
 class Health(StrEnum):
@@ -22,9 +25,9 @@ class Health(StrEnum):
     NOTE = "note"
     """A fact that nobody has to act on."""
     WARNING = "warning"
-    """The site can take part; something should be looked at."""
+    """It works; something should be looked at."""
     FAILED = "failed"
-    """The site cannot take part, or not safely."""
+    """It does not work, or not safely."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,18 +74,15 @@ class CheckResult:
         }
 
 
-Findings = Iterable[CheckResult]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One row of the table of checks."""
+class Check(Generic[SceneT]):
+    """One row of a side's table of checks."""
 
     name: str
     family: str
     looks_at: str
     outcomes: tuple[Outcome, ...]
-    run: Callable[[Scene], Findings]
+    run: Callable[[SceneT], Iterable[CheckResult]]
 
 
 def found(name: str, outcome: Outcome, message: str, *, advice: str | None = None, **facts: Fact) -> CheckResult:
@@ -101,3 +101,24 @@ def failed_by(name: str, error: WardroundError, *, health: Health = Health.FAILE
     """A check that another room's error ended: its code, its sentence, its advice."""
     advice = str(getattr(error, "advice", "") or "") or "Mend what the sentence names, then ask again."
     return CheckResult(name=name, code=error.code, health=health, message=str(error), advice=advice)
+
+
+_MARKS = {Health.OK: "ok", Health.NOTE: "note", Health.WARNING: "LOOK", Health.FAILED: "MEND"}
+
+
+def page(results: Iterable[CheckResult]) -> Iterator[str]:
+    """What was found, and below it what to do, told once: each on one line, which no terminal cuts into columns."""
+    told: set[str] = set()
+    for result in results:
+        yield f"{_MARKS[result.health]:<5} {result.name}: {result.message} [{result.code}]"
+        if result.advice and result.advice not in told:
+            told.add(result.advice)
+            yield f"      -> {result.advice}"
+
+
+def verdict(results: Sequence[CheckResult], *, well: str) -> str:
+    """The last line: what is left to do, or that all is well, in the side's own words."""
+    n_failed = sum(result.health is Health.FAILED for result in results)
+    n_warned = sum(result.health is Health.WARNING for result in results)
+    looked = f" {n_warned} to look at." if n_warned else ""
+    return f"{n_failed} to mend, from the top.{looked}" if n_failed else f"{well}{looked}"
