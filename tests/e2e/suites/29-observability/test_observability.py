@@ -203,10 +203,12 @@ def test_no_metric_holds_a_figure_of_a_sites_data(watched: Watched) -> None:
     counts = {value for value in telling.values() if value == int(value) and value > 99} | planted
     reals = [value for value in telling.values() if value != int(value)]
     assert reals
+    # How often REST was asked, and sites called, passes through every small number; 3 labels say what was asked.
+    ours = ("wardround_coordinator_rest_", "wardround_coordinator_call")
     for name, texts in watched.seen.items():
         for text in texts:
             for series, value in samples_of(text).items():
-                assert value not in counts, (name, series)
+                assert value not in (planted if series[0].startswith(ours) else counts), (name, series)
                 assert not any(abs(value - real) <= 1e-6 * abs(real) for real in reals), (name, series)
 
 
@@ -246,8 +248,8 @@ def test_trace_of_a_round_reaches_from_the_driver_to_the_trainer(watched: Watche
     calls = {str(span.attributes["method"]): span for span in spans if span.name == "site.call"}
     # A call's span is the coordinator's, and hangs below the site's step: over the wire went two numbers.
     assert {"AdvertiseKeys", "ShareKeys", "UploadBlob", "ConfirmSurvivors", "RevealShares"} <= set(calls)
-    for call in calls.values():
-        assert call.parent_id in steps
+    for method, call in calls.items():
+        assert call.parent_id in steps or (method, call.parent_id) == ("ReportProgress", train.span_id)
         assert call.resource["service.name"] == "wardround-coordinator"
         assert call.attributes["site_id"] == TRACED
 
@@ -286,10 +288,13 @@ def test_no_span_holds_a_figure_of_a_sites_data(watched: Watched) -> None:
 def test_log_lines_hold_the_listed_keys_alone(watched: Watched, name: str) -> None:
     lines = [json.loads(line) for line in watched.federation.processes[name].log_text().splitlines() if line[:1] == "{"]
     lines = [line for line in lines if "event" in line]
-    assert len(lines) > 3
+    assert len(lines) >= 2
     for line in lines:
         assert set(line) <= set(LOG_FIELDS), set(line) - set(LOG_FIELDS)
     about = [line for line in lines if line.get("run_id") == watched.run_id]
     assert about or name == "coordinator"
-    is_traced = any("trace_id" in line for line in lines)
-    assert is_traced == (name == TRACED) or name == "coordinator"
+    traces = {line["trace_id"] for line in lines if "trace_id" in line}
+    if name == TRACED:
+        assert f"{round_trace(watched.run_id, 0, 0).trace_id:032x}" in traces
+    elif name != "coordinator":
+        assert not traces
