@@ -99,7 +99,9 @@ def create_app(resources: Resources, *, max_body_bytes: int, rate_rules: RateRul
     app.state.resources = resources
     app.state.rate_limits = RateLimits(rate_rules)
     app.add_middleware(BodyBound, max_body_bytes=max_body_bytes)
-    routes = {route.endpoint: f"{prefix}{route.path}" for prefix, router in ROUTERS for route in api_routes(router)}
+    routes: dict[object, str] = {}
+    for prefix, router in ROUTERS:
+        routes |= {route.endpoint: f"{prefix}{route.path}" for route in api_routes(router)}
     return RequestWatch(SecurityHeaders(app), meter=resources.meter, routes=routes, tracing=resources.tracing)
 
 

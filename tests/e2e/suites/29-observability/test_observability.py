@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -25,7 +27,7 @@ from fl_protocol.telemetry.trace_ids import round_trace, run_trace
 from tests.e2e.support import recording_site
 from tests.e2e.support.federation import Federation, free_port
 from tests.e2e.support.private_figures import read_recording
-from tests.e2e.support.template import SITES, SMALL, Template, make_template, records_of
+from tests.e2e.support.template import ENVIRONMENT, SITES, SMALL, Template, make_template, records_of
 from tests.support.otlp_collector import CollectedSpan, Collector
 from wardround.errors import RefusedError
 
@@ -298,3 +300,69 @@ def test_log_lines_hold_the_listed_keys_alone(watched: Watched, name: str) -> No
         assert f"{round_trace(watched.run_id, 0, 0).trace_id:032x}" in traces
     elif name != "coordinator":
         assert not traces
+
+
+def test_second_process_with_the_same_port_goes_on_without_metrics(watched: Watched) -> None:
+    federation = watched.federation
+    federation.define_coordinator(name="second", roles="driver")
+    federation.processes.start("second")
+    try:
+        log = federation.processes["second"].log_text
+        federation.wait_until("it says that the port is taken", lambda: "metrics_port_taken" in log())
+        federation.wait_until("and drives", lambda: "driver_started" in log())
+    finally:
+        federation.processes.stop("second")
+
+
+def test_commands_of_the_runbooks_answer(watched: Watched) -> None:
+    """What docs/runbooks tell people to look with, typed at a coordinator that runs and at a site that does not."""
+    federation, run_id = watched.federation, watched.run_id
+    config = str(federation.coordinator_dir / "coordinator.yaml")
+    export = str(federation.folder / "events.jsonl")
+    for words in (
+        ("sites", "list"),
+        ("sites", "show", SHOWN),
+        ("runs", "list"),
+        ("runs", "show", run_id),
+        ("rounds", "list", run_id),
+        ("audit", "export", export),
+        ("audit", "verify", export),
+        ("--version",),
+        ("tokens", "create", "--label", "prometheus", "--scope", "metrics:read", "--days", "366"),
+    ):
+        assert federation.call_admin(*words)
+    for module, words in (
+        ("coordinator", ("doctor", "--config", config)),
+        ("coordinator", ("doctor", "--live", "--config", config)),
+        ("coordinator", ("config", "check", "--config", config)),
+        ("coordinator", ("ca", "show", "--config", config)),
+        ("site_agent", ("--state-dir", str(federation.site_dir(SHOWN)), "status")),
+        ("site_agent", ("--state-dir", str(federation.site_dir(SHOWN)), "identity", "show")),
+        ("site_agent", ("--state-dir", str(federation.site_dir(SHOWN)), "doctor", "--firewall")),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", module, *words],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+    # A stopped agent is not well, and says so.
+    for words in (("doctor", "--live"), ("doctor",)):
+        done = subprocess.run(
+            [sys.executable, "-m", "site_agent", "--state-dir", str(federation.site_dir(SHOWN)), *words],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.stdout + done.stderr
+    # Suspended, let in again, and gone for good: as the runbook has it.
+    federation.call_admin("sites", "suspend", SILENT, "--reason", "looked into")
+    federation.call_admin("sites", "resume", SILENT)
+    federation.call_admin("sites", "revoke", SILENT, "--reason", "keys copied")
+    shown = json.loads(federation.call_admin("--json", "sites", "show", SILENT))
+    assert (shown["state"], shown["reason"]) == ("REVOKED", "keys copied")
