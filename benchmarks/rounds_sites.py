@@ -24,6 +24,8 @@ import yaml
 
 from fl_protocol.clock import SystemClock
 from fl_protocol.ids import Sha256Hex
+from fl_protocol.telemetry.meter import Meter
+from fl_protocol.telemetry.site_metrics import SITE_METRICS
 from fl_protocol.tensors.safetensors_io import bytes_from_tensors
 from site_agent import daemon
 from site_agent.audit.store import AuditLog, origin_of_site
@@ -106,6 +108,9 @@ class InstantTrainer:
 
         await asyncio.to_thread(write)
         return result
+
+    async def end_orphans(self) -> None:
+        """Nothing outlives its call."""
 
     async def stop_run(self, run_folder: Path) -> None:
         """Nothing is kept."""
@@ -214,7 +219,8 @@ async def _seams(
     client = CoordinatorClient(channel, agent_version=agent_version())
     spawn = daemon._guarded_spawn(group)  # noqa: SLF001 - the daemon's own composition
     compose = daemon._compose  # noqa: SLF001 - as above
-    return compose(settings, identity, db, client, policies=policies, board=board, spawn=spawn)
+    meter = Meter(SITE_METRICS)
+    return compose(settings, identity, db, client, policies=policies, board=board, meter=meter, spawn=spawn)
 
 
 async def serve(folders: list[SiteFolder], n_parameters: int) -> None:

@@ -6,8 +6,6 @@ A command imports what it needs when it runs, so that `--help` and `config check
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import wraps
@@ -29,6 +27,7 @@ from coordinator.settings import (
 )
 from fl_protocol.clock import SystemClock
 from fl_protocol.errors import WardroundError
+from fl_protocol.telemetry.logs import configure_logs
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=StrEnum)
@@ -327,35 +326,25 @@ def doctor(
         bool, typer.Option("--live", help="Only ask whether the coordinator that runs here is well; for healthchecks.")
     ] = False,
     serve_file: Annotated[
-        Path | None, typer.Option(envvar=_SERVE_FILE, help="With --live: the process that `serve` told this file.")
+        Path | None,
+        typer.Option(envvar=_SERVE_FILE, help="The process that `serve` told this file; by default all of the folder."),
     ] = None,
 ) -> None:
-    """Check configuration, keys, database, disk and ports.
+    """Check configuration, keys, database, clock, blobs, disk, backup, ports and the addresses that sites are told.
 
     Example: wardround-coordinator doctor --config ./coordinator/coordinator.yaml
     """
     if is_live:
         _answer_live(config, serve_file)
         return
-    from coordinator.doctor.checks import diagnose
+    from coordinator.doctor.table import diagnose
+    from fl_protocol.telemetry.findings import Health, page, verdict
 
-    findings = diagnose(config, clock=SystemClock())
-    is_well = all(finding.is_well for finding in findings)
+    results = diagnose(config, clock=SystemClock(), serve_file=serve_file)
+    is_well = all(result.health is not Health.FAILED for result in results)
     _answer(
-        {
-            "ok": is_well,
-            "checks": [
-                {"name": one.name, "ok": one.is_well, "detail": one.detail, "advice": one.advice} for one in findings
-            ],
-        },
-        [
-            line
-            for one in findings
-            for line in (
-                f"{'ok  ' if one.is_well else 'FAIL'} {one.name}: {one.detail}",
-                *((f"     {one.advice}",) if one.advice else ()),
-            )
-        ],
+        {"ok": is_well, "checks": [result.document() for result in results]},
+        [*page(results), "", verdict(results, well="Nothing to mend.")],
     )
     if not is_well:
         raise typer.Exit(EXIT_FAILED)
@@ -539,33 +528,7 @@ def _exit_code(error: WardroundError) -> int:
 
 
 def _configure_logs(settings: LogSettings) -> None:
-    """One stream of lines on stderr, ours and those of the libraries."""
-    level = logging.getLevelNamesMapping()[settings.level.value.upper()]
-    shared: list[structlog.types.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
-    renderer: structlog.types.Processor = (
-        structlog.processors.JSONRenderer()
-        if settings.format is LogFormat.JSON
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[*shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
-    )
-    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    configure_logs(settings.level.value, is_json=settings.format is LogFormat.JSON)
 
 
 def main() -> None:

@@ -39,6 +39,7 @@ from coordinator.gateway.server import Listener, ListenerError, open_enrolment, 
 from coordinator.http_server import QuietServer, address_of, bound_socket
 from coordinator.installation import CONFIG_FILE, Installation, Keys
 from coordinator.live_listener import LIVE_HOST, live_server
+from coordinator.observation import observe, tracing_of
 from coordinator.replicas import is_database_current, keep_house, notice_board, serve_file_for
 from coordinator.services.checkpoint_audit import checkpoint_audit
 from coordinator.services.context import EngineContext
@@ -128,7 +129,8 @@ async def serve(
     async with _opened_database(installation) as database:
         parts = _make_parts(installation, database=database, roles=roles, clock=clock, serve_file=said_in)
         try:
-            await _run(parts, roles=roles, stop=stop)
+            with _observed(parts, roles) as seen_at:
+                await _run(parts, roles=roles, stop=stop, seen_at=seen_at)
         finally:
             said_in.unlink(missing_ok=True)
             for name in (signal.SIGTERM, signal.SIGINT):
@@ -190,6 +192,7 @@ def _make_parts(
         forget_identities=from_any_thread(wakeups.forget_identities),
         is_driver_alive=watch.is_alive if ServiceRole.DRIVER in roles else None,
     )
+    resources = replace(resources, tracing=tracing_of(installation))
     engine = EngineContext(
         db=database,
         blobs=resources.blobs,
@@ -198,6 +201,8 @@ def _make_parts(
         wakeups=wakeups,
         origin=resources.origin,
         uploads=UploadDesk(settings.gateway.max_uploads),
+        meter=resources.meter,
+        tracing=resources.tracing,
     )
     return _Parts(
         installation=installation,
@@ -240,7 +245,27 @@ class _Listening:
     refresh: Callable[[], object] | None = None
 
 
-async def _run(parts: _Parts, *, roles: frozenset[ServiceRole], stop: asyncio.Event) -> None:
+@contextlib.contextmanager
+def _observed(parts: _Parts, roles: frozenset[ServiceRole]) -> Iterator[dict[str, str]]:
+    """While it runs, operators may look; at which address, if any."""
+    watch = parts.watch
+    listener = observe(
+        parts.installation,
+        resources=parts.resources,
+        engine=parts.engine,
+        keys=parts.keys,
+        roles=tuple(sorted(role.value for role in roles)),
+        last_turn_at=lambda: None if watch.driver is None else watch.driver.last_turn_at,
+    )
+    try:
+        yield {} if listener is None else {"metrics": listener.address}
+    finally:
+        if listener is not None:
+            listener.close()
+        parts.resources.tracing.close()
+
+
+async def _run(parts: _Parts, *, roles: frozenset[ServiceRole], stop: asyncio.Event, seen_at: dict[str, str]) -> None:
     listening = (
         *(_open_listeners(parts) if ServiceRole.GATEWAY in roles else ()),
         *((_open_rest(parts),) if ServiceRole.API in roles else ()),
@@ -257,7 +282,8 @@ async def _run(parts: _Parts, *, roles: frozenset[ServiceRole], stop: asyncio.Ev
         cancelled.append(group.create_task(watch.run(), name="authority"))
         for name, work in _background(parts, roles):
             cancelled.append(group.create_task(work, name=name))
-        _say_ready(parts.serve_file, {listener.name: listener.address for listener in listening})
+        addresses = {listener.name: listener.address for listener in listening}
+        _say_ready(parts.serve_file, {**addresses, **seen_at})
         await stop.wait()
         _log.info("coordinator_stopping")
         for listener in listening:
@@ -457,7 +483,7 @@ async def _sign_checkpoints(parts: _Parts) -> None:
 
 def _say_ready(serve_file: Path, addresses: dict[str, str]) -> None:
     nobody: dict[str, str | None] = {"rest": None, "gateway": None, "enrolment": None}
-    nobody |= {"gateway_http1": None, "enrolment_http1": None}
+    nobody |= {"gateway_http1": None, "enrolment_http1": None, "metrics": None}
     document = {**nobody, **addresses, "pid": os.getpid(), "machine": socket.gethostname()}
     replace_file(serve_file, json.dumps(document).encode() + b"\n", mode=0o644)
     _log.info("coordinator_ready", **document)

@@ -92,6 +92,14 @@ oidc:                             # an identity provider whose bearer tokens are
   keys_host: null                 # host[:port] of its keys, where that is not the issuer's own
   clock_skew_s: 60
 
+metrics:                          # for Prometheus: plain HTTP, no token; whoever reaches it may read it
+  host: 127.0.0.1                 # 0.0.0.0 only where a firewall or a NetworkPolicy says who reaches it
+  port: {metrics_port}                      # GET /metrics; null turns it off
+
+tracing:                          # OpenTelemetry; needs the extra `tracing`. Nothing leaves where endpoint is null
+  endpoint: null                  # the whole address of an OTLP collector: http://127.0.0.1:4318/v1/traces
+  ca_file: null                   # the certificates behind its own, where the system does not know them
+
 log:
   level: info                     # debug | info | warning | error
   format: json                    # json | console

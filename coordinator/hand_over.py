@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import stat
 from pathlib import Path
 
 from coordinator.ca.errors import KeyFileExistsError
@@ -11,7 +10,6 @@ from coordinator.ca.key_files import read_file, read_private_file, write_new_fil
 
 PASSWORD_BYTES = 32
 _OWNER, _OWNER_AND_GROUP = 0o600, 0o640
-_GROUP_ENTERS = 0o050
 
 
 def make_password(file: Path, *, given: Path | None, is_shared: bool = False) -> bool:
@@ -21,8 +19,8 @@ def make_password(file: Path, *, given: Path | None, is_shared: bool = False) ->
         file: where.
         given: a file whose content is taken, so that an operator may bring a password; where it is empty, or None, 256
             random bits are written as text.
-        is_shared: whether the file's group may read it, too (a database's server runs as another user); its folder is
-            opened to the group as well. Else only its owner can read it.
+        is_shared: whether the file's group may read it, too, since a database's server runs as another user; else only
+            its owner can.
 
     Returns:
         Whether the file was written now.
@@ -36,8 +34,6 @@ def make_password(file: Path, *, given: Path | None, is_shared: bool = False) ->
         write_new_file(file, password + b"\n", mode=_OWNER_AND_GROUP if is_shared else _OWNER)
     except KeyFileExistsError:
         return False
-    if is_shared:
-        file.parent.chmod(stat.S_IMODE(file.parent.stat().st_mode) | _GROUP_ENTERS)
     return True
 
 

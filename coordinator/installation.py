@@ -48,6 +48,7 @@ from coordinator.settings import (
     BlobKind,
     CoordinatorSettings,
     SettingsInvalidError,
+    default_metrics_port,
     load_settings,
 )
 from fl_protocol.clock import Clock
@@ -373,6 +374,7 @@ def _settings_text(*, consortium: str, ports: Ports, database: DatabaseChoice) -
         enrolment_port=ports.enrolment,
         http1_port=ports.gateway_http1,
         enrolment_http1_port=ports.enrolment_http1,
+        metrics_port=default_metrics_port(ports.rest),
     )
 
 

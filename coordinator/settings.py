@@ -47,6 +47,11 @@ def default_enrolment_http1_port(enrolment_port: int) -> int:
     return 0 if enrolment_port == 0 else 8447
 
 
+def default_metrics_port(rest_port: int) -> int:
+    """Where the operators' listener is when nobody says."""
+    return 0 if rest_port == 0 else 9464
+
+
 def _with_second_port(keys: object, default: Callable[[int], int]) -> object:
     """A file that an earlier version wrote names no second port; where it lets the system choose, so it is there."""
     if isinstance(keys, dict) and "http1_port" not in keys and str(keys.get("port")) == "0":
@@ -252,6 +257,20 @@ class OidcSettings(_Section):
         return self
 
 
+class MetricsSettings(_Section):
+    """The listener for whoever runs the service: plain HTTP, nobody is asked who they are; null turns it off."""
+
+    host: str = "127.0.0.1"
+    port: Port | None = 9464
+
+
+class TracingSettings(_Section):
+    """Where spans go; nothing is told, and nothing leaves, where ``endpoint`` is null."""
+
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^@\s]+$")] | None = None
+    ca_file: Path | None = None
+
+
 class LogSettings(_Section):
     """The log that is not evidence."""
 
@@ -281,7 +300,21 @@ class CoordinatorSettings(BaseSettings):
     governance: GovernanceSettings = GovernanceSettings()
     rate_limits: RateLimitSettings = RateLimitSettings()
     oidc: OidcSettings = OidcSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metrics_port_follows_the_others(cls, sections: object) -> object:
+        """Where REST's port is chosen at each start, this one is too: such coordinators share a machine."""
+        if not isinstance(sections, dict):
+            return sections
+        rest, metrics = sections.get("rest"), sections.get("metrics")
+        is_chosen = isinstance(rest, dict) and str(rest.get("port")) == "0"
+        if is_chosen and (metrics is None or (isinstance(metrics, dict) and "port" not in metrics)):
+            return {**sections, "metrics": {**(metrics or {}), "port": default_metrics_port(0)}}
+        return sections
 
     @field_validator("consortium")
     @classmethod

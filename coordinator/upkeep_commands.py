@@ -14,6 +14,7 @@ from coordinator.services.resources import Addresses
 from coordinator.services.tokens import TokenRequest, create_token
 from coordinator.upkeep.backup import make_backup
 from coordinator.upkeep.errors import BackupUnreadableError
+from coordinator.upkeep.last_backup import note_backup
 from coordinator.upkeep.restore import RestoreOptions, restore_backup
 from fl_protocol.clock import Clock
 
@@ -34,6 +35,7 @@ def backup_answer(
         raise BackupUnreadableError(message)
     passphrase = None if passphrase_file is None else read_private_file(passphrase_file).strip()
     made = make_backup(open_installation(config), file, clock=clock, passphrase=passphrase, report=report)
+    note_backup(config.resolve().parent, made_at=made.made_at)
     document = {
         "file": str(made.path),
         "made_at": made.made_at.isoformat(),

@@ -8,17 +8,21 @@ end all of them, and leave rounds as they are, to be taken up by the next start.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 import structlog
 
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.clock import SystemClock
+from fl_protocol.telemetry.meter import Meter
+from fl_protocol.telemetry.site_metrics import SITE_METRICS
 from site_agent.audit.own_tree import OwnTree
 from site_agent.audit.store import AuditLog, origin_of_site
 from site_agent.db.tx import SiteDb, open_site_db
@@ -26,12 +30,13 @@ from site_agent.enrolment.identity_file import SiteIdentity, load_identity
 from site_agent.enrolment.keystore import KeyStore
 from site_agent.identity_keeping import identity_keeper, recorder
 from site_agent.jobs.job_dir import DeviceChoice
-from site_agent.jobs.process import ProcessRunner, ProcessRunnerOptions, end_orphans
 from site_agent.link.backoff import Backoff
 from site_agent.link.client import CoordinatorClient
 from site_agent.link.downloader import Downloader
 from site_agent.link.link_channel import LinkChannel
 from site_agent.link.uploader import Uploader
+from site_agent.observation import observed, traced
+from site_agent.runners import runner_of
 from site_agent.settings import SiteSettings
 from site_agent.state.coordinator_log import CoordinatorLog
 from site_agent.state.directory_lock import DirectoryLock
@@ -87,7 +92,7 @@ async def _serve(settings: SiteSettings, identity: SiteIdentity, db: SiteDb) -> 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     board = StatusBoard(settings.folder.status_json, identity.site_id, SystemClock())
-    db.watch_writes(board.recording)
+    meter = Meter(SITE_METRICS)
     channel = LinkChannel(
         find_way_out(settings, identity, environment=os.environ).link_options(),
         clock_s=time.monotonic,
@@ -97,11 +102,16 @@ async def _serve(settings: SiteSettings, identity: SiteIdentity, db: SiteDb) -> 
     policies = PolicyDesk(settings.policy_path, db=db, audit=audit)
     known = _coordinator_log(settings, identity, db, audit=audit)
     client = CoordinatorClient(channel, agent_version=agent_version(), coordinator_log=known)
+    shown = contextlib.ExitStack()
     try:
+        tracing = shown.enter_context(traced(settings, version=agent_version()))
+        shown.enter_context(observed(settings, meter, board=board, db=db, version=agent_version()))
         async with asyncio.TaskGroup() as group:
-            seams = _compose(
-                settings, identity, db, client, policies=policies, board=board, spawn=_guarded_spawn(group)
+            spawn = _guarded_spawn(group)
+            composed = _compose(
+                settings, identity, db, client, policies=policies, board=board, meter=meter, spawn=spawn
             )
+            seams = replace(composed, tracing=tracing)
             kept = _identity_loop(seams, settings, identity, channel)
             beside = [
                 group.create_task(_keep_running("transport", channel.keep)),
@@ -109,12 +119,13 @@ async def _serve(settings: SiteSettings, identity: SiteIdentity, db: SiteDb) -> 
             ]
             try:
                 approvals = ApprovalLoop(seams, policies=policies, identity=identity, peers=settings.peers)
-                await _run_until(stopping, seams, settings, approvals, group)
+                await _run_until(stopping, seams, approvals, group)
             finally:
                 for task in beside:
                     task.cancel()
                 await asyncio.gather(*beside, return_exceptions=True)
     finally:
+        shown.close()
         await channel.close()
 
 
@@ -140,14 +151,13 @@ def _identity_loop(
 async def _run_until(
     stopping: asyncio.Event,
     seams: SiteSeams,
-    settings: SiteSettings,
     approvals: ApprovalLoop,
     group: asyncio.TaskGroup,
 ) -> None:
     assignments = AssignmentLoop(seams, backoff=_backoff())
     _record(seams, AuditKind.PROCESS_STARTED)
     await approvals.read_policy()
-    await asyncio.to_thread(end_orphans, settings.folder.jobs_dir)
+    await seams.runner.end_orphans()
     await assignments.restore()
     loops = [
         group.create_task(_keep_running("assignments", assignments.run)),
@@ -185,13 +195,13 @@ def _compose(
     *,
     policies: PolicyDesk,
     board: StatusBoard,
+    meter: Meter,
     spawn: Spawn,
 ) -> SiteSeams:
     folder, clock, entropy = settings.folder, SystemClock(), SystemEntropy()
     signer = KeyStore(folder).load_signer()
     audit = AuditLog(signer, clock, origin_of_site(identity.site_id))
     spki = identity.coordinator_signing_spki
-    threads = settings.runner.threads
     return SiteSeams(
         site_id=identity.site_id,
         signer=signer,
@@ -207,29 +217,33 @@ def _compose(
         witness=LogWitness(
             client, client.coordinator_log or _coordinator_log(settings, identity, db, audit=audit), OwnTree(db)
         ),
-        uploader=Uploader(client, coordinator_spki=spki, backoff=_backoff()),
+        uploader=Uploader(client, coordinator_spki=spki, backoff=_backoff(), meter=meter),
         downloader=Downloader(client, backoff=_backoff(), folder=folder.downloads_dir),
-        runner=ProcessRunner(
-            ProcessRunnerOptions(
-                threads=threads,
-                processes=None if settings.runner.processes == "auto" else settings.runner.processes,
-                environment=dict(os.environ),
-                idle_timeout_s=settings.runner.idle_timeout_s,
-                checkpoint_every_s=settings.runner.checkpoint_every_s,
-            )
+        runner=runner_of(settings),
+        judge=PolicyJudge(
+            db,
+            audit,
+            policies=policies,
+            identity=identity,
+            peers=settings.peers,
+            clock=clock,
+            is_data_elsewhere=settings.runner.is_trainer_elsewhere,
+            meter=meter,
         ),
-        judge=PolicyJudge(db, audit, policies=policies, identity=identity, peers=settings.peers, clock=clock),
         jobs=JobOptions(
-            jobs_dir=folder.jobs_dir,
+            jobs_dir=settings.jobs_dir,
+            private_states_dir=folder.private_states_dir,
             base_models={
                 name: path for name in settings.base_models if (path := settings.base_model_path(name)) is not None
             },
-            threads=threads,
+            threads=settings.runner.threads,
             device=DeviceChoice(settings.runner.device),
             timeout_s=settings.runner.timeout_s,
+            is_trainer_elsewhere=settings.runner.is_trainer_elsewhere,
         ),
         board=board,
         spawn=spawn,
+        meter=meter,
     )
 
 

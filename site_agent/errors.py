@@ -26,7 +26,12 @@
         └── JobError
             ├── JobFailedError              the trainer said why
             ├── JobTimedOutError
-            └── TrainerDiedError            the trainer ended without a word
+            ├── TrainerDiedError            the trainer ended without a word
+            ├── TrainerAbsentError          no trainer serves the jobs folder
+            └── RunnerError                 a trainer cannot be started as site.yaml says
+                ├── EngineUnavailableError  the engine or the cluster does not answer
+                ├── ImageMismatchError      the image is not the one that is named
+                └── GpuUnavailableError     there is no GPU to be given
 
 Rooms that raise errors of their own (policy, enrolment, datasets, audit, settings) derive them from SiteAgentError.
 """
@@ -241,3 +246,51 @@ class TrainerDiedError(JobError):
         """Keep the advice beside the sentence."""
         super().__init__(f"{message}. {advice}", **facts)
         self.advice = advice
+
+
+class TrainerAbsentError(JobError):
+    """No trainer serves the jobs folder, or none that is alive.
+
+    Attributes:
+        advice: what the site's operator may do about it.
+    """
+
+    code = "trainer-absent"
+
+    def __init__(self, message: str, *, advice: str, **facts: Fact) -> None:
+        """Keep the advice beside the sentence."""
+        super().__init__(f"{message}. {advice}", **facts)
+        self.advice = advice
+
+
+class RunnerError(JobError):
+    """A trainer cannot be started as ``runner`` in ``site.yaml`` says.
+
+    Attributes:
+        advice: what the site's operator may do about it.
+    """
+
+    code = "runner-error"
+
+    def __init__(self, message: str, *, advice: str, **facts: Fact) -> None:
+        """Keep the advice beside the sentence."""
+        super().__init__(f"{message}. {advice}", **facts)
+        self.advice = advice
+
+
+class EngineUnavailableError(RunnerError):
+    """The container engine, or the cluster, does not answer, or does not let this agent in."""
+
+    code = "engine-unavailable"
+
+
+class ImageMismatchError(RunnerError):
+    """The trainer's image is not the one that is named, by its digest."""
+
+    code = "image-mismatch"
+
+
+class GpuUnavailableError(RunnerError):
+    """A GPU was asked for, and there is none that a trainer can be given."""
+
+    code = "gpu-unavailable"

@@ -111,6 +111,11 @@ class SiteFolder:
         return self.root / "jobs"
 
     @property
+    def private_states_dir(self) -> Path:
+        """What local rules keep at this site between rounds; not in the jobs folder, where a trainer writes."""
+        return self.root / "private"
+
+    @property
     def states_dir(self) -> Path:
         """Public states of runs, computed from published sums."""
         return self.root / "states"

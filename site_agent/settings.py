@@ -79,19 +79,40 @@ class CoordinatorSettings(_Section):
 class RunnerSettings(_Section):
     """How training jobs are run."""
 
-    kind: Literal["process"] = "process"
+    kind: Literal["process", "spool"] = "process"
+    jobs_dir: Path | None = None
     threads: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     processes: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     timeout_s: float = Field(default=86_400.0, gt=0)
     idle_timeout_s: float = Field(default=1_800.0, gt=0)
+    absent_after_s: float = Field(default=120.0, gt=0)
     checkpoint_every_s: float = Field(default=30.0, ge=0)
+
+    @property
+    def is_trainer_elsewhere(self) -> bool:
+        """Whether data and base models are seen by the trainer only."""
+        return self.kind != "process"
 
 
 class BaseModelSettings(_Section):
     """Where the folder of a base model lies on this machine."""
 
     path: Path
+
+
+class MetricsSettings(_Section):
+    """Numbers for the hospital's own Prometheus, over plain HTTP; off until a port is named."""
+
+    host: str = "127.0.0.1"
+    port: int | None = Field(default=None, ge=0, le=65535)
+
+
+class TracingSettings(_Section):
+    """Where this site's spans go, for the hospital's own eyes; nothing is told where ``endpoint`` is null."""
+
+    endpoint: str | None = Field(default=None, pattern=r"^https?://[^@\s]+$")
+    ca_file: Path | None = None
 
 
 class LogSettings(_Section):
@@ -113,6 +134,8 @@ class SiteSettings(BaseSettings):
     peers: dict[Annotated[str, AfterValidator(_site_name)], Annotated[str, AfterValidator(_digest)]] = {}
     runner: RunnerSettings = RunnerSettings()
     base_models: dict[str, BaseModelSettings] = {}
+    metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
     log: LogSettings = LogSettings()
 
     _root: Path = PrivateAttr(default=Path())
@@ -161,6 +184,12 @@ class SiteSettings(BaseSettings):
         """The file with the proxy's user and password, absolute."""
         file = self.coordinator.proxy_credentials_file
         return None if file is None else self.folder.root / file
+
+    @property
+    def jobs_dir(self) -> Path:
+        """The folder that agent and trainer share, absolute."""
+        configured = self.runner.jobs_dir
+        return self.folder.jobs_dir if configured is None else self.folder.root / configured
 
     def base_model_path(self, name: str) -> Path | None:
         """The folder of a base model, absolute; None where the name is not configured."""

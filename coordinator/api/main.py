@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coordinator.api import audit, blobs, events, releases, rounds, runs, schemas, sites, sums, users
-from coordinator.api.auth import Api
+from coordinator.api.auth import Api, allowed
 from coordinator.api.headers import SecurityHeaders
 from coordinator.api.openapi import PROBLEMS, install_openapi
 from coordinator.api.operations import PREFIX, Operation, operations_of
 from coordinator.api.problems import install_problem_handlers, problem
 from coordinator.api.rate_limits import RateLimits, RateRules
+from coordinator.api.request_watch import RequestWatch
 from coordinator.services.check_health import check_health
+from coordinator.services.permissions import Action, Principal
 from coordinator.services.refusals import NotReadyError
 from coordinator.services.resources import Resources
+from fl_protocol.telemetry.meter import CONTENT_TYPE
 
 _BLOB_PREFIX = f"{PREFIX}/blobs/"
 
@@ -44,6 +48,12 @@ def get_readiness(api: Api) -> schemas.ReadyAnswer:
 def get_version() -> schemas.VersionAnswer:
     """Which program answers."""
     return schemas.VersionAnswer(version=program_version())
+
+
+@health.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def get_metrics(api: Api, _: Annotated[Principal, Depends(allowed(Action.READ_METRICS))]) -> Response:
+    """The metrics of the process that answers, for a Prometheus that does not reach the operators' listener."""
+    return Response(api.meter.exposition(), media_type=CONTENT_TYPE)
 
 
 @health.get(f"{PREFIX}/ca/root", response_class=Response, responses={200: {"content": {"application/x-pem-file": {}}}})
@@ -84,12 +94,13 @@ def create_app(resources: Resources, *, max_body_bytes: int, rate_rules: RateRul
     Raises:
         RouteUnguardedError: a route is open that should not be.
     """
-    all_operations()
+    operations = all_operations()
     app = bare_app()
     app.state.resources = resources
     app.state.rate_limits = RateLimits(rate_rules)
     app.add_middleware(BodyBound, max_body_bytes=max_body_bytes)
-    return SecurityHeaders(app)
+    routes = frozenset(operation.path for operation in operations)
+    return RequestWatch(SecurityHeaders(app), meter=resources.meter, routes=routes, tracing=resources.tracing)
 
 
 def bare_app() -> FastAPI:

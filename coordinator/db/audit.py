@@ -9,6 +9,7 @@ from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.db.models import AuditCheckpoint, AuditRow, AuditTip
+from coordinator.db.notes import note
 from coordinator.db.tables import table_of
 from coordinator.errors import AuditLogDamagedError
 from fl_protocol.audit.chain import LogTip, append_event
@@ -76,6 +77,8 @@ def append_all(session: Session, events: Sequence[AuditEvent]) -> int:
         )
     session.execute(_ADD_ROW, rows)
     session.execute(_ADD_TIP if held is None else _MOVE_TIP, {"encoded": tip.encode()})
+    for event in events:
+        note(session, event)
     return tip.size - 1
 
 

@@ -58,7 +58,26 @@ def engine_from_url(
 
     event.listen(engine, "do_connect", connect)
     event.listen(engine, "handle_error", _name_lost_links, retval=True)
+    _name_links_lost_at_a_ping(engine.dialect)
     return engine
+
+
+def _name_links_lost_at_a_ping(dialect: Dialect) -> None:
+    """Let the pool replace a connection that breaks while it is asked whether it lives.
+
+    The pool takes the driver's errors for an answer, and lets the bare error of a socket through to whoever wanted a
+    connection; ``handle_error`` is not asked there.
+    """
+    ping = dialect.do_ping
+
+    def do_ping(dbapi_connection: DBAPIConnection) -> bool:
+        try:
+            return ping(dbapi_connection)
+        except OSError as error:
+            assert dialect.loaded_dbapi is not None
+            raise dialect.loaded_dbapi.InterfaceError(f"network error: {error}") from error
+
+    dialect.do_ping = do_ping  # type: ignore[method-assign]
 
 
 def _sqlite_engine(url: str) -> Engine:

@@ -26,6 +26,7 @@ from coordinator.db.commit_markers import leave_marker, new_marker
 from coordinator.db.engines import engine_from_url
 from coordinator.db.faults import Fault, fault_of, said_by
 from coordinator.db.group_commit import GroupCommit
+from coordinator.db.notes import NobodyWatches, TransactionWatch, noting
 from coordinator.errors import DatabaseBusyError, DatabaseFullError, DatabaseUnavailableError, DatabaseUnwritableError
 
 T = TypeVar("T")
@@ -112,6 +113,11 @@ class Database:
         self._patience_s = patience_s
         self._is_server = engine.dialect.name != "sqlite"
         self._file_writer = None if self._is_server else GroupCommit(engine)
+        self._watch: TransactionWatch = NobodyWatches()
+
+    def watch(self, watch: TransactionWatch) -> None:
+        """Tell ``watch`` of each write transaction from now on, after its end."""
+        self._watch = watch
 
     @classmethod
     def from_path(cls, path: Path) -> Database:
@@ -145,6 +151,18 @@ class Database:
             DatabaseUnavailableError: the database does not answer. Nothing was written, unless the fact
                 ``is_outcome_known`` is false: then whoever asked asks again, and is answered as the first time.
         """
+        notes: list[object] = []
+        try:
+            result = self._run_tx(name, noting(fn, notes))
+        except (DatabaseUnavailableError, DatabaseBusyError) as error:
+            # A full, an unwritable and a damaged one are kinds of the first.
+            self._watch.failed(error.code)
+            raise
+        self._watch.committed(notes)
+        return result
+
+    def _run_tx(self, name: str, fn: Callable[[Session], T]) -> T:
+        """``run_tx``, without the watch. Raises as it does."""
         patience = _Patience(name, self._patience_s)
         tries = 0
         while tries < _MAX_TRIES:

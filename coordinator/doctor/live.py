@@ -48,7 +48,7 @@ def ask_live(folder: Path, serve_file: Path | None = None) -> LiveAnswer:
         serve_file: the one process to ask, by the file that ``serve --serve-file`` was given.
     """
     files = sorted(folder.glob("serve*.json")) if serve_file is None else [serve_file]
-    alive = tuple(said for path in files if (said := _said(path)) is not None)
+    alive = tuple(said for path in files if (said := said_by_process(path)) is not None)
     if not alive:
         where = f"in {folder}" if serve_file is None else f"as {serve_file} says"
         sentence = f"no coordinator runs here {where}; start one with `serve`, and see its log if it was started"
@@ -64,7 +64,7 @@ def _listed(processes: tuple[int, ...]) -> str:
     return ("process " if len(processes) == 1 else "processes ") + ", ".join(map(str, processes))
 
 
-def _said(path: Path) -> Mapping[str, object] | None:
+def said_by_process(path: Path) -> Mapping[str, object] | None:
     """What a process that lives says of itself; None where it does not live, or not on this machine."""
     try:
         said = json.loads(path.read_text(encoding="utf-8"))

@@ -25,6 +25,9 @@ from coordinator.services.event_rows import store_event
 from coordinator.services.fold_round import fold_round
 from fl_protocol.errors import ProtocolError, WardroundError
 from fl_protocol.ids import RunId
+from fl_protocol.telemetry import coordinator_metrics as metrics
+from fl_protocol.telemetry.span_names import SpanName
+from fl_protocol.telemetry.trace_ids import TraceIds, round_trace, run_trace
 
 CreateRelease = Callable[[RunId], Awaitable[None]]
 MayCount = Callable[[Session, RunId], bool]
@@ -96,12 +99,15 @@ class EffectsPerformer:
     async def perform(self, effect: DueEffect) -> bool:
         """Try an effect once; whether it succeeded. Its completion is written by the service that performs it."""
         try:
-            await self._perform(effect)
+            place, parent = _place(effect)
+            with self._ctx.tracing.span(SpanName.EFFECT, {**place, "effect": effect.kind.value}, parent=parent):
+                await self._perform(effect)
         except (DatabaseUnavailableError, DatabaseBusyError):
             # Nothing is wrong with the effect, and nobody could be told: it stays due.
             raise
         except Exception as error:  # noqa: BLE001 # the driver's boundary: logged, counted, tried again
             _log.exception("effect_failed", run_id=effect.run_id, effect=effect.kind.value, attempt=effect.attempts + 1)
+            self._ctx.meter.count(metrics.EFFECT_FAILURES, effect.kind.value)
             await self._note_failure(effect, error)
             return False
         return True
@@ -146,6 +152,16 @@ class EffectsPerformer:
                 else ref_from_payload(effect.run_id, effect.payload)
             )
             store_event(session, EffectGaveUp(), about, now=now)
+
+
+def _place(effect: DueEffect) -> tuple[dict[str, str | int], TraceIds]:
+    """What an effect is about, as a span says it, and the trace that it belongs to."""
+    if effect.kind is EffectKind.CREATE_RELEASE:
+        return {"run_id": effect.run_id}, run_trace(effect.run_id)
+    ref = ref_from_payload(effect.run_id, effect.payload)
+    named: dict[str, str | int] = {"run_id": ref.run_id, "round_index": ref.round_index}
+    named["round_attempt"] = ref.round_attempt
+    return named, round_trace(ref.run_id, ref.round_index, ref.round_attempt)
 
 
 def _due(row: OutboxEntry) -> DueEffect:

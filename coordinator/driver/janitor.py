@@ -22,6 +22,7 @@ from coordinator.rounds.instructions import RoundRef
 from coordinator.services.collect_blobs import collect_orphans, delete_dead_partials, delete_scrubbed
 from coordinator.services.context import EngineContext
 from coordinator.services.scrub_round import Scrubbed, rounds_to_scrub, scrub_round
+from fl_protocol.telemetry import coordinator_metrics as metrics
 
 LEASE_NAME = "janitor"
 
@@ -81,6 +82,7 @@ class Janitor:
     def _sweep(self) -> bool:
         if not self._ctx.db.run_tx("claim-janitor", self._claim):
             return False
+        self._ctx.meter.count(metrics.SCRUB_PASSES)
         self._attempt("scrub", self._scrub)
         self._attempt("delete-scrubbed", lambda: self._drain(lambda: delete_scrubbed(self._ctx)))
         self._attempt(
@@ -104,11 +106,14 @@ class Janitor:
 
     def _scrub(self) -> None:
         ctx, now = self._ctx, self._ctx.now()
-        for ref in ctx.db.read("rounds-to-scrub", lambda session: rounds_to_scrub(session, ctx.roles, now=now)):
+        due = ctx.db.read("rounds-to-scrub", lambda session: rounds_to_scrub(session, ctx.roles, now=now))
+        ctx.meter.put(metrics.SCRUB_BACKLOG, len(due))
+        for n_left, ref in zip(range(len(due) - 1, -1, -1), due, strict=True):
             done = ctx.db.run_tx("scrub-round", partial(self._scrub_held, ref=ref, now=now))
             if done is None:
                 continue
             self._is_log_stale = True
+            ctx.meter.put(metrics.SCRUB_BACKLOG, n_left)
             for context in done.exchanges:
                 ctx.roles.forget(context)
             _log.info(

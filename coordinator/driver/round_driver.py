@@ -22,6 +22,7 @@ from coordinator.services.advance_run import advance_run
 from coordinator.services.context import EngineContext
 from coordinator.services.turn import TurnOutcome
 from fl_protocol.ids import RunId
+from fl_protocol.telemetry import coordinator_metrics as metrics
 
 _log = structlog.get_logger("coordinator.driver")
 _IDLE_SHARE = 20.0
@@ -115,6 +116,7 @@ class RoundDriver:
                 return
             except Exception:  # noqa: BLE001 # the driver's boundary: one run's failure is not another's
                 _log.exception("run_turn_failed", run_id=run_id)
+        self._ctx.meter.put(metrics.RUNS_HELD, len(self._held.intersection(run_ids)))
         self.last_turn_at = self._ctx.now()
 
     async def _advance(self, run_id: RunId) -> TurnOutcome:
@@ -124,6 +126,11 @@ class RoundDriver:
         )
         if is_held:
             self._held.add(run_id)
+        elif run_id in self._held:
+            # It ran out, and another driver took it.
+            self._held.discard(run_id)
+            self._ctx.meter.count(metrics.LEASE_LOSSES)
+            _log.warning("lease_lost", run_id=run_id, holder=self._holder)
         if outcome in {TurnOutcome.MOVED, TurnOutcome.LEADS_ON}:
             # Not for every message that was counted: that would let all sites look as often as all sites speak.
             self._ctx.wakeups.wake_sites()

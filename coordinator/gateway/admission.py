@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from contextvars import ContextVar
@@ -33,6 +34,11 @@ from fl_protocol.ids import SiteId
 from fl_protocol.pki.errors import PkiError
 from fl_protocol.pki.identity import site_id_from_certificate
 from fl_protocol.pki.tls import certificate_fingerprint, certificate_from_der, certificate_from_pem
+from fl_protocol.telemetry import coordinator_metrics as metrics
+from fl_protocol.telemetry.meter import Meter
+from fl_protocol.telemetry.span_names import SpanName
+from fl_protocol.telemetry.trace_ids import ids_from_traceparent
+from fl_protocol.telemetry.tracing import NO_TRACING, Tracing
 
 _log = structlog.get_logger("coordinator.gateway")
 _site: ContextVar[SiteId] = ContextVar("calling_site")
@@ -40,6 +46,9 @@ _site: ContextVar[SiteId] = ContextVar("calling_site")
 UNARY_TIMEOUT_S = 60.0
 STREAM_TIMEOUT_S = IDLE_DEADLINE_S
 """Of a stream on which nothing moves; as a whole it may last as long as it likes (``note_moved``)."""
+_CANCELLED = grpc.StatusCode.CANCELLED
+"""How a call is counted whose peer hung up, or that was aborted otherwise."""
+_UNKNOWN_CALL = "unknown"
 _SMALL = 16 << 10
 _MEDIUM = 256 << 10
 MESSAGE_BOUNDS: Mapping[str, int] = {
@@ -159,11 +168,18 @@ class IncomingCall:
     """One call on its way to its servicer.
 
     ``certificate`` reads the peer's, None where there is none; it raises PkiError where it names no site.
+    ``traceparent`` reads the peer's word on which trace it belongs to, for a span and for nothing else.
     """
 
     method: str
     peer: str
     certificate: Callable[[], PeerCertificate | None]
+    traceparent: Callable[[], str] = str
+
+    @property
+    def transport(self) -> str:
+        """How it came."""
+        return "http1" if self.peer.startswith("http1:") else "grpc"
 
 
 def calling_site() -> SiteId:
@@ -174,18 +190,57 @@ def calling_site() -> SiteId:
 class Admission:
     """The gate of a listener; without ``identify`` (the enrolment listener) callers have no certificate."""
 
-    def __init__(self, *, identify: IdentifySite | None, changes: Bell | None = None) -> None:
-        """Take how a certificate becomes a site, and what rings when that may have changed."""
+    def __init__(
+        self,
+        *,
+        identify: IdentifySite | None,
+        changes: Bell | None = None,
+        meter: Meter | None = None,
+        tracing: Tracing = NO_TRACING,
+    ) -> None:
+        """Take how a certificate becomes a site, what rings when that may have changed, and who is told of calls."""
+        self._tracing = tracing
         self._identify = identify
         self._changes = changes
+        self._meter = meter
 
     @asynccontextmanager
     async def admitted(self, call: IncomingCall, *, timeout_s: float) -> AsyncIterator[None]:
-        """Admit the caller, then bound in time and translate whatever happens inside.
+        """Admit the caller, then bound in time and translate whatever happens inside; count how it ended.
 
         Raises:
             CallRefusedError: the caller is nobody, or the inside failed.
         """
+        began, status = time.monotonic(), _CANCELLED
+        try:
+            # Each call has a context of its own, which ends with it.
+            request_id = secrets.token_hex(8)
+            structlog.contextvars.bind_contextvars(request_id=request_id)
+            about = {"method": call.method, "transport": call.transport, "request_id": request_id}
+            parent = ids_from_traceparent(call.traceparent()) if self._tracing.is_on else None
+            with self._tracing.span(SpanName.CALL, about, parent=parent) as span:
+                try:
+                    async with self._admitted(call, timeout_s=timeout_s):
+                        if (site_id := _site.get(None)) is not None:
+                            span.set("site_id", site_id)
+                        yield
+                    status = grpc.StatusCode.OK
+                except CallRefusedError as ended:
+                    status = ended.refused.code
+                    raise
+                finally:
+                    span.set("status", status.name)
+        finally:
+            self._count(call, status, seconds=time.monotonic() - began)
+
+    def _count(self, call: IncomingCall, status: grpc.StatusCode, *, seconds: float) -> None:
+        if self._meter is not None:
+            name = call.method if call.method in MESSAGE_BOUNDS else _UNKNOWN_CALL
+            self._meter.count(metrics.CALLS, name, call.transport, status.name)
+            self._meter.observe(metrics.CALL_SECONDS, seconds, name, call.transport)
+
+    @asynccontextmanager
+    async def _admitted(self, call: IncomingCall, *, timeout_s: float) -> AsyncIterator[None]:
         deadline: _Deadline | None = None
         watch: CallWatch | None = None
         try:

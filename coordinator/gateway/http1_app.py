@@ -32,6 +32,7 @@ from coordinator.gateway.chunk_codec import request_decoder, response_encoder
 from coordinator.gateway.interceptors import Context, StreamBehaviour, UnaryBehaviour
 from coordinator.gateway.status import RefusedCall, refused_call, refused_call_from_error
 from coordinator.services.accept_upload import UploadTruncatedError
+from fl_protocol.telemetry.tracing import TRACEPARENT
 from fl_protocol.wire import http1
 from fl_protocol.wire.v1 import enrolment_pb2_grpc, round_pb2_grpc, run_pb2_grpc
 
@@ -295,6 +296,7 @@ def _request(scope: Scope, receive: Receive, send: Send) -> _Request:
         method=path.rpartition("/")[2][:64],
         peer="unknown" if peer is None else f"http1:{peer[0]}:{peer[1]}",
         certificate=certificate,
+        traceparent=lambda: headers.get(TRACEPARENT.encode(), b"").decode("latin-1"),
     )
     return _Request(path=path, verb=verb, headers=headers, call=call, receive=receive, send=send)
 

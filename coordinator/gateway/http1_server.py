@@ -85,7 +85,10 @@ def open_http1_gateway(
     """
     app = Http1Gateway(
         admission=Admission(
-            identify=identify_by(resources, engine.wakeups.identities), changes=engine.wakeups.identities
+            identify=identify_by(resources, engine.wakeups.identities),
+            changes=engine.wakeups.identities,
+            meter=resources.meter,
+            tracing=resources.tracing,
         ),
         handlers=gateway_handlers(RoundServicer(engine), RunServicer(resources), IdentityServicer(resources)),
     )
@@ -105,7 +108,10 @@ def open_http1_enrolment(
     Raises:
         ListenerError: the port cannot be bound.
     """
-    app = Http1Gateway(admission=Admission(identify=None), handlers=enrolment_handlers(EnrolmentServicer(resources)))
+    app = Http1Gateway(
+        admission=Admission(identify=None, meter=resources.meter, tracing=resources.tracing),
+        handlers=enrolment_handlers(EnrolmentServicer(resources)),
+    )
     bound = _bound("enrolment http/1.1", host, port)
     context = open_server_context(certificate_pem=identity.certificate_pem, private_key_pem=identity.key_pem)
     return _listener(
@@ -152,7 +158,8 @@ def _listener(
         lifespan="off",
         ws="none",
         server_header=False,
-        date_header=False,
+        # A site's doctor compares its clock with it.
+        date_header=True,
         timeout_keep_alive=_KEEP_ALIVE_S,
         limit_concurrency=max_connections,
         timeout_graceful_shutdown=int(grace_s),

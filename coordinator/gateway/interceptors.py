@@ -24,6 +24,8 @@ from coordinator.gateway.admission import (
 )
 from coordinator.gateway.chunk_codec import UnreadableRequest, forgiving, request_decoder, response_encoder
 from coordinator.services.wakeups import Bell
+from fl_protocol.telemetry.meter import Meter
+from fl_protocol.telemetry.tracing import NO_TRACING, TRACEPARENT, Tracing
 
 Context = grpc.aio.ServicerContext[Message, Message]
 if TYPE_CHECKING:
@@ -53,9 +55,16 @@ class StreamBehaviour(Protocol):
 class GatewayInterceptor(grpc.aio.ServerInterceptor):
     """Wraps each method; without ``identify`` (the enrolment listener) callers have no certificate."""
 
-    def __init__(self, *, identify: IdentifySite | None, changes: Bell | None = None) -> None:
-        """Take how a certificate becomes a site, and what rings when that may have changed."""
-        self._admission = Admission(identify=identify, changes=changes)
+    def __init__(
+        self,
+        *,
+        identify: IdentifySite | None,
+        changes: Bell | None = None,
+        meter: Meter | None = None,
+        tracing: Tracing = NO_TRACING,
+    ) -> None:
+        """Take what the admission takes."""
+        self._admission = Admission(identify=identify, changes=changes, meter=meter, tracing=tracing)
 
     async def intercept_service(
         self,
@@ -120,7 +129,11 @@ def _incoming(method: str, context: Context) -> IncomingCall:
         chain = list(context.auth_context().get("x509_pem_cert", ()))
         return peer_from_pem(chain[0]) if chain else None
 
-    return IncomingCall(method=method, peer=context.peer(), certificate=certificate)
+    def traceparent() -> str:
+        said = next((value for key, value in context.invocation_metadata() or () if key == TRACEPARENT), "")
+        return said if isinstance(said, str) else ""
+
+    return IncomingCall(method=method, peer=context.peer(), certificate=certificate, traceparent=traceparent)
 
 
 def _bounded(method: str, request: object) -> object:

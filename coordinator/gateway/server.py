@@ -105,7 +105,10 @@ def open_gateway(
     server = grpc.aio.server(
         interceptors=[
             GatewayInterceptor(
-                identify=identify_by(resources, engine.wakeups.identities), changes=engine.wakeups.identities
+                identify=identify_by(resources, engine.wakeups.identities),
+                changes=engine.wakeups.identities,
+                meter=resources.meter,
+                tracing=resources.tracing,
             )
         ],
         options=SERVER_OPTIONS,
@@ -123,7 +126,7 @@ def open_enrolment(resources: Resources, *, identity: ServerIdentity, host: str,
         ListenerError: the port cannot be bound.
     """
     server = grpc.aio.server(
-        interceptors=[GatewayInterceptor(identify=None)],
+        interceptors=[GatewayInterceptor(identify=None, meter=resources.meter, tracing=resources.tracing)],
         options=SERVER_OPTIONS,
         maximum_concurrent_rpcs=_MAX_CONCURRENT_ENROLMENTS,
     )

@@ -56,12 +56,12 @@ def _is_audit_well(resources: Resources) -> bool:
     now = resources.now()
     at, is_well = _probes.get(resources.db, (now - _PROBED_FOR, False))
     if now - at >= _PROBED_FOR or now < at:
-        is_well = _can_record(resources, now)
+        is_well = can_record(resources.db, now)
         _probes[resources.db] = (now, is_well)
     return is_well
 
 
-def _can_record(resources: Resources, now: datetime) -> bool:
+def can_record(database: Database, now: datetime) -> bool:
     """Whether an event could be recorded now: one is appended, and taken back before it is committed."""
 
     def probe(session: Session) -> None:
@@ -70,7 +70,7 @@ def _can_record(resources: Resources, now: datetime) -> bool:
         raise _RecordedEnoughError
 
     try:
-        resources.db.run_tx("probe-audit", probe)
+        database.run_tx("probe-audit", probe)
     except _RecordedEnoughError:
         return True
     except DatabaseBusyError:

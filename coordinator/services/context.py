@@ -19,6 +19,9 @@ from coordinator.services.upload_leaves import UploadLeaves
 from coordinator.services.wakeups import Wakeups
 from fl_protocol.clock import Clock
 from fl_protocol.signing.keys import Signer
+from fl_protocol.telemetry.coordinator_metrics import COORDINATOR_METRICS
+from fl_protocol.telemetry.meter import Meter
+from fl_protocol.telemetry.tracing import NO_TRACING, Tracing
 
 if TYPE_CHECKING:
     # They are asked and answered by what works with this context.
@@ -44,6 +47,8 @@ class EngineContext:
         digests: what goes with the chunks that are sent, computed once a blob.
         upload_leaves: the trees of masked uploads of which sites fetch chunks.
         prover: proofs about the audit log, for the sites.
+        meter: counts what is done, for those who run the coordinator.
+        tracing: tells what is done as spans, where that is set.
     """
 
     db: Database
@@ -60,6 +65,8 @@ class EngineContext:
     digests: DigestsOfBlobs = field(default_factory=DigestsOfBlobs)
     upload_leaves: UploadLeaves = field(default_factory=UploadLeaves)
     prover: AuditProver = field(default_factory=AuditProver)
+    meter: Meter = field(default_factory=lambda: Meter(COORDINATOR_METRICS))
+    tracing: Tracing = NO_TRACING
 
     def __post_init__(self) -> None:
         """Count, and look, over this database."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from coordinator.db.exchanges import context_of, latest_exchange
 from coordinator.db.models import Exchange, Participation, Round, Site
+from coordinator.db.notes import note
 from coordinator.db.outbox import add_effect, end_effects
 from coordinator.db.rounds import participations_of
 from coordinator.db.sites import sites_by_name
@@ -36,6 +37,7 @@ from coordinator.services.commit_round import commit_round
 from coordinator.services.effect_kinds import EffectKind, exchange_payload, round_payload
 from coordinator.services.event_rows import AddressedEvent
 from coordinator.services.open_round import open_exchange
+from coordinator.services.phase_moves import PhaseMoved
 from coordinator.services.round_access import exchange_facts, move_participation, ref_of
 from coordinator.services.round_status import dealt_quorum, exchange_status, round_status, store_exchange
 from coordinator.services.turn import Turn
@@ -143,6 +145,7 @@ class _Drive:
             self._perform(effect)
         if before.state is step.status.state:
             return
+        note(self.session, PhaseMoved.of(self.row, left=before.state, entered=step.status.state, at=self.now))
         self.turn.has_moved = True
         if step.status.state is ExchangeState.SUMMED:
             self._publish(exchange)
@@ -160,6 +163,7 @@ class _Drive:
         if step.status.state is not before.state:
             self.row.state = step.status.state.value
             self.row.reason = None if step.status.reason is None else step.status.reason.value
+            note(self.session, PhaseMoved.of(self.row, left=before.state, entered=step.status.state, at=self.now))
             self.turn.has_moved = True
         for effect in step.effects:
             self._perform(effect)

@@ -47,6 +47,7 @@ class Action(StrEnum):
     DOWNLOAD_RELEASE = "releases:download"
     READ_AUDIT = "audit:read"
     EXPORT_AUDIT = "audit:export"
+    READ_METRICS = "metrics:read"
     READ_USERS = "users:read"
     MANAGE_USERS = "users:manage"
     OWN_PASSPHRASE = "passphrase:own"  # noqa: S105 # the name of an action, no secret
@@ -90,6 +91,8 @@ ROLES: Mapping[Action, frozenset[Role]] = {
     Action.DOWNLOAD_RELEASE: _EVERYBODY,
     Action.READ_AUDIT: _WATCHERS,
     Action.EXPORT_AUDIT: _WATCHERS,
+    # Nothing of a patient or a person is in them; how the service is doing is for those who answer for it.
+    Action.READ_METRICS: frozenset({Role.ADMIN, Role.AUDITOR}),
     Action.READ_USERS: _ADMIN,
     Action.MANAGE_USERS: _ADMIN,
     Action.OWN_PASSPHRASE: _EVERYBODY,

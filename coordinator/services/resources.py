@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from coordinator.blobs.store import BlobStore
@@ -13,6 +13,9 @@ from coordinator.oidc.provider import IdentityProvider
 from fl_protocol.clock import Clock
 from fl_protocol.ids import Sha256Hex
 from fl_protocol.signing.keys import Signer
+from fl_protocol.telemetry.coordinator_metrics import COORDINATOR_METRICS
+from fl_protocol.telemetry.meter import Meter
+from fl_protocol.telemetry.tracing import NO_TRACING, Tracing
 
 
 def _nobody_listens() -> None:
@@ -65,6 +68,10 @@ class Resources:
     wake_sites: Callable[[], None] = _nobody_listens
     forget_identities: Callable[[], None] = _nobody_listens
     is_driver_alive: Callable[[], bool] | None = None
+    meter: Meter = field(default_factory=lambda: Meter(COORDINATOR_METRICS))
+    """Counts what is asked and answered, and exposes it."""
+    tracing: Tracing = NO_TRACING
+    """Tells what is asked and answered as spans, where that is set."""
 
     def __post_init__(self) -> None:
         """Refuse one key in two roles: a signature as one thing must say nothing as another."""

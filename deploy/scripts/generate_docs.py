@@ -7,7 +7,7 @@ import ast
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,10 @@ from coordinator.__main__ import cli as coordinator_app
 from coordinator.api.main import all_operations
 from coordinator.rounds import exchange_machine, participation_machine, round_machine, run_machine
 from coordinator.services.permissions import ROLES, Action, Role
+from fl_protocol.telemetry.coordinator_metrics import COORDINATOR_METRICS
+from fl_protocol.telemetry.log_fields import LOG_FIELDS
+from fl_protocol.telemetry.metric import Label, Metric
+from fl_protocol.telemetry.site_metrics import SITE_METRICS
 from site_agent.cli.app import app as site_app
 from site_agent.session import machine as session_machine
 from wardround.__main__ import app as wardround_app
@@ -39,6 +43,14 @@ SCOPES_SAID = """\
 action of the table (`runs:read`), all actions on one resource (`runs:*`), or all reading (`*:read`). A token with
 scopes makes no token that may do more than itself. One without may do what its user's roles permit at the time of each
 request."""
+
+METRICS_SAID = """\
+How they are read, and what is watched with them: [observability](../operating/observability.md). Beside them each
+process exposes `process_resident_memory_bytes`, `process_cpu_seconds_total` and their like, as Prometheus clients do.
+Nothing here is computed from patient data: no loss, no count of records, no norm; and no label is."""
+LOG_FIELDS_SAID = """\
+Every line is one JSON object with `timestamp`, `level`, `event` (a constant), and keys of this list and no others. What
+libraries log has `logger` besides."""
 
 State = TypeVar("State", bound=StrEnum)
 Event = TypeVar("Event", bound=StrEnum)
@@ -144,6 +156,34 @@ def roles_page() -> str:
     return "\n\n".join([*parts, "## Scopes", SCOPES_SAID]) + "\n"
 
 
+def _label(label: Label) -> str:
+    shown = ", ".join(f"`{value}`" for value in label.values) if label.values else label.source
+    return f"`{label.name}`: {shown}"
+
+
+def _metric_rows(metrics: Iterable[Metric]) -> str:
+    rows = ["| name | kind | what it says | labels |", "|---|---|---|---|"]
+    for metric in metrics:
+        labels = "<br>".join(_label(label) for label in metric.labels)
+        kind = f"{metric.kind.value}, {metric.unit.value}" if metric.unit.value else metric.kind.value
+        rows.append(f"| `{metric.name}` | {kind} | {metric.help} | {labels} |")
+    return "\n".join(rows)
+
+
+def metrics_page() -> str:
+    """The page of metrics: both sides' lists."""
+    parts = ["# Metrics", GENERATED, METRICS_SAID]
+    parts += ["## Coordinator (`fl_protocol/telemetry/coordinator_metrics.py`)", _metric_rows(COORDINATOR_METRICS)]
+    parts += ["## Site agent (`fl_protocol/telemetry/site_metrics.py`)", _metric_rows(SITE_METRICS)]
+    return "\n\n".join(parts) + "\n"
+
+
+def log_fields_page() -> str:
+    """The page of the keys of log lines."""
+    rows = ["| key | what it holds |", "|---|---|", *(f"| `{name}` | {said} |" for name, said in LOG_FIELDS.items())]
+    return "\n\n".join(["# Log lines", GENERATED, LOG_FIELDS_SAID, "\n".join(rows)]) + "\n"
+
+
 def dangling_references(page: Path) -> list[str]:
     """References of the form ``folder/module.py::name`` in a page that name nothing in the code."""
     dangling: list[str] = []
@@ -165,6 +205,8 @@ def main() -> int:
         "docs/state-machines.md": state_machines(),
         "docs/reference/command-lines.md": command_lines(),
         "docs/reference/roles.md": roles_page(),
+        "docs/reference/metrics.md": metrics_page(),
+        "docs/reference/log-lines.md": log_fields_page(),
     }
     differing: list[str] = []
     for name, content in pages.items():

@@ -13,7 +13,6 @@ from site_agent.cli.console import FAILED, SiteConsole, console_of, local_user, 
 from site_agent.cli.open_site import open_site
 from site_agent.datasets.declaration import load_declaration
 from site_agent.datasets.errors import DatasetFileError
-from site_agent.datasets.inspector import SubprocessInspector
 from site_agent.datasets.registry import (
     RegisteredDataset,
     check_dataset,
@@ -21,6 +20,7 @@ from site_agent.datasets.registry import (
     register_dataset,
 )
 from site_agent.db.instants import instant_text
+from site_agent.runners import inspector_of
 
 app = typer.Typer(no_args_is_help=True, help="Which data may be used at all.")
 
@@ -43,7 +43,7 @@ def register(
                 site.db,
                 site.audit,
                 declaration,
-                inspector=SubprocessInspector(),
+                inspector=inspector_of(site.settings),
                 actor=f"user:{local_user()}",
                 now=console.clock.now(),
             )
@@ -96,7 +96,7 @@ def check(context: typer.Context, name: Annotated[str, typer.Argument(metavar="N
     with open_site(console) as site:
         try:
             verdict = check_dataset(
-                site.db, site.audit, name, inspector=SubprocessInspector(), actor=f"user:{local_user()}"
+                site.db, site.audit, name, inspector=inspector_of(site.settings), actor=f"user:{local_user()}"
             )
         except DatasetFileError as error:
             _tell_faults(console, error, name)

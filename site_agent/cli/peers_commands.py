@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from fl_protocol.ids import IdentifierInvalidError, sha256_hex_from_text, site_i
 from site_agent.cli.console import PeerUnknownError, SiteConsole, UsageError, console_of, local_user, table
 from site_agent.cli.open_site import OpenSite, open_site
 from site_agent.durable_files import write_whole
-from site_agent.peers_file import text_with_peers
+from site_agent.peers_file import PeersFileError, text_with_peers
 
 app = typer.Typer(no_args_is_help=True, help="The other sites' keys, compared out of band.")
 
@@ -72,6 +73,9 @@ def _change(
 ) -> None:
     place = console.folder.site_yaml
     text = text_with_peers(place.read_text(encoding="utf-8"), peers)
+    # Before it is recorded: a container may have the file mounted from where it is kept.
+    if not os.access(place, os.W_OK):
+        raise PeersFileError("site.yaml cannot be written here; change 'peers' where the file is kept")
     # The record comes first: no record, no action.
     site.db.run_tx(
         "change_peers",

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from typing import TYPE_CHECKING, cast
-
-import structlog
 import typer
 
+from fl_protocol.telemetry.logs import configure_logs
 from site_agent.cli.console import console_of
 from site_agent.enrolment.identity_file import load_identity
 from site_agent.enrolment.keystore import KeyStore
 from site_agent.policy_file import load_policy
 from site_agent.settings import LogSettings, load_settings
-
-if TYPE_CHECKING:
-    from structlog.typing import Processor
 
 
 def start(context: typer.Context) -> None:
@@ -39,22 +32,4 @@ def start(context: typer.Context) -> None:
 
 def configure_logging(settings: LogSettings) -> None:
     """Send structured logs to stderr, as text or as one JSON document a line."""
-    level = logging.getLevelNamesMapping()[settings.level.upper()]
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
-    last = (
-        structlog.processors.JSONRenderer()
-        if settings.format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            cast("Processor", last),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
+    configure_logs(settings.level, is_json=settings.format == "json")

@@ -1,14 +1,18 @@
 """Has the trainer's program look at a data file. This process never opens the file: it reads a digest and two counts.
 
-Knows the program by its command line only, never by import: torch and the records stay on the other side.
+Knows the program by its command line, or by a job's folder, never by import: torch and the records stay on the other
+side. Safety: what the program answers is shown to people, so its texts are cut and hold no control characters.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import secrets
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,9 +20,17 @@ from typing import Protocol
 from fl_protocol.errors import Fact
 from fl_protocol.ids import IdentifierInvalidError, Sha256Hex, sha256_hex_from_text
 from site_agent.datasets.errors import DatasetFileError, InspectionFailedError, RecordFault
+from site_agent.errors import JobError, JobFailedError
+from site_agent.jobs.documents import JobDirectoryError, json_from_bytes, read_file
+from site_agent.jobs.held_folder import JobsFolderUnsafeError, held_folder, remove_without_following
+from site_agent.jobs.job_dir import INSPECTION_FILE, DataFile, JobKind, JobSpec, shown_text
 from site_agent.jobs.record_schema import PATIENT_FIELD, RecordSchema
+from site_agent.jobs.runner import JobRunner
+from site_agent.jobs.spool_files import INSPECTIONS_FOLDER
 
 _TIMEOUT_S = 3600.0
+_MAX_FAULTS = 1000
+_MAX_DOCUMENT_BYTES = 4 << 20
 _FILE_ADVICE = "Mend the file and run the command again; nothing was recorded."
 
 
@@ -89,6 +101,56 @@ class SubprocessInspector:
         return inspection_from_output(finished.stdout, exit_code=finished.returncode)
 
 
+class JobInspector:
+    """The trainer's ``inspect`` as a job: only the trainer sees the data."""
+
+    def __init__(self, runner: JobRunner, jobs_dir: Path) -> None:
+        """Keep who runs the job, and where its folder goes."""
+        self._runner = runner
+        self._jobs_dir = jobs_dir
+
+    def inspect(self, description: DataDescription) -> Inspection:
+        """See ``Inspector``. Runs an event loop of its own: for commands only."""
+        names = (INSPECTIONS_FOLDER, secrets.token_hex(8))
+        try:
+            with held_folder(self._jobs_dir, *names, make=True) as folder:
+                return self._inspect(folder, self._jobs_dir.joinpath(*names), description)
+        except (OSError, JobsFolderUnsafeError) as error:
+            raise _no_verdict("cannot be given a folder in the jobs folder", reason=type(error).__name__) from error
+        finally:
+            with suppress(OSError, JobsFolderUnsafeError), held_folder(self._jobs_dir, INSPECTIONS_FOLDER) as parent:
+                remove_without_following(parent / names[1])
+
+    def _inspect(self, folder: Path, job_dir: Path, description: DataDescription) -> Inspection:
+        job = JobSpec(
+            job_id=job_dir.name,
+            kind=JobKind.INSPECT,
+            data=DataFile(
+                path=str(description.path), format=description.format, patient_field=description.patient_field
+            ),
+            seed=0,
+            timeout_s=_TIMEOUT_S,
+            schema=None if description.schema is None else description.schema.to_document(),
+        )
+        failure: JobFailedError | None = None
+        try:
+            asyncio.run(self._runner.run_training_job(job_dir, job, on_progress=lambda _: None))
+        except JobFailedError as error:
+            failure = error
+        except (JobError, JobDirectoryError) as error:
+            advice = "Nothing was recorded; run the command again then."
+            raise InspectionFailedError(error.message, advice=advice) from error
+        try:
+            document = read_file(folder / INSPECTION_FILE, _MAX_DOCUMENT_BYTES)
+        except JobDirectoryError:
+            if failure is None:
+                raise _no_verdict("gave no JSON document") from None
+            raise DatasetFileError(
+                failure.message, failure_code=failure.failure_code, advice=failure.advice or _FILE_ADVICE
+            ) from failure
+        return inspection_from_output(document, exit_code=0 if failure is None else 1)
+
+
 def inspection_from_output(stdout: bytes, *, exit_code: int) -> Inspection:
     """Read the program's one JSON document.
 
@@ -97,7 +159,7 @@ def inspection_from_output(stdout: bytes, *, exit_code: int) -> Inspection:
         InspectionFailedError: it says nothing that can be understood.
     """
     try:
-        document = json.loads(stdout)
+        document = json_from_bytes(stdout)
     except ValueError as error:
         # Its error stream may quote a record: it is not repeated here.
         raise _no_verdict("gave no JSON document", exit_code=exit_code) from error
@@ -122,14 +184,14 @@ def _file_error(document: Mapping[str, object]) -> DatasetFileError:
     if isinstance(listed, dict):
         for key, value in listed.items():
             if isinstance(value, str | int | float | bool) and str(key).isidentifier():
-                facts[str(key)] = value
+                facts[str(key)] = shown_text(value) if isinstance(value, str) else value
     reserved = {"message", "failure_code", "advice", "self", "faults", "n_faults"}
     faults = _record_faults(document.get("faults"))
     n_faults = document.get("n_faults")
     return DatasetFileError(
-        str(document.get("message") or "the data file cannot be used"),
-        failure_code=str(document.get("code") or "data-invalid"),
-        advice=str(document.get("advice") or _FILE_ADVICE),
+        shown_text(str(document.get("message") or "the data file cannot be used")),
+        failure_code=shown_text(str(document.get("code") or "data-invalid")),
+        advice=shown_text(str(document.get("advice") or _FILE_ADVICE)),
         faults=faults,
         n_faults=int(str(n_faults)) if _is_count(n_faults) else len(faults),
         **{key: value for key, value in facts.items() if key not in reserved},
@@ -138,12 +200,13 @@ def _file_error(document: Mapping[str, object]) -> DatasetFileError:
 
 def _record_faults(value: object) -> tuple[RecordFault, ...]:
     faults: list[RecordFault] = []
-    for item in value if isinstance(value, list) else []:
+    for item in value[:_MAX_FAULTS] if isinstance(value, list) else []:
         if not isinstance(item, dict):
             continue
         line, name, fault = item.get("line"), item.get("field"), item.get("fault")
         if isinstance(line, int) and isinstance(name, str | None) and isinstance(fault, str):
-            faults.append(RecordFault(line=line, field=name, fault=fault))
+            shown = None if name is None else shown_text(name)
+            faults.append(RecordFault(line=line, field=shown, fault=shown_text(fault)))
     return tuple(faults)
 
 

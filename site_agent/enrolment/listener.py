@@ -31,7 +31,7 @@ from site_agent.enrolment.errors import (
 from site_agent.enrolment.http1_call import CallEndedError, call_over_http1
 from site_agent.link.channel import grpc_proxy_options
 from site_agent.link.connecting import WayEndsError, connect_through, secure
-from site_agent.link.faults import ADVICE, PathFault
+from site_agent.link.faults import ADVICE, NOTHING_LISTENS
 from site_agent.link.identity_calls import (
     RenewalAnswer,
     RenewalRequest,
@@ -212,7 +212,7 @@ class NetworkEnrolmentListener:
                 if isinstance(error.__cause__, WayEndsError):
                     # Nothing listens there, whatever is spoken; and where the way to any port ends, all of them do.
                     closed.add(way.port)
-                    if error.__cause__.fault is not PathFault.UNREACHABLE:
+                    if error.__cause__.fault not in NOTHING_LISTENS:
                         break
         assert first is not None, "there is always a way to try"
         raise first

@@ -32,7 +32,14 @@ policy: policy.yaml
 peers: {{}}
 
 runner:
+  # Who runs training jobs; docs/operating/runners.md says which for whom, and what each isolates.
+  #   process: a program that this agent starts, as this user. Isolates nothing: for trials and for one machine alone.
+  #   spool:   a trainer in a container of its own, without network and without keys, that serves the jobs folder.
   kind: process
+  # The folder that agent and trainer share; null: 'jobs' in this folder.
+  jobs_dir: null
+  # spool: a job is given up where no trainer has been seen for so long, in seconds.
+  absent_after_s: 120
   # How many CPU threads training may use; null: the trainer's choice.
   threads: null
   # auto, cpu or cuda
@@ -53,7 +60,19 @@ base_models: {{}}
 
 log:
   level: info
-  format: text
+  format: text                    # text | json
+
+# Numbers for the hospital's own Prometheus: plain HTTP, nobody is asked who they are, nothing computed from patient
+# data among them (docs/operating/observability.md). Off until a port is named, such as 9465.
+metrics:
+  host: 127.0.0.1
+  port: null
+
+# Traces for the hospital's own OpenTelemetry collector; needs the extra 'tracing'. Off until an address is named, such
+# as http://127.0.0.1:4318/v1/traces. Where it is on, the coordinator is told trace numbers, and no more.
+tracing:
+  endpoint: null
+  ca_file: null
 """
 
 POLICY_YAML = """\

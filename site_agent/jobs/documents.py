@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from fl_protocol.errors import WardroundError
+from site_agent.jobs.held_folder import FileTooLargeError, JobsFolderUnsafeError, file_mode, read_bounded
 
 Member = TypeVar("Member", bound=StrEnum)
 
-_PRIVATE_FILE = 0o600
+_MAX_DOCUMENT_BYTES = 16 << 20
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class JobDirectoryError(WardroundError):
@@ -44,9 +46,11 @@ class JobFileInvalidError(JobDirectoryError):
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, mode 0600: beside it, to the disk, by one rename, then the folder to the disk.
+    """Write a file whole or not at all: beside it, to the disk, by one rename, then the folder to the disk.
 
-    Nothing stays beside it when the writing fails: on a full disk, that would be the rest of it.
+    Its mode is 0600, or 0660 in a folder that two users share by their group (``folder_mode``). A link that stands
+    where it is written beside is not followed. Nothing stays beside it when the writing fails: on a full disk, that
+    would be the rest of it.
     """
     write_file_parts(path, (content,))
 
@@ -54,8 +58,12 @@ def write_file(path: Path, content: bytes) -> None:
 def write_file_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """As ``write_file``, of parts that need not be in memory at once."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with contextlib.suppress(FileNotFoundError):
+        beside.unlink()
+    mode = file_mode(path.parent.stat().st_mode)
     try:
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE_FILE), "wb") as stream:
+        with os.fdopen(os.open(beside, _NEW_FILE, 0o600), "wb") as stream:
+            os.fchmod(stream.fileno(), mode)
             for part in parts:
                 stream.write(part)
             stream.flush()
@@ -65,7 +73,7 @@ def write_file_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
     finally:
@@ -85,17 +93,49 @@ def write_document(path: Path, document: Mapping[str, object]) -> None:
     write_file(path, (text + "\n").encode())
 
 
-def read_document(path: Path) -> Mapping[str, object]:
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """Read a file of a job directory: a regular one, no larger than it may be.
+
+    Raises:
+        JobFileMissingError: there is no such file.
+        JobFileInvalidError: it is no regular file, or too large.
+    """
+    try:
+        return read_bounded(path, max_bytes)
+    except FileNotFoundError as error:
+        raise JobFileMissingError("a file of the job directory is missing", file=path.name) from error
+    except (JobsFolderUnsafeError, FileTooLargeError) as error:
+        raise JobFileInvalidError(error.message, **{"file": path.name, **error.facts}) from error
+
+
+def json_from_bytes(content: bytes) -> object:
+    """Read JSON that anybody may have written.
+
+    Raises:
+        ValueError: it is none, holds NaN or an infinity, or is nested deeper than anything that we write.
+    """
+    try:
+        return json.loads(content, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        message = "nested too deeply"
+        raise ValueError(message) from error
+
+
+def _refuse_constant(name: str) -> float:
+    message = f"no figure: {name}"
+    raise ValueError(message)
+
+
+def read_document(path: Path, max_bytes: int = _MAX_DOCUMENT_BYTES) -> Mapping[str, object]:
     """Read a JSON object.
 
     Raises:
         JobFileMissingError: there is no such file.
-        JobFileInvalidError: it is no JSON object.
+        JobFileInvalidError: it is no regular file, too large, or no JSON object.
     """
+    content = read_file(path, max_bytes)
     try:
-        document: object = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise JobFileMissingError("a file of the job directory is missing", file=path.name) from error
+        document = json_from_bytes(content)
     except ValueError as error:
         raise JobFileInvalidError("a file of the job directory is no JSON", file=path.name) from error
     if not isinstance(document, dict):

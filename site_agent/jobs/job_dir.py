@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import cast
 
 from fl_protocol.errors import Fact
 from site_agent.jobs.documents import (
@@ -76,10 +75,16 @@ NEXT_PRIVATE_FILE = "private.next.safetensors"
 """In the site folder: what it leaves in this one."""
 PAYLOAD_FILE = "payload.safetensors"
 RESULT_FILE = "result.json"
+INSPECTION_FILE = "inspection.json"
+"""What an inspection found: the one document that ``inspect --json`` prints."""
 FEATURES_FOLDER = "features"
 """Beside the job folders of a run, in its spool: what the run's trainer computed of this site's images once."""
 CHECKPOINT_FOLDER = "checkpoint"
 CHECKPOINT_FILE = "checkpoint.safetensors"
+
+_MAX_RESULT_BYTES = 1 << 20
+_MAX_SHOWN = 2000
+_MAX_COUNT = 2**53
 
 READY_FILE = "ready.json"
 """In a spool folder: the warm trainer is up."""
@@ -133,7 +138,11 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
-    """One job. Invariant: all but an inspection name a run spec and a base model."""
+    """One job. Invariant: all but an inspection name a run spec and a base model.
+
+    Attributes:
+        schema: of an inspection: what the dataset's owner declared of its fields, if anything.
+    """
 
     job_id: str
     kind: JobKind
@@ -147,6 +156,7 @@ class JobSpec:
     base_model: BaseModelFolder | None = None
     threads: int | None = None
     device: DeviceChoice = DeviceChoice.AUTO
+    schema: Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
         """Check what a trainer would otherwise stumble over hours later."""
@@ -179,6 +189,7 @@ class JobSpec:
             "threads": self.threads,
             "device": self.device.value,
             "timeout_s": self.timeout_s,
+            **({} if self.schema is None else {"schema": dict(self.schema)}),
         }
 
     @classmethod
@@ -214,6 +225,7 @@ class JobSpec:
             threads=reader.optional_integer("threads"),
             device=read_member(DeviceChoice, reader.text("device", default="auto"), field_name="device"),
             timeout_s=reader.number("timeout_s"),
+            schema=reader.optional_mapping("schema"),
         )
 
 
@@ -231,6 +243,7 @@ _JOB_KEYS = frozenset(
         "threads",
         "device",
         "timeout_s",
+        "schema",
     }
 )
 
@@ -318,33 +331,55 @@ def write_result(job_dir: Path, result: JobResult | JobFailure) -> None:
 def read_result(job_dir: Path) -> JobResult | JobFailure | None:
     """Read ``result.json``; None while the job is not closed.
 
+    Safety: what a trainer says is shown to people and written to logs, so texts are cut and hold no control characters.
+
     Raises:
         JobFileInvalidError: it is not a result of this contract.
     """
-    if not (job_dir / RESULT_FILE).exists():
+    try:
+        reader = DocumentReader(read_document(job_dir / RESULT_FILE, _MAX_RESULT_BYTES), RESULT_FILE)
+    except JobFileMissingError:
         return None
-    reader = DocumentReader(read_document(job_dir / RESULT_FILE), RESULT_FILE)
     match reader.text("status"):
         case "succeeded":
             return JobResult(
-                records=reader.integer("records"),
-                patients=reader.integer("patients"),
-                held_out_records=reader.integer("held_out_records"),
+                records=_count(reader, "records"),
+                patients=_count(reader, "patients"),
+                held_out_records=_count(reader, "held_out_records"),
                 seconds=reader.number("seconds"),
-                peak_memory_bytes=reader.integer("peak_memory_bytes"),
-                device=reader.text("device"),
-                precision=reader.text("precision"),
-                versions={key: str(value) for key, value in (reader.optional_mapping("versions") or {}).items()},
-                sha256=reader.text("sha256"),
+                peak_memory_bytes=_count(reader, "peak_memory_bytes"),
+                device=shown_text(reader.text("device")),
+                precision=shown_text(reader.text("precision")),
+                versions={
+                    shown_text(key): shown_text(str(value))
+                    for key, value in (reader.optional_mapping("versions") or {}).items()
+                },
+                sha256=shown_text(reader.text("sha256")),
                 metrics=reader.figures("metrics"),
             )
         case "failed":
             return JobFailure(
-                code=reader.text("code"),
-                message=reader.text("message"),
-                advice=reader.text("advice", default=""),
-                facts=cast("Mapping[str, Fact]", reader.optional_mapping("facts") or {}),
+                code=shown_text(reader.text("code")),
+                message=shown_text(reader.text("message")),
+                advice=shown_text(reader.text("advice", default="")),
+                facts={
+                    shown_text(key): shown_text(value) if isinstance(value, str) else value
+                    for key, value in (reader.optional_mapping("facts") or {}).items()
+                    if isinstance(value, str | int | float | bool | None)
+                },
             )
         case other:
             message = "a result has succeeded or failed"
-            raise JobFileInvalidError(message, file=RESULT_FILE, field="status", value=other[:40])
+            raise JobFileInvalidError(message, file=RESULT_FILE, field="status", value=shown_text(other[:40]))
+
+
+def shown_text(text: str) -> str:
+    """A trainer's text as it may be shown: cut, and whatever steers a terminal or breaks a line of a log replaced."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:_MAX_SHOWN])
+
+
+def _count(reader: DocumentReader, key: str) -> int:
+    value = reader.integer(key)
+    if not 0 <= value < _MAX_COUNT:
+        raise JobFileInvalidError("a count is from 0, and not beyond reason", file=RESULT_FILE, field=key)
+    return value

@@ -22,36 +22,28 @@ from pathlib import Path
 
 import structlog
 
-from site_agent.errors import JobFailedError, JobTimedOutError, TrainerDiedError
+from site_agent.errors import JobTimedOutError
 from site_agent.jobs.job_dir import (
-    PROGRESS_FILE,
     READY_FILE,
     STOP_FILE,
     JobFailure,
     JobResult,
     JobSpec,
-    ProgressState,
-    read_progress,
     read_result,
     write_job,
 )
-from site_agent.jobs.runner import ProgressListener
+from site_agent.jobs.lives import LOG_FILE, EndCause, Lives, ProgressFollower, TrainerEnd
+from site_agent.jobs.runner import ProgressListener, succeeded
 from site_agent.jobs.trainer_environment import trainer_environment
 
-LOG_FILE = "trainer.log"
 _MAX_LOG_BYTES = 4 << 20
 PID_FILE = "trainer.pid"
 
 log = structlog.get_logger(__name__)
 
 _LOOK_EVERY_S = 0.1
-_LONGEST_RESTART_WAIT_S = 60.0
 _ORPHAN_ENDS_WITHIN_S = 10.0
 _PRIVATE_FILE = 0o600
-_KILLED = frozenset({-signal.SIGKILL, 128 + signal.SIGKILL})
-"""How a process ends that the kernel, or an operator, killed; the second form is a container's."""
-
-_ORDER = {ProgressState.LOADING: 0, ProgressState.EVALUATING: 1, ProgressState.TRAINING: 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +55,7 @@ class ProcessRunnerOptions:
         threads: threads of the numeric libraries in each process; None leaves it to them.
         processes: how many processes do a job together; None for one a GPU.
         environment: the agent's own, of which the trainer gets a part.
+        jobs_dir: where trainers of an agent that died may be left.
         n_lives_in_vain: how many trainers may die in a row without getting further than those before them.
         restart_wait_s: how long to wait before a trainer is started again; doubled with every life in vain.
         idle_timeout_s: how long a trainer may say nothing. It says something with every forward and backward pass, so
@@ -75,6 +68,7 @@ class ProcessRunnerOptions:
     threads: int | None = None
     processes: int | None = 1
     environment: Mapping[str, str]
+    jobs_dir: Path | None = None
     n_lives_in_vain: int = 3
     restart_wait_s: float = 1.0
     idle_timeout_s: float = 1800.0
@@ -106,9 +100,12 @@ class ProcessRunner:
             except asyncio.CancelledError:
                 await trainer.kill()
                 raise
-        if isinstance(result, JobFailure):
-            raise JobFailedError(result.message, failure_code=result.code, advice=result.advice, job_id=job.job_id)
-        return result
+        return succeeded(result, job)
+
+    async def end_orphans(self) -> None:
+        """See ``JobRunner``."""
+        if self._options.jobs_dir is not None:
+            await asyncio.to_thread(end_orphans, self._options.jobs_dir)
 
     async def stop_run(self, run_folder: Path) -> None:
         """See ``JobRunner``."""
@@ -128,27 +125,16 @@ class ProcessRunner:
         closed = await asyncio.to_thread(read_result, job_dir)
         if closed is not None:
             return closed
-        options, follower, n_in_vain = self._options, ProgressFollower(job_dir, on_progress), 0
+        options, follower = self._options, ProgressFollower(job_dir, on_progress)
+        lives = Lives(follower, job.job_id, n_in_vain_allowed=options.n_lives_in_vain)
         while True:
             await trainer.ensure_started()
             end = await _wait_for_end(trainer, follower, idle_timeout_s=options.idle_timeout_s)
             if not isinstance(end, TrainerEnd):
                 return end
             await trainer.kill()
-            n_in_vain = 0 if follower.take_advance() else n_in_vain + 1
-            log.warning(
-                "trainer_died",
-                job_id=job.job_id,
-                exit_code=end.exit_code,
-                is_hung=end.is_hung,
-                step=follower.step,
-                n_in_vain=n_in_vain,
-                advice=end.advice,
-            )
-            if n_in_vain >= options.n_lives_in_vain:
-                message = f"the trainer died {n_in_vain} times without getting further"
-                raise TrainerDiedError(message, advice=end.advice, job_id=job.job_id, exit_code=end.exit_code)
-            await asyncio.sleep(min(options.restart_wait_s * 2**n_in_vain, _LONGEST_RESTART_WAIT_S))
+            lives.note(end)
+            await asyncio.sleep(lives.wait_s(options.restart_wait_s))
 
 
 def _bound_log(path: Path) -> None:
@@ -158,67 +144,6 @@ def _bound_log(path: Path) -> None:
             path.replace(path.with_name(f"{path.name}.1"))
     except FileNotFoundError:
         return
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainerEnd:
-    """A trainer ended without closing its job. ``exit_code`` is None where it was hung and had to be killed."""
-
-    exit_code: int | None
-
-    @property
-    def is_hung(self) -> bool:
-        """Whether it lived and did nothing."""
-        return self.exit_code is None
-
-    @property
-    def advice(self) -> str:
-        """What the site's operator may do about it."""
-        if self.is_hung:
-            return "It said nothing for runner.idle_timeout_s; raise that where loading or one pass takes longer."
-        if self.exit_code in _KILLED:
-            return (
-                "It was killed from outside, most often because memory ran out: ask for a smaller local.batch_size "
-                "(with as much more local.accumulation) or local.max_length, or give this machine more memory."
-            )
-        return f"See {LOG_FILE} in the run's job folder."
-
-
-class ProgressFollower:
-    """Reads a job's progress as it grows, over all lives of its trainer. Invariant: each line is passed on once."""
-
-    def __init__(self, job_dir: Path, on_progress: ProgressListener) -> None:
-        """Start before the first line."""
-        self.job_dir = job_dir
-        self._on_progress = on_progress
-        self._n_seen = 0
-        self._stamp: tuple[int, int] | None = None
-        self._furthest: tuple[int, int] = (0, 0)
-        self._furthest_before: tuple[int, int] = (0, 0)
-
-    @property
-    def step(self) -> int:
-        """The furthest step that any life reached."""
-        return self._furthest[1]
-
-    async def look(self) -> bool:
-        """Pass on what is new; whether the trainer gave a sign of life since the last look."""
-        stamp = _stamp_of(self.job_dir / PROGRESS_FILE)
-        if stamp == self._stamp:
-            return False
-        self._stamp = stamp
-        lines = await asyncio.to_thread(read_progress, self.job_dir)
-        for line in lines[self._n_seen :]:
-            self._furthest = max(self._furthest, (_ORDER[line.state], line.step if _ORDER[line.state] else 0))
-            self._on_progress(line)
-        self._n_seen = len(lines)
-        return True
-
-    def take_advance(self) -> bool:
-        """Whether the life that just ended got further than all before it. Loading is not getting anywhere."""
-        has_advanced = self._furthest > self._furthest_before
-        self._furthest_before = self._furthest
-        return has_advanced
 
 
 async def _wait_for_end(
@@ -236,9 +161,9 @@ async def _wait_for_end(
         if result is not None:
             return result
         if exit_code is not None:
-            return TrainerEnd(exit_code=exit_code)
+            return TrainerEnd(cause=EndCause.EXITED, exit_code=exit_code)
         if now() - alive_at > idle_timeout_s:
-            return TrainerEnd(exit_code=None)
+            return TrainerEnd(cause=EndCause.HUNG)
         await asyncio.sleep(_LOOK_EVERY_S)
 
 
@@ -359,11 +284,3 @@ def _is_gone(process_id: int) -> bool:
     except (OSError, IndexError):
         return True
     return state in {"Z", "X"} and n_threads <= 1
-
-
-def _stamp_of(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_size, found.st_mtime_ns

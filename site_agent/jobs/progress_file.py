@@ -9,15 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import cast
 
-from site_agent.jobs.documents import DocumentReader, JobFileInvalidError, read_member
+from site_agent.jobs.documents import DocumentReader, JobFileInvalidError, json_from_bytes, read_member
+from site_agent.jobs.held_folder import JobsFolderUnsafeError, read_bounded_from
 
 PROGRESS_FILE = "progress.jsonl"
+
+_MAX_LOOK_BYTES = 1 << 20
+_MAX_STEPS = 2**31
 
 
 class ProgressState(StrEnum):
@@ -82,18 +85,38 @@ def touch_progress(job_dir: Path) -> None:
 
 def read_progress(job_dir: Path) -> tuple[ProgressLine, ...]:
     """Every whole line written so far; a line still being written, or damaged, is left out: progress is no evidence."""
+    lines: list[ProgressLine] = []
+    offset, is_more = 0, True
+    while is_more:
+        found, beyond = read_progress_from(job_dir, offset)
+        lines += found
+        offset, is_more = beyond, beyond > offset
+    return tuple(lines)
+
+
+def read_progress_from(job_dir: Path, offset: int) -> tuple[tuple[ProgressLine, ...], int]:
+    """The whole lines from ``offset`` on, a mebibyte at most, and where the next look begins.
+
+    Raises:
+        JobFileInvalidError: what stands in the file's place is none.
+    """
     try:
-        text = (job_dir / PROGRESS_FILE).read_text(encoding="utf-8", errors="replace")
+        content = read_bounded_from(job_dir / PROGRESS_FILE, offset, _MAX_LOOK_BYTES)
     except FileNotFoundError:
-        return ()
-    return tuple(_progress_lines(text.split("\n")[:-1]))
+        return (), offset
+    except JobsFolderUnsafeError as error:
+        raise JobFileInvalidError(error.message, file=PROGRESS_FILE) from error
+    whole = content[: content.rfind(b"\n") + 1]
+    # A line without an end is as long as the look: it is none of ours, and is passed over.
+    passed = len(whole) if whole or len(content) < _MAX_LOOK_BYTES else len(content)
+    return tuple(_progress_lines(whole.decode("utf-8", errors="replace").split("\n")[:-1])), offset + passed
 
 
 def _progress_lines(texts: Iterable[str]) -> Iterable[ProgressLine]:
     for text in texts:
         try:
-            reader = DocumentReader(cast("Mapping[str, object]", json.loads(text)), PROGRESS_FILE)
-            yield ProgressLine(
+            reader = DocumentReader(json_from_bytes(text.encode()), PROGRESS_FILE)
+            line = ProgressLine(
                 state=read_member(ProgressState, reader.text("state"), field_name="state"),
                 step=reader.integer("step"),
                 steps=reader.integer("steps"),
@@ -104,3 +127,5 @@ def _progress_lines(texts: Iterable[str]) -> Iterable[ProgressLine]:
             )
         except (ValueError, JobFileInvalidError):
             continue
+        if 0 <= line.step < _MAX_STEPS and 0 <= line.steps < _MAX_STEPS:
+            yield line

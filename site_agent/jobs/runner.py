@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from site_agent.jobs.job_dir import JobResult, JobSpec, ProgressLine
+from site_agent.errors import JobFailedError
+from site_agent.jobs.job_dir import JobFailure, JobResult, JobSpec, ProgressLine
 
 ProgressListener = Callable[[ProgressLine], None]
 """Called with each new line of progress, in the event loop's thread; it must return at once."""
@@ -24,8 +25,17 @@ class JobRunner(Protocol):
         Raises:
             JobFailedError: the trainer said why.
             JobTimedOutError: ``job.timeout_s`` passed.
+            TrainerAbsentError: there is no trainer.
+            RunnerError: the trainer cannot be started as this runner starts trainers; the advice says what to do.
             TrainerDiedError: the trainer ended without closing the job, again and again, and got no further.
             JobDirectoryError: the trainer's result is not what the contract says.
+        """
+        ...
+
+    async def end_orphans(self) -> None:
+        """End what an agent that died left at work; called once, before the job folders are looked at.
+
+        Otherwise such a trainer may write into a folder that is being filled anew.
         """
         ...
 
@@ -36,3 +46,14 @@ class JobRunner(Protocol):
     async def stop(self) -> None:
         """Let go of everything."""
         ...
+
+
+def succeeded(outcome: JobResult | JobFailure, job: JobSpec) -> JobResult:
+    """The result of a job that is closed.
+
+    Raises:
+        JobFailedError: it failed; the trainer said why.
+    """
+    if isinstance(outcome, JobFailure):
+        raise JobFailedError(outcome.message, failure_code=outcome.code, advice=outcome.advice, job_id=job.job_id)
+    return outcome

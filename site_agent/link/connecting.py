@@ -6,10 +6,11 @@ import contextlib
 import socket
 import ssl
 
-from site_agent.link.faults import PathFault, fault_of_connect_status
+from site_agent.link.faults import PathFault, fault_of_connect_error, fault_of_connect_status, fault_of_dns
 from site_agent.link.proxy import ConnectAnswer, ProxyRoute, address_text
 
 _TIMEOUT_S = 10.0
+_PROXYS = {PathFault.TIMED_OUT: PathFault.PROXY_TIMED_OUT}
 
 
 class WayEndsError(Exception):
@@ -34,11 +35,14 @@ def connect_through(host: str, port: int, *, proxy: ProxyRoute | None) -> socket
             (host, port) if proxy is None else (proxy.host, proxy.port), timeout=_TIMEOUT_S
         )
     except socket.gaierror as error:
-        fault = PathFault.HOST_UNKNOWN if proxy is None else PathFault.PROXY_UNREACHABLE
-        raise WayEndsError(fault, f"the host of {to} is not known here") from error
+        fault = fault_of_dns(error) if proxy is None else PathFault.PROXY_UNKNOWN
+        said = "cannot be looked up: no DNS server answers" if fault is PathFault.DNS_SILENT else "is not known here"
+        raise WayEndsError(fault, f"the host of {to} {said}") from error
     except OSError as error:
-        fault = PathFault.UNREACHABLE if proxy is None else PathFault.PROXY_UNREACHABLE
-        raise WayEndsError(fault, f"{to} does not answer: {error.strerror or 'no answer in time'}") from error
+        fault = fault_of_connect_error(error)
+        why = "no answer in time" if fault is PathFault.TIMED_OUT else error.strerror or "no way there"
+        fault = fault if proxy is None else _PROXYS.get(fault, PathFault.PROXY_UNREACHABLE)
+        raise WayEndsError(fault, f"{to} does not answer: {why}") from error
     if proxy is not None:
         try:
             _open_tunnel(connection, host, port, proxy=proxy)
@@ -67,10 +71,23 @@ def _open_tunnel(connection: socket.socket, host: str, port: int, *, proxy: Prox
         while data := connection.recv(4096):
             if answer.feed(data):
                 break
+    except TimeoutError as error:
+        message = f"the proxy {proxy.address} does not answer CONNECT {target} within {_TIMEOUT_S:.0f} s"
+        raise WayEndsError(PathFault.PROXY_SILENT, message) from error
     except OSError as error:
         message = f"the proxy {proxy.address} ends the connection at CONNECT {target}"
         raise WayEndsError(PathFault.PROXY_FAILED, message) from error
     if not answer.is_open:
         said = f"answers {answer.status}" if answer.status else "gives no answer of HTTP"
-        message = f"the proxy {proxy.address} {said} to CONNECT {target}"
-        raise WayEndsError(fault_of_connect_status(answer.status or 0), message)
+        why = f" ({answer.reason})" if answer.reason else ""
+        message = f"the proxy {proxy.address} {said}{why} to CONNECT {target}"
+        raise WayEndsError(_fault_of(answer, has_credentials=proxy.credentials is not None), message)
+
+
+def _fault_of(answer: ConnectAnswer, *, has_credentials: bool) -> PathFault:
+    fault = fault_of_connect_status(answer.status or 0)
+    if fault is not PathFault.PROXY_CREDENTIALS:
+        return fault
+    if answer.schemes and "basic" not in answer.schemes:
+        return PathFault.PROXY_SCHEME
+    return PathFault.PROXY_CREDENTIALS_REFUSED if has_credentials else PathFault.PROXY_CREDENTIALS

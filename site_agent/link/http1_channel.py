@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 
 from fl_protocol.codec.chunks import IDLE_DEADLINE_S
 from fl_protocol.pki.contexts import client_context
+from fl_protocol.telemetry.tracing import TRACEPARENT, current_ids
 from fl_protocol.wire import http1
 from fl_protocol.wire.blob_chunks import UploadRequest
 from site_agent.link.channel import TlsIdentity
@@ -222,6 +223,9 @@ def _headers(kind: str, timeout_s: float | None) -> list[tuple[bytes, bytes]]:
     headers = [(b"content-type", kind.encode("ascii"))]
     if timeout_s is not None:
         headers.append((http1.TIMEOUT_HEADER.encode("ascii"), str(max(1, int(timeout_s * 1000))).encode("ascii")))
+    if (ids := current_ids()) is not None:
+        # Where this site's tracing is on: the number of a trace and of a span, as gRPC's metadata has them.
+        headers.append((TRACEPARENT.encode("ascii"), ids.traceparent().encode("ascii")))
     return headers
 
 

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar, cast
 import grpc.aio
 import structlog
 
+from fl_protocol.telemetry.tracing import TRACEPARENT, current_ids
 from fl_protocol.wire.v1 import run_pb2, run_pb2_grpc
 from site_agent.link.channel import CallChannel, Keepalive, open_channel
 from site_agent.link.faults import PathFault
@@ -82,6 +83,12 @@ class _Connections:
         await self._grpc.close()
         if self.http1 is not None:
             await self.http1.close()
+
+
+def _traced(transport: Transport) -> dict[str, object]:
+    """What tells the coordinator to which trace a call belongs, where this site's tracing is on: two numbers."""
+    ids = current_ids() if transport is Transport.GRPC else None
+    return {} if ids is None else {"metadata": ((TRACEPARENT, ids.traceparent()),)}
 
 
 class _Bound(Generic[TCall]):
@@ -153,7 +160,8 @@ class LinkChannel:
             connections = self._connections
             try:
                 with connections.in_use():
-                    async for answer in bound.over(connections, transport)(request, timeout=timeout):
+                    traced = _traced(transport)
+                    async for answer in bound.over(connections, transport)(request, timeout=timeout, **traced):
                         self._choice.succeeded(transport, self._clock_s())
                         yield answer
             except _CALL_ERRORS as error:
@@ -189,7 +197,7 @@ class LinkChannel:
             connections = self._connections
             try:
                 with connections.in_use():
-                    answer = await bound.over(connections, transport)(request, timeout=timeout)
+                    answer = await bound.over(connections, transport)(request, timeout=timeout, **_traced(transport))
             except _CALL_ERRORS as error:
                 self._note(transport, error)
                 raise

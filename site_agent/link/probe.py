@@ -21,6 +21,7 @@ from site_agent.link.connecting import WayEndsError, connect_through, secure
 from site_agent.link.faults import ADVICE, PathFault
 from site_agent.link.proxy import ProxyRoute
 
+_ENROLMENT_ISSUER = "CN=enrolment.wardround.internal"
 _HTTP2 = "h2"
 _HTTP1 = "http/1.1"
 # RFC 9113, 3.4: the client's preface, and an empty SETTINGS frame. The server's first frame is SETTINGS, type 4.
@@ -89,7 +90,7 @@ def _walk(way: Way, *, is_http2: bool) -> Iterator[Step]:
         with secured:
             yield Step(name="tls", message="the gateway shows a certificate of the pinned root")
             if is_http2:
-                yield _speak_http2(way, secured)
+                yield speak_http2(way.address, secured)
 
 
 def _connect(way: Way) -> socket.socket:
@@ -133,6 +134,9 @@ def _wrong_certificate(way: Way, verdict: str) -> WayEndsError:
     if _is_of_root(shown, way.identity.root_pem):
         return WayEndsError(PathFault.CERTIFICATE_WRONG, f"the gateway's certificate does not fit: {verdict}")
     issuer = shown.issuer.rfc4514_string()[:200] or "an unnamed authority"
+    if issuer == _ENROLMENT_ISSUER and shown.issuer == shown.subject:
+        message = f"{way.address} is where sites enrol, and not the gateway"
+        return WayEndsError(PathFault.ANSWER_FOREIGN, message)
     message = (
         f"TLS is intercepted: the certificate presented is issued by {issuer} and not by the pinned root; "
         f"ask for an exemption for {way.address}"
@@ -161,9 +165,10 @@ def _is_of_root(certificate: x509.Certificate, root_pem: bytes) -> bool:
     return False
 
 
-def _speak_http2(way: Way, secured: ssl.SSLSocket) -> Step:
+def speak_http2(address: str, secured: ssl.SSLSocket) -> Step:
+    """Begin HTTP/2 and read the other side's first frame."""
     if secured.selected_alpn_protocol() != _HTTP2:
-        message = f"{way.address} does not accept h2: is it the port of the gateway?"
+        message = f"{address} does not accept h2: is it the port of the gateway?"
         return Step(name="http/2", message=message, fault=PathFault.ANSWER_FOREIGN)
     try:
         secured.sendall(_PREFACE)

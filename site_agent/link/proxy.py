@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ NO_PROXY = "none"
 DEFAULT_PORT = 3128
 _ANSWER_END = b"\r\n\r\n"
 MAX_ANSWER_BYTES = 64 << 10
+_SQUID_ERROR = re.compile(r"[A-Z_]{1,40}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,10 @@ class ConnectAnswer:
         """Nothing is here yet."""
         self._held = b""
         self.status: int | None = None
+        self.schemes: frozenset[str] = frozenset()
+        """What credentials a 407 asks for, in small letters (RFC 9110, 11.7.1)."""
+        self.reason = ""
+        """What squid says that went wrong (``X-Squid-Error``): letters, digits and underscores."""
 
     def feed(self, data: bytes) -> bool:
         """Take bytes; True once ``status`` is known. 0 stands for an answer that is no HTTP."""
@@ -82,7 +88,18 @@ class ConnectAnswer:
         words = self._held.split(b"\r\n", 1)[0].split(b" ", 2)
         is_http = len(words) >= 2 and words[0].startswith(b"HTTP/1.") and words[1].isdigit()
         self.status = int(words[1]) if is_http else 0
+        self._read_fields()
         return True
+
+    def _read_fields(self) -> None:
+        schemes = set()
+        for line in self._held.split(_ANSWER_END, 1)[0].split(b"\r\n")[1:]:
+            name, _, value = line.decode("latin-1").partition(":")
+            if name.lower() == "proxy-authenticate":
+                schemes.add(value.strip().split(" ")[0].lower())
+            elif name.lower() == "x-squid-error" and (named := _SQUID_ERROR.match(value.strip())):
+                self.reason = named.group()
+        self.schemes = frozenset(schemes)
 
     @property
     def is_open(self) -> bool:

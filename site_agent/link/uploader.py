@@ -7,7 +7,7 @@ It stays there until the round is settled or abandoned, long after the receipt.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -19,6 +19,8 @@ from fl_protocol.codec.chunks import CHUNK_BYTES, n_chunks
 from fl_protocol.ids import SiteId
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import ExchangeContext
+from fl_protocol.telemetry import site_metrics as metrics
+from fl_protocol.telemetry.meter import Meter
 from fl_protocol.wire.blob_chunks import ChunkMessage, UploadRequest, WireChunk
 from fl_protocol.wire.convert import proto_from_exchange, signed_from_proto
 from fl_protocol.wire.v1 import round_pb2
@@ -75,8 +77,10 @@ class Uploader:
         coordinator_spki: bytes,
         backoff: Backoff,
         idle_deadline_s: float = IDLE_DEADLINE_S,
+        meter: Meter | None = None,
     ) -> None:
         """Take the seams; ``idle_deadline_s`` without any new byte arriving is a failure."""
+        self._meter = meter or Meter(metrics.SITE_METRICS)
         self._client = client
         self._coordinator_spki = coordinator_spki
         self._backoff = backoff
@@ -107,6 +111,7 @@ class Uploader:
                     leaves = ()
                 if not _may_resume(error) or n_altered > 1:
                     raise
+                self._meter.count(metrics.UPLOAD_RESUMES)
                 log.info("upload_interrupted", run_id=upload.context.run_id, cause=str(error))
                 await patience.wait(error)
         self._backoff.reset()
@@ -133,10 +138,19 @@ class Uploader:
         patience.reached(status.received_bytes)
         return status.receipt or await self._send_from(upload, leaves, status.received_bytes)
 
+    def _sent(self, pulse: Pulse) -> Callable[[int], None]:
+        def sent(n_bytes: int) -> None:
+            pulse.beat()
+            self._meter.count(metrics.UPLOAD_BYTES, by=n_bytes)
+
+        return sent
+
     async def _send_from(self, upload: Upload, leaves: Sequence[bytes], offset: int) -> SignedBody:
         async with moving_call("UploadBlob", idle_s=self._idle_deadline_s) as pulse:
             with typed_errors("UploadBlob"):
-                parts = cast("AsyncIterator[round_pb2.UploadBlobRequest]", _parts(upload, leaves, offset, pulse))
+                parts = cast(
+                    "AsyncIterator[round_pb2.UploadBlobRequest]", _parts(upload, leaves, offset, self._sent(pulse))
+                )
                 # No time-out of its own: it ends by progress.
                 answer = await self._client.rounds.UploadBlob(parts, timeout=None)
                 return signed_from_proto(answer.receipt)
@@ -150,7 +164,9 @@ def _may_resume(error: LinkError) -> bool:
     return not isinstance(error, CoordinatorRefusedError) or error.refusal_code in _RESUMABLE
 
 
-async def _parts(upload: Upload, leaves: Sequence[bytes], offset: int, pulse: Pulse) -> AsyncIterator[UploadRequest]:
+async def _parts(
+    upload: Upload, leaves: Sequence[bytes], offset: int, sent: Callable[[int], None]
+) -> AsyncIterator[UploadRequest]:
     yield round_pb2.UploadBlobRequest(
         header=round_pb2.UploadHeader(
             exchange=proto_from_exchange(upload.context), masked_input=upload.header, offset=offset
@@ -167,13 +183,13 @@ async def _parts(upload: Upload, leaves: Sequence[bytes], offset: int, pulse: Pu
                 reading = asyncio.create_task(asyncio.to_thread(spool.read_chunks, end))
                 for chunk in chunks:
                     # Being asked for another chunk means that the line has taken the last one.
-                    pulse.beat()
+                    sent(len(chunk.data))
                     yield ChunkMessage(chunk=chunk)
         finally:
             # The file is closed only when no thread reads it any more.
             await asyncio.wait([reading])
             _ = reading.cancelled() or reading.exception()
-    pulse.beat()
+    sent(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

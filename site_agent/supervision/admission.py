@@ -158,7 +158,8 @@ class Admission:
             raise _refused("payload-layout-mismatch", "the payload has another layout", manifest)
         permission = seams.judge.permit(run, is_training_ahead=not is_restart)
         base_model_dir = seams.jobs.base_models.get(run.spec.base_model.name)
-        if base_model_dir is None or not base_model_dir.is_dir():
+        is_seen = base_model_dir is not None and (seams.jobs.is_trainer_elsewhere or base_model_dir.is_dir())
+        if base_model_dir is None or not is_seen:
             raise _refused("base-model-missing", "site.yaml names no folder for the base model", manifest)
         return _Described(
             round=round_context,

@@ -7,10 +7,14 @@ and out of it.
 from __future__ import annotations
 
 import hashlib
-import shutil
+import re
+import secrets
 from collections.abc import Collection
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
+
+import structlog
 
 from fl_protocol.codec.fixed_point import encode_payload
 from fl_protocol.codec.ring_vector import RingVector
@@ -22,7 +26,13 @@ from fl_protocol.spec.round_spec import RoundKind
 from fl_protocol.spec.seeds import training_seed
 from fl_protocol.tensors.safetensors_io import tensors_from_bytes
 from site_agent.errors import JobFailedError
-from site_agent.jobs.documents import write_file_parts
+from site_agent.jobs.documents import read_file, write_file_parts
+from site_agent.jobs.held_folder import (
+    JobsFolderUnsafeError,
+    held_folder,
+    remove_without_following,
+    unsafe_errors,
+)
 from site_agent.jobs.job_dir import (
     CHECKPOINT_FOLDER,
     GLOBAL_FILE,
@@ -37,6 +47,7 @@ from site_agent.jobs.job_dir import (
     DataFile,
     JobDirectoryError,
     JobFailure,
+    JobFileMissingError,
     JobKind,
     JobResult,
     JobSpec,
@@ -44,13 +55,18 @@ from site_agent.jobs.job_dir import (
     read_result,
     write_file,
 )
+from site_agent.state.disk_space import disk_errors
 from site_agent.state.kept_features import forget_features, forget_features_of_all_but
-from site_agent.state.private_files import make_private_folder, write_private_file
 from site_agent.state.private_states import PrivateStates
 from site_agent.supervision.admission import AdmittedRound
 from site_agent.supervision.seams import JobOptions
 
+log = structlog.get_logger(__name__)
+
 MANIFEST_FILE = "manifest.bin"
+_MAX_MANIFEST_BYTES = 4 << 20
+_MAX_HEADER_BYTES = 4 << 20
+_JOB_FOLDER = re.compile(r"[0-9]+\.[0-9]+")
 
 _MAX_KEPT_BYTES = 256 << 20
 """An encoded payload is kept in memory until it is masked, unless it is larger: then it is encoded again."""
@@ -76,7 +92,7 @@ class JobDesk:
 
     def folder(self, round_context: RoundContext) -> Path:
         """The job folder of a round."""
-        return self.run_folder(round_context) / f"{round_context.round_index}.{round_context.round_attempt}"
+        return self._options.jobs_dir.joinpath(*self._names(round_context))
 
     def prepare(self, admitted: AdmittedRound, state: PublicState) -> JobSpec:
         """Fill the folder with all but ``job.json``; ``state`` is what the round starts from.
@@ -84,23 +100,31 @@ class JobDesk:
         Where an earlier start left the very same job in it (the same M0, seed, data and base model), its checkpoint
         stays, and its payload if it was closed with one: the trainer would make the same bytes again. Anything else
         that is there is removed first.
+
+        Raises:
+            SiteDiskFullError: no room.
+            JobsFolderUnsafeError: a trainer put something into the folder that keeps it from being filled.
         """
-        folder, job = self.folder(admitted.round), self._job(admitted)
-        kept = _worth_keeping(folder) if self._is_left_of(folder, admitted, job) else frozenset()
-        if kept:
-            _delete_all_but(folder, kept)
-        else:
-            self._delete_folder(folder)
-        make_private_folder(folder)
-        make_private_folder(folder / SITE_FOLDER)
+        job, names = self._job(admitted), self._names(admitted.round)
+        with suppress(FileNotFoundError, JobsFolderUnsafeError), self._held(admitted.round) as folder:
+            kept = _worth_keeping(folder) if self._is_left_of(folder, admitted, job) else frozenset()
+            if kept:
+                _delete_all_but(folder, kept)
+                return self._fill(admitted, state, job)
+        self._delete_folder(names)
+        return self._fill(admitted, state, job)
+
+    def _fill(self, admitted: AdmittedRound, state: PublicState, job: JobSpec) -> JobSpec:
+        jobs_dir, names = self._options.jobs_dir, self._names(admitted.round)
         private = self._private.current(admitted.round.run_id)
-        if private is None:
-            (folder / SITE_FOLDER / PRIVATE_FILE).unlink(missing_ok=True)
-        else:
-            write_private_file(folder / SITE_FOLDER / PRIVATE_FILE, [private])
-        write_private_file(folder / MANIFEST_FILE, [admitted.signed.encode()])
-        write_file(folder / LAYOUT_FILE, admitted.run.layout_json)
-        write_file_parts(folder / GLOBAL_FILE, state.iter_bytes())
+        with unsafe_errors(), disk_errors(jobs_dir), held_folder(jobs_dir, *names, make=True) as folder:
+            with held_folder(jobs_dir, *names, SITE_FOLDER, make=True) as site:
+                remove_without_following(site / PRIVATE_FILE)
+                if private is not None:
+                    write_file(site / PRIVATE_FILE, private)
+            write_file(folder / MANIFEST_FILE, admitted.signed.encode())
+            write_file(folder / LAYOUT_FILE, admitted.run.layout_json)
+            write_file_parts(folder / GLOBAL_FILE, state.iter_bytes())
         return job
 
     def _job(self, admitted: AdmittedRound) -> JobSpec:
@@ -134,7 +158,7 @@ class JobDesk:
     def _is_left_of(folder: Path, admitted: AdmittedRound, job: JobSpec) -> bool:
         """Whether an earlier start of this site's agent opened the same job in the folder."""
         try:
-            manifest, left = (folder / MANIFEST_FILE).read_bytes(), read_job(folder)
+            manifest, left = read_file(folder / MANIFEST_FILE, _MAX_MANIFEST_BYTES), read_job(folder)
         except (OSError, JobDirectoryError):
             return False
         # How it is computed may have been set anew since; whether that changes the numbers, the trainer knows.
@@ -142,16 +166,18 @@ class JobDesk:
         return manifest == admitted.signed.encode() and was == job
 
     def read_manifest(self, round_context: RoundContext) -> SignedBody | None:
-        """The M0 that the folder was filled for; None where there is no folder."""
+        """The M0 that the folder was filled for; None where there is none, or nothing that could be one."""
         try:
-            return SignedBody.decode((self.folder(round_context) / MANIFEST_FILE).read_bytes())
-        except FileNotFoundError:
+            with self._held(round_context) as folder:
+                return SignedBody.decode(read_file(folder / MANIFEST_FILE, _MAX_MANIFEST_BYTES))
+        except (FileNotFoundError, JobDirectoryError, JobsFolderUnsafeError):
             return None
 
     def has_payload(self, round_context: RoundContext) -> bool:
         """Whether the trainer closed its job with a payload."""
-        folder = self.folder(round_context)
-        return (folder / RESULT_FILE).exists() and (folder / PAYLOAD_FILE).exists()
+        with suppress(FileNotFoundError, JobsFolderUnsafeError), self._held(round_context) as folder:
+            return (folder / RESULT_FILE).exists() and (folder / PAYLOAD_FILE).exists()
+        return False
 
     def prove(self, admitted: AdmittedRound) -> None:
         """Encode the payload, so that READY is only said of one that can be summed; it is kept for ``encode``.
@@ -161,9 +187,11 @@ class JobDesk:
         Raises: as ``encode``; and SiteDiskFullError.
         """
         vector = self.encode(admitted)
-        left = self.folder(admitted.round) / SITE_FOLDER / NEXT_PRIVATE_FILE
-        if left.exists():
-            self._private.offer(admitted.round, left.read_bytes())
+        # Four bytes a weight, and a header.
+        max_bytes = 4 * admitted.run.layout.n_parameters + _MAX_HEADER_BYTES
+        jobs_dir, names = self._options.jobs_dir, self._names(admitted.round)
+        with suppress(JobFileMissingError), held_folder(jobs_dir, *names, SITE_FOLDER) as site:
+            self._private.offer(admitted.round, read_file(site / NEXT_PRIVATE_FILE, max_bytes))
         self._encoded = (admitted.round, vector) if vector.n_bytes <= _MAX_KEPT_BYTES else None
 
     def encode(self, admitted: AdmittedRound) -> RingVector:
@@ -176,23 +204,33 @@ class JobDesk:
         kept, self._encoded = self._encoded, None
         if kept is not None and kept[0] == admitted.round:
             return kept[1]
-        folder = self.folder(admitted.round)
-        result = read_result(folder)
-        if isinstance(result, JobFailure):
-            raise JobFailedError(result.message, failure_code=result.code, advice=result.advice)
-        if result is None or not (folder / PAYLOAD_FILE).exists():
-            raise JobFailedError("the payload is not in the job folder", failure_code="payload-lost")
+        result, payload = self._outcome(admitted)
         _check_data(result, admitted)
-        raw = tensors_from_bytes((folder / PAYLOAD_FILE).read_bytes(), is_shared=True)
+        raw = tensors_from_bytes(payload, is_shared=True)
         run = admitted.run
         kind = admitted.manifest.kind
         values = run.algorithm.weigh(raw, n_records=result.records, spec=run.spec, layout=run.layout, kind=kind)
         return encode_payload(values, admitted.layout)
 
+    def _outcome(self, admitted: AdmittedRound) -> tuple[JobResult, bytes]:
+        """How the trainer closed the job, and its payload, which is no larger than it may be."""
+        # Eight bytes an element, whatever it is before it is encoded, and a header.
+        max_bytes = 8 * max(admitted.layout.n_bytes // 4, admitted.run.layout.n_parameters) + _MAX_HEADER_BYTES
+        try:
+            with self._held(admitted.round) as folder:
+                result = read_result(folder)
+                if isinstance(result, JobFailure):
+                    raise JobFailedError(result.message, failure_code=result.code, advice=result.advice)
+                if result is not None:
+                    return result, read_file(folder / PAYLOAD_FILE, max_bytes)
+        except (FileNotFoundError, JobFileMissingError):
+            pass
+        raise JobFailedError("the payload is not in the job folder", failure_code="payload-lost")
+
     def delete(self, round_context: RoundContext) -> None:
         """Delete the folder, and with it the plain update."""
         self._encoded = None
-        self._delete_folder(self.folder(round_context))
+        self._delete_folder(self._names(round_context))
 
     def forget(self, run_id: RunId) -> None:
         """Delete what a run kept at this site, of its local rule and of images: the run is over here."""
@@ -206,25 +244,67 @@ class JobDesk:
 
     def delete_all_but(self, kept: Collection[RoundContext]) -> None:
         """Delete the job folders of all other rounds."""
-        folders = {self.folder(round_context) for round_context in kept}
-        for job in self._options.jobs_dir.glob("run-*/*.*/" + MANIFEST_FILE):
-            if job.parent not in folders:
-                self._delete_folder(job.parent)
-        shutil.rmtree(self._options.jobs_dir / _LEAVING, ignore_errors=True)
+        kept_names = {self._names(round_context) for round_context in kept}
+        for names in _job_folders(self._options.jobs_dir):
+            if names not in kept_names:
+                self._delete_folder(names)
+        self._remove(self._options.jobs_dir / _LEAVING)
 
-    def _delete_folder(self, folder: Path) -> None:
+    def _names(self, round_context: RoundContext) -> tuple[str, str]:
+        return round_context.run_id, f"{round_context.round_index}.{round_context.round_attempt}"
+
+    def _held(self, round_context: RoundContext) -> AbstractContextManager[Path]:
+        """The job folder, for as long as it is used, whatever a trainer makes of its name meanwhile."""
+        return held_folder(self._options.jobs_dir, *self._names(round_context))
+
+    def _delete_folder(self, names: tuple[str, str]) -> None:
         """Delete a job folder under the eyes of a warm trainer, which takes ``job.json`` without a result for a job.
 
-        First nothing is a job any more, then the folder leaves the spool whole, then it is deleted.
+        First nothing is a job any more, then the folder leaves the spool whole, then it is deleted. A link in its place
+        leaves and is deleted itself; what it leads to is not touched.
         """
-        if not folder.exists():
+        jobs_dir, (run, name) = self._options.jobs_dir, names
+        with suppress(FileNotFoundError, JobsFolderUnsafeError), held_folder(jobs_dir, *names) as folder:
+            remove_without_following(folder / JOB_FILE)
+        try:
+            with held_folder(jobs_dir, run) as spool, self._held_leaving() as leaving:
+                away = leaving / f"{run}.{name}.{secrets.token_hex(4)}"
+                (spool / name).rename(away)
+                self._remove(away)
+        except FileNotFoundError:
             return
-        (folder / JOB_FILE).unlink(missing_ok=True)
-        leaving = self._options.jobs_dir / _LEAVING / f"{folder.parent.name}.{folder.name}"
-        shutil.rmtree(leaving, ignore_errors=True)
-        make_private_folder(leaving.parent)
-        folder.rename(leaving)
-        shutil.rmtree(leaving)
+        except JobsFolderUnsafeError as error:
+            # The run's own folder is a link: nothing of a round can lie in it.
+            log.warning("jobs_folder_unsafe", run_id=run, cause=error.message)
+            self._remove(jobs_dir / run)
+
+    def _held_leaving(self) -> AbstractContextManager[Path]:
+        leaving = self._options.jobs_dir / _LEAVING
+        if leaving.is_symlink() or leaving.is_file():
+            self._remove(leaving)
+        return held_folder(self._options.jobs_dir, _LEAVING, make=True)
+
+    @staticmethod
+    def _remove(path: Path) -> None:
+        """Delete what left the spools. What cannot be deleted is tried again at the next start, and is told of."""
+        try:
+            remove_without_following(path)
+        except OSError as error:
+            log.warning("job_folder_not_deleted", reason=error.strerror)
+
+
+def _job_folders(jobs_dir: Path) -> list[tuple[str, str]]:
+    """The names of all job folders, and of whatever else stands where one belongs."""
+    found: list[tuple[str, str]] = []
+    if not jobs_dir.exists():
+        return found
+    for run in sorted(entry.name for entry in jobs_dir.iterdir() if entry.name.startswith("run-")):
+        try:
+            with held_folder(jobs_dir, run) as spool:
+                found += [(run, entry.name) for entry in spool.iterdir() if _JOB_FOLDER.fullmatch(entry.name)]
+        except (FileNotFoundError, JobsFolderUnsafeError):
+            continue
+    return found
 
 
 def _worth_keeping(folder: Path) -> frozenset[str]:
@@ -240,14 +320,10 @@ def _worth_keeping(folder: Path) -> frozenset[str]:
 
 def _delete_all_but(folder: Path, kept: frozenset[str]) -> None:
     # First nothing is a job any more, for whoever watches the spool.
-    (folder / JOB_FILE).unlink(missing_ok=True)
+    remove_without_following(folder / JOB_FILE)
     for path in folder.iterdir():
-        if path.name in kept:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        if path.name not in kept:
+            remove_without_following(path)
 
 
 def payload_digest(vector: RingVector) -> str:

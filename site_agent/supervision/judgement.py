@@ -13,6 +13,8 @@ from fl_protocol.audit.events import AuditKind
 from fl_protocol.clock import Clock
 from fl_protocol.ids import RunId
 from fl_protocol.spec.secagg_params import SecAggParams
+from fl_protocol.telemetry import site_metrics as metrics
+from fl_protocol.telemetry.meter import Meter
 from site_agent.approvals.decisions import audit_fact
 from site_agent.approvals.errors import ApprovalError
 from site_agent.approvals.ledger import site_ledger_for
@@ -85,14 +87,21 @@ class PolicyJudge:
         identity: SiteIdentity,
         peers: Mapping[str, str],
         clock: Clock,
+        is_data_elsewhere: bool = False,
+        meter: Meter | None = None,
     ) -> None:
-        """Take what the rules are about; the policy file is read anew at every question."""
+        """Take what the rules are about; the policy file is read anew at every question.
+
+        ``is_data_elsewhere``: only the trainer sees the data, and says itself that a file is missing.
+        """
+        self._meter = meter or Meter(metrics.SITE_METRICS)
         self._db = db
         self._audit = audit
         self._policies = policies
         self._identity = identity
         self._peers = peers
         self._clock = clock
+        self._is_data_elsewhere = is_data_elsewhere
         self._recorded: dict[RunId, tuple[str, Allowed | Denied]] = {}
 
     def permit(self, run: ApprovedRun, *, is_training_ahead: bool) -> Permission:
@@ -103,8 +112,9 @@ class PolicyJudge:
         verdict, dataset = self._db.run_read("judge-run", lambda session: self._judge(session, asked))
         self._record(run.run_id, version, verdict)
         if isinstance(verdict, Denied):
+            self._meter.count(metrics.POLICY_DENIALS, metrics.rule_label(verdict.rule))
             raise RoundRefusedError("this site's rules say no", reason=verdict.rule, run_id=run.run_id)
-        if dataset is None or not dataset.path.exists():
+        if dataset is None or not (self._is_data_elsewhere or dataset.path.exists()):
             raise RoundRefusedError("the dataset is not there", reason="dataset-missing", run_id=run.run_id)
         policy = version.policy
         rule = policy.secure_aggregation

@@ -22,6 +22,7 @@ from fl_protocol.ids import RunId
 from fl_protocol.secagg.reasons import SecAggRefusedError
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import ExchangeContext, RoundContext
+from fl_protocol.telemetry import site_metrics as metrics
 from site_agent.db.errors import SiteDatabaseError
 from site_agent.errors import (
     CoordinatorRefusedError,
@@ -50,6 +51,7 @@ from site_agent.supervision.exchange_desk import ExchangeDesk
 from site_agent.supervision.job_desk import JobDesk
 from site_agent.supervision.progress import ProgressRelay
 from site_agent.supervision.restoring import RestoredRound
+from site_agent.supervision.round_spans import step_span, training_span
 from site_agent.supervision.seams import SiteSeams
 from site_agent.supervision.settlement import Settler
 
@@ -280,9 +282,11 @@ class RoundWorker:
             case do.ReportReady() | do.DeclineRound() | do.SendComplaint():
                 await self._say_or_keep(command, self._session.round)
             case do.TakeStep():
-                return await self._take_step(command)
+                with step_span(self._seams, command.step, command.context):
+                    return await self._take_step(command)
             case do.SendStep():
-                return await self._send_step(command)
+                with step_span(self._seams, command.step, command.context):
+                    return await self._send_step(command)
             case do.CloseExchange():
                 if self._unsent and isinstance(self._unsent[-1], do.SendComplaint):
                     return None  # the complaint is still to be sent; the next exchange, or the end, closes this one
@@ -303,6 +307,7 @@ class RoundWorker:
         except RoundRefusedError as error:
             log.warning("round_refused", run_id=self._run_id, reason=error.reason, cause=str(error))
             self._seams.board.refused(error.reason)
+            self._seams.meter.count(metrics.REFUSALS, metrics.refusal_label(error.reason))
             return on.RoundRefused(reason=error.reason)
         self._seams.board.refused(None)
         self._take_up(admitted)
@@ -362,6 +367,7 @@ class RoundWorker:
         if session is None:
             return
         await asyncio.to_thread(self._seams.book.record_state, session.round, session.phase.value, outcome=outcome)
+        self._seams.meter.count(metrics.ROUNDS, session.phase.value)
         await asyncio.to_thread(self._jobs.delete, session.round)
         if session.phase is SessionPhase.SETTLED and self._is_last_round(session):
             seams = self._seams
@@ -379,25 +385,36 @@ class RoundWorker:
         admitted, state = self._admitted, self._state
         if admitted is None or state is None:
             return
+        began_s, ended = asyncio.get_running_loop().time(), "stopped"
+        try:
+            with training_span(self._seams, admitted.round) as span:
+                event = await self._trained(admitted, state)
+                ended = "done" if isinstance(event, on.JobSucceeded) else "failed"
+                span.set("outcome", ended)
+        finally:
+            self._seams.meter.observe(metrics.JOB_SECONDS, asyncio.get_running_loop().time() - began_s, ended)
+        await self._conclude(admitted.round, event)
+
+    async def _trained(self, admitted: AdmittedRound, state: StoredState) -> SessionEvent:
         relay = ProgressRelay(self._seams, admitted.round)
         sender = self._seams.spawn(relay.run())
-        event: SessionEvent
         try:
             await asyncio.to_thread(self._require_space, admitted, state)
             job = await asyncio.to_thread(self._prepare_job, admitted, state)
             await self._record_in_time(AuditKind.TRAINING_STARTED, admitted.round, job_kind=job.kind.value)
             folder = self._jobs.folder(admitted.round)
             await self._seams.runner.run_training_job(folder, job, on_progress=relay.note)
+            relay.end_stage()
             await asyncio.to_thread(self._jobs.prove, admitted)
             await self._record_in_time(AuditKind.TRAINING_FINISHED, admitted.round)
-            event = on.JobSucceeded()
         except JobFailedError as error:
-            event = await self._job_failed(admitted, error, code=error.failure_code)
+            return await self._job_failed(admitted, error, code=error.failure_code)
         except WardroundError as error:
-            event = await self._job_failed(admitted, error, code=error.code)
+            return await self._job_failed(admitted, error, code=error.code)
         finally:
+            relay.end_stage()
             sender.cancel()
-        await self._conclude(admitted.round, event)
+        return on.JobSucceeded()
 
     def _prepare_job(self, admitted: AdmittedRound, state: StoredState) -> JobSpec:
         # Its bytes were found to have its digest when it was loaded; it is in memory since it was folded.

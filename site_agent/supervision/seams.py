@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fl_protocol.clock import Clock
 from fl_protocol.ids import SiteId
 from fl_protocol.secagg.entropy import Entropy
 from fl_protocol.signing.keys import Signer
+from fl_protocol.telemetry.meter import Meter
+from fl_protocol.telemetry.site_metrics import SITE_METRICS
+from fl_protocol.telemetry.tracing import NO_TRACING, Tracing
 from site_agent.audit.store import AuditLog
 from site_agent.db.tx import SiteDb
 from site_agent.jobs.job_dir import DeviceChoice
@@ -40,18 +43,21 @@ class SystemEntropy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
-    """How this site runs jobs: plain values out of its settings."""
+    """How this site runs jobs: plain values out of its settings.
+
+    Attributes:
+        private_states_dir: where what local rules keep between rounds lies. Safety: outside ``jobs_dir``, where a
+            trainer may write: what lies here is carried into the next job's folder.
+        is_trainer_elsewhere: data and base models are seen by the trainer only; what is missing, the trainer says.
+    """
 
     jobs_dir: Path
+    private_states_dir: Path
     base_models: Mapping[str, Path]
     threads: int | None
     device: DeviceChoice
     timeout_s: float
-
-    @property
-    def private_states_dir(self) -> Path:
-        """Where what local rules keep between rounds lies: outside every run's spool."""
-        return self.jobs_dir / ".private"
+    is_trainer_elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,3 +83,5 @@ class SiteSeams:
     jobs: JobOptions
     board: StatusBoard
     spawn: Spawn
+    meter: Meter = field(default_factory=lambda: Meter(SITE_METRICS))
+    tracing: Tracing = NO_TRACING

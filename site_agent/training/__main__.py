@@ -1,6 +1,8 @@
 """The trainer's program: what agents start, and what study leads and site operators run by hand.
 
     python -m site_agent.training serve --spool DIR
+    python -m site_agent.training serve-spools --jobs DIR
+    python -m site_agent.training doctor --live --jobs DIR
     python -m site_agent.training run JOB_DIR
     torchrun --nproc-per-node 4 -m site_agent.training run JOB_DIR
     python -m site_agent.training init-adapter --run-spec run.yaml --base-model DIR --out DIR
@@ -10,6 +12,7 @@
     python -m site_agent.training inspect --data records.jsonl
     python -m site_agent.training generate --base-model DIR --adapter none --prompt "What is proteinuria?"
     python -m site_agent.training digest-model DIR
+    python -m site_agent.training machine --json
 
 Exit codes: 0 done, 1 failed, 2 wrong usage. With --json, one document on the standard output; logs go elsewhere.
 """
@@ -30,10 +33,11 @@ from typing import TYPE_CHECKING
 from fl_protocol.errors import WardroundError
 from fl_protocol.spec.faults import RunSpecFaultsError
 from site_agent.training.printing import print_document, print_error
+from site_agent.training.spool_commands import add_spool_verbs
 from site_agent.training.timeline_commands import add_timeline_verbs
 
 if TYPE_CHECKING:
-    from site_agent.training.inspection import FileReport
+    from site_agent.jobs.job_dir import JobFailure, JobResult
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -78,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true")
     verb.set_defaults(command=init_adapter_command)
 
+    add_spool_verbs(verbs, add_job_options)
     add_timeline_verbs(verbs)
 
     verb = verbs.add_parser("inspect", help="look at every record of a dataset, count it, and name each fault's place")
@@ -103,7 +108,18 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("folder", type=Path, metavar="DIR")
     verb.add_argument("--json", action="store_true")
     verb.set_defaults(command=digest_model_command)
+
+    verb = verbs.add_parser("machine", help="say what training would find here: libraries, devices, memory, rights")
+    verb.add_argument("--jobs", type=Path, metavar="DIR", help="leave it in this jobs folder, for the agent's doctor")
+    verb.add_argument("--json", action="store_true")
+    verb.set_defaults(command=machine_command)
     return parser
+
+
+def add_job_options(verb: argparse.ArgumentParser) -> None:
+    """How the jobs of a spool are done."""
+    add_checkpoint_option(verb)
+    add_processes_option(verb)
 
 
 def add_checkpoint_option(verb: argparse.ArgumentParser) -> None:
@@ -171,15 +187,25 @@ def serve_command(arguments: argparse.Namespace) -> int:
 def run_command(arguments: argparse.Namespace) -> int:
     """``run``."""
     from site_agent.jobs.job_dir import JobFailure
-    from site_agent.training.closing import close_job
-    from site_agent.training.shelf import ModelShelf
+    from site_agent.training.inspecting import close_inspection, is_inspection
 
-    with job_folder(arguments.job_dir) as job_dir:
-        outcome = close_job(job_dir, shelf=ModelShelf(), checkpoint_every_s=arguments.checkpoint_every_s)
+    outcome: JobResult | JobFailure
+    if is_inspection(arguments.job_dir):
+        outcome = close_inspection(arguments.job_dir)
+    else:
+        outcome = _close_in_processes(arguments)
     if isinstance(outcome, JobFailure):
         print_error(outcome.to_document(), as_json=False)
         return 1
     return 0
+
+
+def _close_in_processes(arguments: argparse.Namespace) -> JobResult | JobFailure:
+    from site_agent.training.closing import close_job
+    from site_agent.training.shelf import ModelShelf
+
+    with job_folder(arguments.job_dir) as job_dir:
+        return close_job(job_dir, shelf=ModelShelf(), checkpoint_every_s=arguments.checkpoint_every_s)
 
 
 def job_folder(job_dir: Path) -> AbstractContextManager[Path]:
@@ -205,7 +231,7 @@ def init_adapter_command(arguments: argparse.Namespace) -> int:
 def inspect_command(arguments: argparse.Namespace) -> int:
     """``inspect``."""
     from site_agent.jobs.record_schema import RecordSchemaFaultsError, schema_from_document
-    from site_agent.training.formats import format_called
+    from site_agent.training.inspecting import look_at_data
 
     try:
         declared = None if arguments.schema is None else schema_from_document(json.loads(_read_text(arguments.schema)))
@@ -213,41 +239,16 @@ def inspect_command(arguments: argparse.Namespace) -> int:
         faults = error.faults if isinstance(error, RecordSchemaFaultsError) else ("the schema is no JSON document",)
         print_error({"code": "schema-invalid", "message": "; ".join(faults), "facts": {}}, as_json=arguments.json)
         return 2
-    inspect = format_called(arguments.format).inspect
-    report = inspect(arguments.data, patient_field=arguments.patient_field, schema=declared)
+    report, document = look_at_data(
+        arguments.data, data_format=arguments.format, patient_field=arguments.patient_field, schema=declared
+    )
     if report.n_faults:
-        return _tell_faults(report, as_json=arguments.json)
-    document = {"sha256": report.sha256, "records": report.n_records, "patients": report.n_patients}
+        faults_document = document["error"]
+        assert isinstance(faults_document, dict)
+        print_error(faults_document, as_json=arguments.json)
+        return 1
     print_document(document, as_json=arguments.json)
     return 0
-
-
-def _tell_faults(report: FileReport, *, as_json: bool) -> int:
-    """Print the places of a dataset's faults, and give the exit code. Never what stands there."""
-    from site_agent.training.errors import DatasetMalformedError
-
-    first = report.faults[0]
-    facts: dict[str, object] = {"record": first.line, "fault": first.fault}
-    document: dict[str, object] = {
-        "code": DatasetMalformedError.code,
-        "message": f"{report.n_faults} faults in {report.n_records} records",
-        "advice": DatasetMalformedError.advice,
-        "facts": facts if first.field is None else {**facts, "field": first.field},
-        "n_faults": report.n_faults,
-        "records": report.n_records,
-        "faults": [
-            {
-                "line": fault.line,
-                "field": fault.field,
-                "fault": fault.fault,
-                "path": f"line {fault.line}" if fault.field is None else f"line {fault.line}, {fault.field}",
-                "message": fault.fault,
-            }
-            for fault in report.faults
-        ],
-    }
-    print_error(document, as_json=as_json)
-    return 1
 
 
 def _read_text(name: str) -> str:
@@ -281,6 +282,18 @@ def digest_model_command(arguments: argparse.Namespace) -> int:
     from site_agent.training.model_files import digest_model_folder
 
     print_document({"base_model_sha256": digest_model_folder(arguments.folder)}, as_json=arguments.json)
+    return 0
+
+
+def machine_command(arguments: argparse.Namespace) -> int:
+    """``machine``."""
+    from site_agent.jobs.machine_sight import write_sight
+    from site_agent.training.machine import look_around
+
+    sight = look_around()
+    if arguments.jobs is not None:
+        write_sight(arguments.jobs, sight)
+    print_document(sight.to_document(), as_json=arguments.json)
     return 0
 
 

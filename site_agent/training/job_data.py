@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from fl_protocol.spec.run_spec import RunSpec
-from site_agent.jobs.job_dir import JobFileInvalidError, JobResult, JobSpec
+from site_agent.jobs.job_dir import JobFileInvalidError, JobSpec
 from site_agent.training.data import Dataset, Split, split_dataset
 from site_agent.training.errors import (
     DatasetChangedError,
@@ -15,25 +14,7 @@ from site_agent.training.errors import (
     NoUsableRecordsError,
 )
 from site_agent.training.formats import format_called
-from site_agent.training.identity import installed_versions
 from site_agent.training.tasks import TASKS
-
-
-def inspect_data(job: JobSpec) -> JobResult:
-    """Read a dataset whole and count it. Needs no model."""
-    started = time.monotonic()
-    dataset = read_records(job)
-    return JobResult(
-        records=len(dataset.records),
-        patients=dataset.n_patients,
-        held_out_records=0,
-        seconds=time.monotonic() - started,
-        peak_memory_bytes=0,
-        device="none",
-        precision="none",
-        versions=installed_versions(),
-        sha256=dataset.sha256,
-    )
 
 
 def read_records(job: JobSpec) -> Dataset:

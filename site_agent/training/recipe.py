@@ -55,7 +55,8 @@ from site_agent.training.exchange.fedavg_lora import (
 )
 from site_agent.training.fitting import is_out_of_memory, training_memory_error
 from site_agent.training.identity import identity_of_job, installed_versions
-from site_agent.training.job_data import folder_of_base, inspect_data, read_registered_dataset, split_of_run
+from site_agent.training.inspecting import inspect_for_job
+from site_agent.training.job_data import folder_of_base, read_registered_dataset, split_of_run
 from site_agent.training.local import LOCAL_RULES
 from site_agent.training.local.rule import RoundStart
 from site_agent.training.local.steps import LocalSteps, StepDone, StepsState, TrainingSums, train_in_steps
@@ -92,7 +93,7 @@ def perform_job(
         ProtocolError: the global adapter or the layout is not well formed.
     """
     if job.kind is JobKind.INSPECT:
-        return inspect_data(job)
+        return inspect_for_job(job_dir, job)
     spec = parse_run_spec(job.run_spec or {})
     if spec.task.kind is TaskKind.CONCEPT_VOCABULARY:
         return count_codes(job_dir, job, spec, progress=progress)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -35,6 +37,7 @@ from site_agent.enrolment.keystore import KeyStore
 from site_agent.folder import SiteFolder
 from site_agent.state.payload_memory import Evaluation, MaskedCohort, RevealedExchange
 from site_agent.state.round_book import RoundBook
+from tests.support.tools import need_root
 
 RUN_ID = RunId("run-" + "a" * 26)
 LAYOUT = AdapterLayout(
@@ -264,6 +267,36 @@ def test_peers_add_and_remove_change_site_yaml_and_are_recorded(program: Program
     assert program.folder.site_yaml.read_text().count("#") == comments
     exit_code, document = program("audit", "verify")
     assert (exit_code, document["size"]) == (0, 5)
+
+
+@pytest.mark.system
+def test_peers_of_a_mounted_site_yaml_are_refused_before_they_are_recorded(folder: SiteFolder, tmp_path: Path) -> None:
+    need_root()
+    kept = tmp_path / "kept.yaml"
+    kept.write_text(folder.site_yaml.read_text())
+    mount = f"mount --bind {kept} {folder.site_yaml} && mount -o remount,ro,bind {folder.site_yaml}"
+    words = [sys.executable, "-m", "site_agent", "--state-dir", str(folder.root)]
+    words += ["peers", "add", "ucsf", pin_of("ucsf")]
+    before = n_events(folder.database)
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh", *words],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "change 'peers' where the file is kept" in done.stderr
+    assert n_events(folder.database) == before
+    assert kept.read_text() == folder.site_yaml.read_text()
+
+
+def n_events(database: Path) -> int:
+    """How many events the site's log holds."""
+    db = open_site_db(database)
+    try:
+        return db.run_read("count", lambda session: len(session.scalars(select(AuditEventRow)).all()))
+    finally:
+        db.close()
 
 
 def test_status_tells_what_waits_and_what_the_agent_says(program: Program) -> None:

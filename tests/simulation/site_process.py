@@ -319,6 +319,7 @@ class SiteProcess:
             judge=Judge(self.db, path),
             jobs=JobOptions(
                 jobs_dir=path / "jobs",
+                private_states_dir=path / "private",
                 base_models={"smollm2-135m-instruct": path / "base"},
                 threads=1,
                 device=DeviceChoice.AUTO,

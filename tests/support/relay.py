@@ -250,11 +250,15 @@ class ConnectProxy(Relay):
             writer.write(f"HTTP/1.1 {status}\r\n{extra}Content-Length: 0\r\nConnection: close\r\n\r\n".encode())
             await writer.drain()
             return
+        self.before_tunnel(writer)
         writer.write(f"HTTP/1.1 {status}\r\n\r\n".encode())
         await writer.drain()
         if self.ends_tunnels:
             return
         await self.join(reader, writer, target)
+
+    def before_tunnel(self, writer: asyncio.StreamWriter) -> None:
+        """Called before the answer that opens a tunnel."""
 
     def _judge(self, method: str, target: str, fields: list[str]) -> str:
         if self._expected is not None:
@@ -265,6 +269,26 @@ class ConnectProxy(Relay):
         if method != "CONNECT" or not port.isdigit() or int(port) not in self.allowed_ports:
             return "403 Forbidden"
         return "200 Connection established"
+
+
+class ScriptedProxy(Relay):
+    """A proxy that answers every CONNECT with the same words."""
+
+    def __init__(self, answer: bytes) -> None:
+        """``answer`` is the head, whole."""
+        super().__init__("")
+        self.answer = answer
+
+    @property
+    def url(self) -> str:
+        """How the setting names it."""
+        return f"http://{self.address}"
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Read the request, say the words."""
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(self.answer)
+        await writer.drain()
 
 
 class Http2Breaker(Relay):

@@ -18,7 +18,9 @@ from wardround.demo.processes import Child, Supervisor, tail_of
 from wardround.demo.workspace import Programs
 from wardround.documents import Document, section_of, text_of
 
-_ENROL_TIMEOUT_S = 90.0
+_CALL_TIMEOUT_S = 180.0
+_INSPECTION_TIMEOUT_S = 900.0
+"""Every record is looked at; and a trainer's program may have to be started first."""
 _EGRESS_BYTES = 1_000_000_000
 
 
@@ -54,7 +56,6 @@ class SiteHost:
             text_of(invitation, "code"),
             "--root-fingerprint",
             text_of(invitation, "root_fingerprint"),
-            timeout_s=_ENROL_TIMEOUT_S,
         )
         return self.fingerprint()
 
@@ -90,7 +91,7 @@ class SiteHost:
             "purposes": list(purposes),
         }
         _write_yaml(declaration, dataset)
-        return self._call("datasets", "register", str(declaration))
+        return self._call("datasets", "register", str(declaration), timeout_s=_INSPECTION_TIMEOUT_S)
 
     def start(self) -> Child:
         """Start the agent."""
@@ -108,7 +109,7 @@ class SiteHost:
         """
         return self._call("audit", "verify")
 
-    def _call(self, *words: str, timeout_s: float = 60.0) -> Document:
+    def _call(self, *words: str, timeout_s: float = _CALL_TIMEOUT_S) -> Document:
         program = self._program("--json")
         return self.supervisor.run_json(f"{self.process_name}-setup", (*program, *words), timeout_s=timeout_s)
 

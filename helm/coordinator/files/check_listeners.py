@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("--root", type=Path, help="the root certificate; asked of REST where it is not given")
     options = parser.parse_args()
     if options.root is None:
-        _, root_pem = ask(options.rest, "/v1/ca/root", unverified())
+        _, root_pem = ask(options.rest, "/api/v1/ca/root", unverified())
     else:
         root_pem = options.root.read_bytes()
     trusting = ssl.create_default_context(cadata=root_pem.decode("ascii"))

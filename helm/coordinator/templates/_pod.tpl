@@ -158,7 +158,10 @@ the database and the blobs. Takes root, and isHook where the configuration is th
   imagePullPolicy: {{ .root.Values.image.pullPolicy }}
   command: [sh, -c]
   args:
-    - until test -f /srv/wardround-keys/coordinator/root.pem; do sleep 1; done; cp /srv/wardround-keys/coordinator/root.pem /srv/wardround/root.pem
+    - |
+      made=/srv/wardround-keys/coordinator
+      until test -f $made/coordinator.yaml; do sleep 1; done
+      cp $made/root.pem /srv/wardround/root.pem
   securityContext: {{- include "coordinator.containerSecurity" .root | nindent 4 }}
   resources:
     requests: {cpu: 10m, memory: 16Mi}

@@ -24,6 +24,7 @@ from tests.contract.database.conftest import DatabasesOfTest
 from tests.contract.database.relay import CommitCutter, Cut
 from tests.contract.database.rows import NOW, RUN, add_run
 from tests.support.postgres import PostgresServer
+from tests.support.relay import Relay
 
 pytestmark = pytest.mark.system
 
@@ -97,6 +98,23 @@ def test_read_is_run_again_after_a_restart_in_its_middle(server: PostgresServer,
 
     assert database.read("look", look) == ["a"]
     assert len(tries) == 2
+
+
+def test_connection_that_is_reset_while_the_pool_asks_whether_it_lives_is_replaced(
+    postgres_databases: DatabasesOfTest, running_postgres: PostgresServer
+) -> None:
+    url = postgres_databases.new_url()
+    with Relay(f"127.0.0.1:{running_postgres.port}") as relay:
+        made = Database(engine_from_url(url.replace(f"127.0.0.1:{running_postgres.port}/", f"{relay.address}/")))
+        made.run_tx("before", add_lease("before"))
+        relay.freeze()
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(names, made)
+            time.sleep(0.5)
+            assert not asking.done()
+            relay.cut()
+            assert asking.result(timeout=30) == ["before"]
+        made.dispose()
 
 
 def test_transaction_waits_while_the_server_is_away(server: PostgresServer, database: Database) -> None:

@@ -74,7 +74,7 @@ def test_doctor_names_what_is_wrong_and_what_to_do(new_coordinator) -> None:
     done = new_coordinator.run("--json", "doctor", "--config", str(new_coordinator.config))
     assert done.exit_code == 1
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
-    assert not checks["keys"]["ok"]
+    assert checks["keys"]["code"] == "keys-unreadable"
     assert "chmod 600" in checks["permissions"]["advice"]
 
 

@@ -444,6 +444,7 @@ class Site:
             judge=FakeJudge(self.folder),
             jobs=JobOptions(
                 jobs_dir=self.folder / "jobs",
+                private_states_dir=self.folder / "private",
                 base_models={"smollm2-135m-instruct": self.folder / "base"},
                 threads=2,
                 device=DeviceChoice.AUTO,

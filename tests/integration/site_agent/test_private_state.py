@@ -164,7 +164,7 @@ async def test_run_that_the_steward_withdrew_from_leaves_no_private_state(federa
     beta = federation.sites["beta"]
 
     def kept(site: Any) -> list[Path]:
-        return [path for path in site.folder.glob("jobs/.private/**/*") if path.is_file()]
+        return [path for path in site.folder.glob("private/**/*") if path.is_file()]
 
     await federation.run(lambda: federation.coordinator.round_index == 1 and bool(kept(beta)))
     db = open_site_db(beta.folder / "site.db")
@@ -183,9 +183,7 @@ async def test_run_that_is_over_leaves_no_private_state(federation_of: Federatio
     kept: list[Path] = []
 
     def look() -> bool:
-        kept.extend(
-            path for site in federation.sites.values() for path in site.folder.glob("jobs/.private/*/*.safetensors")
-        )
+        kept.extend(path for site in federation.sites.values() for path in site.folder.glob("private/*/*.safetensors"))
         return federation.coordinator.done.is_set()
 
     await federation.run(look)
@@ -194,7 +192,7 @@ async def test_run_that_is_over_leaves_no_private_state(federation_of: Federatio
 
     def is_gone() -> bool:
         return not any(
-            path.is_file() for site in federation.sites.values() for path in site.folder.glob("jobs/.private/**/*")
+            path.is_file() for site in federation.sites.values() for path in site.folder.glob("private/**/*")
         )
 
     await federation.run(is_gone)

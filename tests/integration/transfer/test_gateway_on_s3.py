@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.transport import running_rig, site_client, uploader_of
 from coordinator.blobs.s3 import S3BlobStore, S3Options, open_s3_client
-from coordinator.doctor.checks import diagnose
+from coordinator.doctor.table import diagnose
 from fl_protocol.clock import SystemClock
 from fl_protocol.wire.convert import proto_from_exchange
 from fl_protocol.wire.v1 import round_pb2
@@ -64,4 +64,4 @@ async def test_upload_begun_at_one_replica_is_finished_at_the_other(tmp_path: Pa
         client_of_server.close()
         config = folder / "coordinator" / "coordinator.yaml"
         findings = {found.name: found for found in diagnose(config, clock=SystemClock())}
-        assert findings["blobs"].is_well, findings["blobs"].detail
+        assert findings["blobs"].code == "blobs-good", findings["blobs"].message

@@ -23,11 +23,9 @@ def test_password_without_a_given_one_is_random_and_closed_to_others(tmp_path: P
     assert mode_of(files[0]) == 0o600
 
 
-def test_password_that_is_shared_can_be_read_by_the_group_of_its_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "volume"
-    folder.mkdir(mode=0o700)
-    assert make_password(folder / "password", given=None, is_shared=True)
-    assert (mode_of(folder), mode_of(folder / "password")) == (0o750, 0o640)
+def test_password_that_is_shared_can_be_read_by_the_group(tmp_path: Path) -> None:
+    assert make_password(tmp_path / "password", given=None, is_shared=True)
+    assert mode_of(tmp_path / "password") == 0o640
 
 
 def test_password_that_was_given_is_taken(tmp_path: Path) -> None:

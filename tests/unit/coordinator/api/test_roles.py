@@ -33,6 +33,7 @@ def test_admin_may_do_everything_but_release_and_nobody_nothing(action: Action) 
                 Action.READ_AUDIT,
                 Action.EXPORT_AUDIT,
                 Action.READ_SUMS,
+                Action.READ_METRICS,
                 Action.REVIEW_RELEASE,
                 Action.DOWNLOAD_RELEASE,
                 Action.OWN_PASSPHRASE,

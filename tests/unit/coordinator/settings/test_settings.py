@@ -34,6 +34,7 @@ def test_default_file_names_every_key_and_means_the_defaults(tmp_path: Path) -> 
         enrolment_port=8445,
         http1_port=8446,
         enrolment_http1_port=8447,
+        metrics_port=9464,
     )
     settings = load_settings(written(tmp_path, text))
     assert settings == CoordinatorSettings(consortium="A, B: C")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fl_protocol.ids import SiteId
 from fl_protocol.spec.context import RoundContext
 from fl_protocol.testing.federation import RUN_ID
+from site_agent.jobs.held_folder import JobsFolderUnsafeError
 from site_agent.jobs.job_dir import DeviceChoice
 from site_agent.supervision.job_desk import MANIFEST_FILE, JobDesk
 from site_agent.supervision.seams import JobOptions
@@ -19,7 +21,14 @@ ROUND = RoundContext(run_id=RUN_ID, round_index=3, round_attempt=1)
 
 @pytest.fixture
 def desk(tmp_path: Path) -> JobDesk:
-    options = JobOptions(jobs_dir=tmp_path, base_models={}, threads=None, device=DeviceChoice.AUTO, timeout_s=1.0)
+    options = JobOptions(
+        jobs_dir=tmp_path / "jobs",
+        private_states_dir=tmp_path / "private",
+        base_models={},
+        threads=None,
+        device=DeviceChoice.AUTO,
+        timeout_s=1.0,
+    )
     return JobDesk(options, SiteId("alpha"))
 
 
@@ -64,9 +73,88 @@ def test_nothing_of_a_deleted_folder_is_left(desk: JobDesk, tmp_path: Path) -> N
 
 def test_restart_deletes_every_folder_but_those_it_takes_up(desk: JobDesk, tmp_path: Path) -> None:
     kept, other = fill(desk), fill(desk, RoundContext(run_id=RUN_ID, round_index=2, round_attempt=0))
-    cut_short = tmp_path / ".leaving" / f"{RUN_ID}.1.0"
+    cut_short = tmp_path / "jobs" / ".leaving" / f"{RUN_ID}.1.0"
     cut_short.mkdir(parents=True)
     (cut_short / "payload.safetensors").write_bytes(b"x")
     desk.delete_all_but([ROUND])
     assert [path.parent for path in tmp_path.rglob("payload.safetensors")] == [kept]
     assert not other.exists()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """What a hostile trainer would have the agent overwrite, move or delete."""
+    folder = tmp_path / "keys"
+    (folder / "1.0").mkdir(parents=True)
+    for name in ("signing.pem", "private.safetensors", "job.json", f"1.0/{MANIFEST_FILE}"):
+        (folder / name).write_bytes(b"secret")
+    return folder
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("place", ["job folder", "run folder", "leaving folder", "folder in the job folder"])
+def test_link_that_a_trainer_left_is_deleted_and_what_it_leads_to_is_not(
+    desk: JobDesk, tmp_path: Path, keys: Path, place: str
+) -> None:
+    before, folder = snapshot(keys), desk.folder(ROUND)
+    match place:
+        case "job folder":
+            folder.parent.mkdir(parents=True)
+            folder.symlink_to(keys)
+        case "run folder":
+            (tmp_path / "jobs").mkdir()
+            folder.parent.symlink_to(keys)
+        case "leaving folder":
+            fill(desk)
+            (tmp_path / "jobs" / ".leaving").symlink_to(keys)
+        case _:
+            fill(desk)
+            (folder / "checkpoint").symlink_to(keys)
+    desk.delete(ROUND)
+    desk.delete_all_but([])
+    assert snapshot(keys) == before
+    assert not folder.exists()
+    assert not folder.is_symlink()
+
+
+def test_restart_does_not_follow_links_in_the_jobs_folder(desk: JobDesk, tmp_path: Path, keys: Path) -> None:
+    before = snapshot(keys)
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "run-evil").symlink_to(keys)
+    desk.delete_all_but([])
+    desk.forget_all_but([])
+    assert snapshot(keys) == before
+
+
+def test_manifest_and_payload_behind_links_are_none(desk: JobDesk, keys: Path) -> None:
+    folder = desk.folder(ROUND)
+    folder.mkdir(parents=True)
+    (folder / MANIFEST_FILE).symlink_to(keys / "signing.pem")
+    assert desk.read_manifest(ROUND) is None
+    shutil.rmtree(folder)
+    folder.symlink_to(keys)
+    assert desk.read_manifest(ROUND) is None
+    assert not desk.has_payload(ROUND)
+
+
+@pytest.mark.parametrize("place", ["site", "job folder", "layout.json as a folder"])
+def test_folder_that_a_trainer_booby_trapped_is_not_filled(desk: JobDesk, keys: Path, place: str) -> None:
+    before, folder = snapshot(keys), desk.folder(ROUND)
+    folder.parent.mkdir(parents=True)
+    match place:
+        case "job folder":
+            folder.symlink_to(keys)
+        case "site":
+            folder.mkdir()
+            (folder / "site").symlink_to(keys)
+        case _:
+            (folder / "layout.json" / "full").mkdir(parents=True)
+    admitted = SimpleNamespace(
+        round=ROUND, signed=SimpleNamespace(encode=lambda: b"M0"), run=SimpleNamespace(layout_json=b"{}")
+    )
+    with pytest.raises(JobsFolderUnsafeError):
+        desk._fill(admitted, SimpleNamespace(iter_bytes=lambda: iter([b"state"])), None)  # type: ignore[arg-type]
+    assert snapshot(keys) == before

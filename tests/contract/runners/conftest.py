@@ -1,0 +1,185 @@
+"""The runners under one contract: each is started as an agent starts it, with a trainer that does as a file says."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from site_agent.jobs.job_dir import DataFile, DeviceChoice, JobKind, JobSpec, ProgressLine
+from site_agent.jobs.process import ProcessRunner, ProcessRunnerOptions
+from site_agent.jobs.runner import JobRunner
+from site_agent.jobs.spool import SpoolRunner, SpoolRunnerOptions
+from tests.contract.runners.applying import ENGINE_RUNNERS, RUNNERS
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+BEHAVING = (sys.executable, str(HERE / "behaving_trainer.py"))
+PATIENCE_S = 60.0
+
+
+@dataclass(kw_only=True)
+class Site:
+    """A jobs folder, and a runner on it."""
+
+    kind: str
+    jobs_dir: Path
+    make: Callable[..., JobRunner]
+    heard: list[ProgressLine] = field(default_factory=list)
+    is_without_network: bool = True
+    has_memory_limit: bool = False
+    hang_timeout_s: float = 4.0
+    is_at_work: Callable[[list[int]], bool] = lambda numbers: any(is_alive(number) for number in numbers)
+
+    def job_dir(self, behaviour: str, *, name: str = "0.0", run: str = "run-a", **more: object) -> Path:
+        """A job's folder, as the agent fills it, and what the trainer is to do in it."""
+        folder = self.jobs_dir / run / name
+        folder.mkdir(parents=True)
+        (folder / "behaviour.json").write_text(json.dumps({"do": behaviour, **more}))
+        # A container's user is another one than this test's.
+        for path in (self.jobs_dir, folder.parent, folder):
+            path.chmod(0o777)
+        return folder
+
+    async def run(self, job_dir: Path, *, timeout_s: float = PATIENCE_S, **options: object) -> Any:
+        """Run the job of a folder to its end."""
+        runner = self.make(**options)
+        try:
+            return await runner.run_training_job(
+                job_dir, job_of(job_dir.name, timeout_s=timeout_s), on_progress=self.heard.append
+            )
+        finally:
+            await runner.stop()
+
+
+def job_of(name: str, *, timeout_s: float = PATIENCE_S) -> JobSpec:
+    # Of the kinds of jobs, the one that names no model; the behaving trainer does not look.
+    return JobSpec(
+        job_id=name,
+        kind=JobKind.INSPECT,
+        data=DataFile(path="/data/records.jsonl"),
+        seed=7,
+        timeout_s=timeout_s,
+        device=DeviceChoice.CPU,
+    )
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.containers] if name in ENGINE_RUNNERS else [], id=name)
+        for name in RUNNERS
+    ]
+)
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """One site for each runner."""
+    with SITES[request.param](tmp_path) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def process_site(folder: Path) -> Iterator[Site]:
+    jobs = folder / "jobs"
+    jobs.mkdir()
+
+    def make(**options: Any) -> ProcessRunner:
+        environment = {"PATH": os.environ["PATH"], "HF_TOKEN": "secret"}
+        return ProcessRunner(
+            ProcessRunnerOptions(
+                **{"command": BEHAVING, "environment": environment, "jobs_dir": jobs, "restart_wait_s": 0.01, **options}
+            )
+        )
+
+    yield Site(kind="process", jobs_dir=jobs, make=make, is_without_network=False)
+
+
+@contextlib.contextmanager
+def spool_site(folder: Path) -> Iterator[Site]:
+    jobs = folder / "jobs"
+    jobs.mkdir()
+    apart = ("unshare", "--net") if can_unshare() else ()
+    with overseer(jobs, apart=apart):
+
+        def make(**options: Any) -> SpoolRunner:
+            return SpoolRunner(SpoolRunnerOptions(**{"jobs_dir": jobs, "absent_after_s": PATIENCE_S, **options}))
+
+        yield Site(kind="spool", jobs_dir=jobs, make=make, is_without_network=bool(apart))
+
+
+@contextlib.contextmanager
+def overseer(
+    jobs: Path, *, apart: tuple[str, ...] = (), program: tuple[str, ...] = BEHAVING
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A trainer that serves the jobs folder, in a network namespace of its own where that can be had."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_TOKEN": "secret", "https_proxy": "http://proxy"}
+    words = [*apart, sys.executable, str(HERE / "overseer.py"), str(jobs), *program]
+    with (jobs.parent / "trainer.log").open("ab") as said:
+        process = subprocess.Popen(words, env=environment, stdout=said, stderr=said)
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def can_unshare() -> bool:
+    """Whether this test may give a process a network of its own."""
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture
+def listener() -> Iterator[tuple[str, int]]:
+    """A server on this machine that whoever has its network can reach."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ended = threading.Event()
+
+        def accept() -> None:
+            server.settimeout(0.2)
+            while not ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    server.accept()[0].close()
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield ("127.0.0.1", server.getsockname()[1])
+        ended.set()
+        thread.join()
+
+
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def is_alive(process_id: int) -> bool:
+    try:
+        return psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+SITES: dict[str, Callable[[Path], contextlib.AbstractContextManager[Site]]] = {
+    "process": process_site,
+    "spool": spool_site,
+}
