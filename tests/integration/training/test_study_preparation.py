@@ -181,6 +181,6 @@ def test_conversion_never_removes_what_it_did_not_make(
     monkeypatch.setattr(converter, "gguf_file", lambda: tmp_path / "model.gguf")
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "thesis.txt").write_text("years of work")
-    with pytest.raises(converter.ConversionError):
+    with pytest.raises(converter.BuildError):
         converter.convert_once(tmp_path / "papers")
     assert (tmp_path / "papers" / "thesis.txt").exists()
