@@ -116,3 +116,11 @@ def test_dockerfile_names_no_frontend_that_would_be_fetched(dockerfile: Path) ->
 def test_every_reachable_file_of_the_context_is_ours() -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert ignored[1] == "*", "the list says what may be seen, not what may not"
+
+
+def test_coordinators_state_begins_empty() -> None:
+    """A new volume gets what the image has there, and `init` makes a coordinator in an empty folder only."""
+    made = re.search(r"rootfs\.sh /opt/wardround/app (.*)", (DOCKER / "coordinator.Dockerfile").read_text())
+    assert made is not None
+    assert [folder for folder in made[1].split() if folder.startswith("/srv/wardround/")] == []
+    assert "/srv/wardround" in made[1].split()
