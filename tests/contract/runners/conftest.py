@@ -247,6 +247,64 @@ def docker_site(folder: Path) -> Iterator[Site]:
     assert not is_at_work([]), "a container is left"
 
 
+@contextlib.contextmanager
+def spool_container_site(folder: Path) -> Iterator[Site]:
+    """The overseer of this working copy in a container of the trainer's image, as deploy/compose/site.yml starts it."""
+    image, jobs = trainer_image(), folder / "jobs"
+    jobs.mkdir()
+    for path in (folder, *folder.parents[:2]):
+        path.chmod(0o755)
+    jobs.chmod(0o777)
+    with contextlib.closing(docker.from_env()) as engine:
+        trainer = engine.containers.run(
+            image,
+            entrypoint=[
+                "python",
+                "/contract/overseer.py",
+                "/srv/wardround/jobs",
+                "python",
+                "/contract/behaving_trainer.py",
+            ],
+            command=[],
+            name=f"runners-contract-{os.getpid()}-{jobs.stat().st_ino}",
+            detach=True,
+            network_mode="none",
+            read_only=True,
+            tmpfs={"/tmp": "size=16m"},
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            user="10001:10001",
+            mem_limit=256 << 20,
+            memswap_limit=256 << 20,
+            environment={"PYTHONPATH": "/product", "HF_TOKEN": "secret", "https_proxy": "http://proxy"},
+            volumes={
+                str(jobs): {"bind": "/srv/wardround/jobs", "mode": "rw"},
+                str(HERE): {"bind": "/contract", "mode": "ro"},
+                # The image's own copy may be of another commit than this test.
+                str(ROOT / "site_agent"): {"bind": "/product/site_agent", "mode": "ro"},
+                str(ROOT / "fl_protocol"): {"bind": "/product/fl_protocol", "mode": "ro"},
+            },
+        )
+
+        def make(**options: Any) -> SpoolRunner:
+            return SpoolRunner(SpoolRunnerOptions(**{"jobs_dir": jobs, "absent_after_s": PATIENCE_S, **options}))
+
+        def is_at_work(_: list[int]) -> bool:
+            return any("time.sleep(600)" in " ".join(line) for line in trainer.top()["Processes"])
+
+        try:
+            yield Site(
+                kind="spool in a container",
+                jobs_dir=jobs,
+                make=make,
+                has_memory_limit=True,
+                hang_timeout_s=8.0,
+                is_at_work=is_at_work,
+            )
+        finally:
+            trainer.remove(force=True)
+
+
 IMAGE_BY_DIGEST = "registry.hospital.example/wardround/trainer@sha256:" + "5e" * 32
 
 
@@ -292,6 +350,7 @@ def kubernetes_site(folder: Path) -> Iterator[Site]:
 SITES: dict[str, Callable[[Path], contextlib.AbstractContextManager[Site]]] = {
     "process": process_site,
     "spool": spool_site,
+    "spool in a container": spool_container_site,
     "docker": docker_site,
     "kubernetes": kubernetes_site,
 }
