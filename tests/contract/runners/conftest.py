@@ -31,6 +31,7 @@ from site_agent.jobs.kubernetes_runner import KubernetesRunner, KubernetesRunner
 from site_agent.jobs.process import ProcessRunner, ProcessRunnerOptions
 from site_agent.jobs.runner import JobRunner
 from site_agent.jobs.spool import SpoolRunner, SpoolRunnerOptions
+from tests.containers.support.engine import EngineMissingError, find_engine
 from tests.contract.runners.applying import ENGINE_RUNNERS, RUNNERS
 from tests.support.kubernetes_api import Cluster, cluster_api
 
@@ -188,24 +189,22 @@ def is_alive(process_id: int) -> bool:
         return False
 
 
-ENGINE = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-
-
-def engine_answers() -> bool:
-    """Whether a container engine answers where the environment says."""
-    with socket.socket(socket.AF_UNIX) as tried:
-        try:
-            tried.connect(ENGINE.removeprefix("unix://"))
-        except OSError:
-            return False
-        return True
+def engine_address() -> str:
+    """Where the container engine answers; the cases are passed over where there is none."""
+    try:
+        found = find_engine()
+    except EngineMissingError as error:
+        pytest.skip(f"no container engine: {error}")
+    address = found.environment.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    # For the SDK, which the stand-ins here call without a word.
+    os.environ["DOCKER_HOST"] = address
+    return address
 
 
 def trainer_image() -> str:
     """The id of the trainer's image for CPUs, as 'make images' made it; the case is passed over where there is none."""
     name = os.environ.get("WARDROUND_TRAINER_IMAGE", f"wardround/trainer:{version('wardround')}-cpu")
-    if not engine_answers():
-        pytest.skip("no container engine answers; set DOCKER_HOST")
+    engine_address()
     client = docker.from_env()
     with contextlib.closing(client):
         try:
@@ -226,7 +225,7 @@ def docker_site(folder: Path) -> Iterator[Site]:
         given: dict[str, Any] = {
             "jobs_dir": jobs,
             "jobs_source": str(jobs),
-            "engine": ENGINE,
+            "engine": engine_address(),
             "image": image,
             "is_root_engine_allowed": True,
             "mounts": (ReadOnlyMount(source=str(HERE), target="/contract"),),
