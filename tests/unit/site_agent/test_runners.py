@@ -15,7 +15,7 @@ from site_agent.jobs.docker_runner import DockerRunner
 from site_agent.jobs.kubernetes_runner import KubernetesRunner
 from site_agent.jobs.process import ProcessRunner
 from site_agent.jobs.spool import SpoolRunner
-from site_agent.runners import inspector_of, runner_of
+from site_agent.runners import inspector_of, job_words, runner_of
 from site_agent.settings import RunnerSettings, SiteSettings
 
 IMAGE = "registry.hospital.example/wardround/trainer@sha256:" + "ab" * 32
@@ -81,3 +81,8 @@ def test_first_site_yaml_says_what_the_defaults_are() -> None:
     document = yaml.safe_load(site_yaml(site_id="alpha", gateway_address="gateway:1"))
     written = RunnerSettings.model_validate(document["runner"])
     assert written == RunnerSettings()
+
+
+def test_job_of_several_processes_is_told_so(tmp_path: Path) -> None:
+    assert "--processes" not in job_words(settings_of(tmp_path, DOCKER))
+    assert job_words(settings_of(tmp_path, {**DOCKER, "processes": "auto"}))[-2:] == ("--processes", "auto")
