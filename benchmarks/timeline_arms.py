@@ -6,8 +6,8 @@ import importlib.util
 import io
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,10 @@ VALIDATION_FRACTION = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellFigures:
-    """One arm from one seed: over the pooled held-out set, and at the site where it is worst."""
+    """One arm from one seed: over the pooled held-out set, and at the site where it is worst.
+
+    ``sites``: of the local-only arm, each lone site's model by the site's name; all are judged by the same patients.
+    """
 
     p1: float
     p3: float
@@ -52,6 +55,7 @@ class CellFigures:
     loss: float | None
     worst_p5: float | None
     update_norm: float | None = None
+    sites: Mapping[str, CellFigures] = field(default_factory=dict)
 
     def to_document(self) -> dict[str, object]:
         """As it stands in the table's file."""
@@ -59,7 +63,12 @@ class CellFigures:
             "p1": self.p1, "p3": self.p3, "p5": self.p5, "loss": self.loss, "worst_p5": self.worst_p5,
             "update_norm": self.update_norm,
         }  # fmt: skip
-        return {name: None if value is None else round(value, 4) for name, value in figures.items()}
+        document: dict[str, object] = {
+            name: None if value is None else round(value, 4) for name, value in figures.items()
+        }
+        if self.sites:
+            document["sites"] = {name: one.to_document() for name, one in self.sites.items()}
+        return document
 
 
 Parts = SiteParts[Timeline]
@@ -109,10 +118,13 @@ class Bench:
 
     def _local_only(self, spec: RunSpec, usable: Sequence[Parts], trained_on: Use, judged_on: Use) -> CellFigures:
         """The mean over sites of a model that each trained alone, each judged on all sites' patients."""
-        figures = [
-            self._judge(spec, train_alone(self._workshop, spec, site=site.name, records=trained_on(site)), judged_on)
+        by_site = {
+            site.name: self._judge(
+                spec, train_alone(self._workshop, spec, site=site.name, records=trained_on(site)), judged_on
+            )
             for site in usable
-        ]
+        }
+        figures = list(by_site.values())
         return CellFigures(
             p1=statistics.fmean(one.p1 for one in figures),
             p3=statistics.fmean(one.p3 for one in figures),
@@ -120,6 +132,7 @@ class Bench:
             loss=statistics.fmean(one.loss for one in figures if one.loss is not None),
             # Another question here: the site whose own model is worst for everybody.
             worst_p5=min(one.p5 for one in figures),
+            sites=by_site,
         )
 
     def _judge(self, spec: RunSpec, found: ArmResult, judged_on: Use) -> CellFigures:

@@ -121,6 +121,24 @@ def rows_of(cells: Mapping[str, Mapping[str, object]], vocabulary: str) -> list[
     return lines
 
 
+def site_rows_of(cells: Mapping[str, Mapping[str, object]], vocabulary: str) -> list[str]:
+    """Each lone site's model as Markdown, on the held-out patients of all sites; nothing where none was trained."""
+    columns = ("p1", "p3", "p5", "loss")
+    by_site: dict[str, list[Mapping[str, object]]] = {}
+    for name, cell in sorted(cells.items()):
+        sites = cell.get("sites")
+        if name.startswith(f"{vocabulary}/local-only") and isinstance(sites, Mapping):
+            for site, figures in sites.items():
+                by_site.setdefault(str(site), []).append(figures)
+    if not by_site:
+        return []
+    lines = [f"| {vocabulary}, local-only | P@1 | P@3 | P@5 | loss |", "|---|---|---|---|---|"]
+    return lines + [
+        "| " + " | ".join([site, *(_spread(found, column) for column in columns)]) + " |"
+        for site, found in sorted(by_site.items())
+    ]
+
+
 def _spread(cells: Sequence[Mapping[str, object]], column: str) -> str:
     values = [float(str(cell[column])) for cell in cells if cell.get(column) is not None]
     if not values:
@@ -152,5 +170,6 @@ def main(arguments: list[str]) -> int:
         sys.stdout.write(json.dumps(table.cells, sort_keys=True) + "\n")
         return 0
     for vocabulary in VOCABULARIES:
-        sys.stdout.write("\n".join(rows_of(table.cells, vocabulary)) + "\n\n")
+        for lines in (rows_of(table.cells, vocabulary), site_rows_of(table.cells, vocabulary)):
+            sys.stdout.write("\n".join([*lines, ""]) + "\n" if lines else "")
     return 0

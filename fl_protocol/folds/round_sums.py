@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from fl_protocol.codec.fixed_point import ImplausibleSumError, SumValues, UpdateSum
 from fl_protocol.folds.algorithm import RawPayloadInvalidError, RoundReport
+from fl_protocol.folds.public_state import PublicState
 from fl_protocol.spec.metrics import MOST_A_UNIT, EvaluationTotals, counts_of, values_of
 from fl_protocol.spec.payload_layout import PayloadLayout, Segment, SegmentKind
 from fl_protocol.spec.run_spec import RunSpec
+from fl_protocol.tensors.adapter_layout import AdapterLayout
 
 MAX_MEAN_LOSS = 64.0
 """Nats a token: a uniform guess over 50 000 tokens costs 11. A site whose training has diverged beyond refuses."""
@@ -204,6 +206,35 @@ def check_sums(sums: Mapping[str, SumValues], layout: PayloadLayout, counted: in
         # NaN makes the comparison false.
         if not (float(values.min()) >= low and float(values.max()) <= high):
             raise ImplausibleSumError("a sum is outside what the counted sites can have sent", segment=segment.name)
+
+
+def counted_sites(
+    sums: Mapping[str, SumValues],
+    state: PublicState,
+    *,
+    segments: PayloadLayout,
+    layout: AdapterLayout,
+    n_sites: int | None,
+) -> int:
+    """What every fold begins with: sums that as many honest sites can have sent, and a state of the adapter's layout.
+
+    Args:
+        sums: of the round.
+        state: what the round started from.
+        segments: of the round's payload.
+        layout: the adapter's.
+        n_sites: as ``Algorithm.fold`` has it.
+
+    Returns:
+        How many sites the sums are bounded by: those counted, or the whole roster.
+
+    Raises:
+        ImplausibleSumError, AdapterTensorError: as ``Algorithm.fold``.
+    """
+    counted = segments.max_sites if n_sites is None else n_sites
+    check_sums(sums, segments, counted)
+    layout.check(state.adapter)
+    return counted
 
 
 def mean_loss(sums: Mapping[str, SumValues], prefix: str) -> float | None:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from fl_protocol.codec.fixed_point import ImplausibleSumError, SumValues
 from fl_protocol.folds.algorithm import FoldResult, Publishes, RawPayloadInvalidError, RoundReport
 from fl_protocol.folds.public_state import PublicState
+from fl_protocol.folds.round_sums import check_raw, counted_sites, summed_weight, weight_of
 from fl_protocol.spec.payload_layout import PayloadLayout, Segment, SegmentKind
 from fl_protocol.spec.round_spec import RoundKind
 from fl_protocol.spec.run_spec import RunSpec
@@ -76,24 +77,21 @@ class ThresholdedCounts:
         kind: RoundKind,
     ) -> dict[str, NDArray[Any]]:
         """Leave out what is below ``site_minimum``, cap the rest, and say which codes are left. See ``Algorithm``."""
-        wanted = _EVALUATED if kind is RoundKind.EVALUATE else _RAW
-        array = raw.get(wanted)
-        if set(raw) != {wanted} or array is None:
-            raise RawPayloadInvalidError("the raw segments are not those of this round", segment=wanted)
-        length = 1 if kind is RoundKind.EVALUATE else layout.n_parameters
-        if array.dtype != np.int64 or array.shape != (length,) or (array.size and int(array.min()) < 0):
-            message = "a raw segment's dtype or shape is not the algorithm's, or a count is negative"
-            raise RawPayloadInvalidError(message, segment=wanted, dtype=str(array.dtype), shape=str(array.shape))
-        if kind is RoundKind.EVALUATE:
+        is_evaluation = kind is RoundKind.EVALUATE
+        wanted, length = (_EVALUATED, 1) if is_evaluation else (_RAW, layout.n_parameters)
+        check_raw(raw, {wanted: (np.dtype(np.int64), length)})
+        array = raw[wanted]
+        if array.size and int(array.min()) < 0:
+            raise RawPayloadInvalidError("a count is negative", segment=wanted)
+        if is_evaluation:
             return {_EVALUATED: array}
-        if n_records < 1:
-            raise RawPayloadInvalidError("a site that counted has at least one record", n_records=n_records)
+        weight = weight_of(n_records, spec)
         cap = spec.privacy.weight_cap
         patients = np.where(array >= _task(spec).site_minimum, np.minimum(array, cap), 0)
         return {
             _PATIENTS: patients.astype(np.int64),
             _SITES: (patients > 0).astype(np.int64),
-            _WEIGHT: np.array([min(n_records, cap)], dtype=np.int64),
+            _WEIGHT: np.array([weight], dtype=np.int64),
         }
 
     def fold(
@@ -108,9 +106,7 @@ class ThresholdedCounts:
     ) -> FoldResult:
         """Which codes are published. Integers are compared: bit for bit the same everywhere. See ``Algorithm``."""
         segments = self.segments(spec, layout, kind)
-        counted = segments.max_sites if n_sites is None else n_sites
-        _check_sums(sums, segments, counted)
-        layout.check(state.adapter)
+        counted_sites(sums, state, segments=segments, layout=layout, n_sites=n_sites)
         if kind is RoundKind.EVALUATE:
             return FoldResult(state=state, report=_report(0, n_published=int(state.adapter[PUBLISHED_TENSOR].sum())))
         task = _task(spec)
@@ -119,9 +115,7 @@ class ThresholdedCounts:
             patients, sites, minimum=min(task.site_minimum, spec.privacy.weight_cap), cap=spec.privacy.weight_cap
         )
         published = ((patients >= task.threshold) & (sites >= task.min_sites)).astype(np.float32)
-        weight = int(sums[_WEIGHT][:1][0])
-        if weight < (1 if n_sites is None else n_sites):
-            raise ImplausibleSumError("the weights add up to less than one record a site", segment=_WEIGHT)
+        weight = summed_weight(sums, n_sites)
         return FoldResult(
             state=PublicState(version=state.version + 1, adapter={PUBLISHED_TENSOR: published}, server=state.server),
             report=_report(weight, n_published=int(published.sum())),
@@ -148,18 +142,6 @@ def _task(spec: RunSpec) -> ConceptVocabulary:
     # Safety: the reader of a RunSpec pairs this algorithm with this task.
     assert isinstance(spec.task, ConceptVocabulary), "a RunSpec pairs them"
     return spec.task
-
-
-def _check_sums(sums: Mapping[str, SumValues], layout: PayloadLayout, counted: int) -> None:
-    """Refuse sums that ``counted`` honest sites cannot have sent."""
-    if not 1 <= counted <= layout.max_sites or set(sums) != {segment.name for segment in layout.segments}:
-        raise ImplausibleSumError("the sums are not those of this round's payload", n_sites=counted)
-    for segment in layout.segments:
-        values = sums[segment.name]
-        if values.shape != (segment.length,):
-            raise ImplausibleSumError("a sum has another shape than its segment", segment=segment.name)
-        if not (float(values.min()) >= 0 and float(values.max()) <= counted * segment.bound):
-            raise ImplausibleSumError("a sum is outside what the counted sites can have sent", segment=segment.name)
 
 
 def _check_counts(patients: NDArray[Any], sites: NDArray[Any], *, minimum: int, cap: int) -> None:

