@@ -202,6 +202,16 @@ class DockerRunner:
                 return TrainerEnd(cause=EndCause.HUNG)
             await asyncio.sleep(_LOOK_EVERY_S)
 
+    def look(self) -> str:
+        """Ask the engine for the image, and start nothing; what was found, in words. Blocks on the engine.
+
+        Raises:
+            RunnerError: the engine is root's own, is not there or refuses, or has another image.
+        """
+        with _engine_errors():
+            image_id = self._find_image(self._engine())
+        return f"the engine has the image {image_id[:19]}"
+
     def _start(self, names: tuple[str, str], job: JobSpec) -> Container:
         """Ask for the container and start it. Blocks on the engine."""
         with _engine_errors():
@@ -267,11 +277,8 @@ class DockerRunner:
     def _engine(self) -> docker.DockerClient:
         if self._client is not None:
             return self._client
-        try:
-            import docker
-        except ImportError as error:
-            advice = "Install wardround[docker-runner], or use runner.kind: spool."
-            raise RunnerError("the Docker SDK is not installed", advice=advice) from error
+        import docker
+
         _try_socket(self._options.engine)
         client = docker.DockerClient(base_url=self._options.engine, timeout=30)
         try:
@@ -367,10 +374,14 @@ def _engine_errors() -> Iterator[None]:
     Raises:
         GpuUnavailableError: there is no GPU that it can give.
         EngineUnavailableError: it does not answer, or refuses.
+        RunnerError: the SDK is not installed.
     """
-    from docker.errors import APIError, DockerException
-    from requests.exceptions import RequestException
-
+    try:
+        from docker.errors import APIError, DockerException
+        from requests.exceptions import RequestException
+    except ImportError as error:
+        advice = "Install wardround[docker-runner], or use runner.kind: spool."
+        raise RunnerError("the Docker SDK is not installed", advice=advice) from error
     try:
         yield
     except APIError as error:

@@ -256,6 +256,15 @@ class KubernetesRunner:
         except (RunnerError, TimeoutError) as error:
             log.warning("job_not_deleted", job=name, cause=type(error).__name__)
 
+    def look(self) -> str:
+        """Ask for this agent's Jobs, and make none; what was found, in words. Blocks on the cluster.
+
+        Raises:
+            RunnerError: the cluster does not answer, or does not let this agent see its Jobs.
+        """
+        n_left = len(self._list_orphans())
+        return f"the cluster lets this agent see its Jobs in {self._options.namespace}; {n_left} there now"
+
     def _ask_to_delete(self, name: str) -> None:
         with suppress(_NotThereError):
             self._ask("delete_namespaced_job", name, self._options.namespace, propagation_policy="Foreground")
