@@ -15,7 +15,7 @@ TIMEOUT_S = 10.0
 
 
 def split(address: str) -> tuple[str, int]:
-    """host and port."""
+    """Host and port."""
     host, _, port = address.rpartition(":")
     return host, int(port)
 
