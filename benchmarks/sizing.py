@@ -1,8 +1,8 @@
 """What each program takes: memory, CPU and disk of coordinator, agents and trainers in a real demonstration.
 
 Runs ``wardround demo`` in a folder of its own and looks at its processes four times a second. *Idle* is before the
-first trainer starts, *in a round* from then on; memory is resident (RSS), the peak as the kernel kept it (VmHWM); CPU is
-user and system time of the whole life. Of several sites the largest is told.
+first trainer starts, *in a round* from then on; memory is resident (RSS), the peak as the kernel kept it (VmHWM); CPU
+is user and system time of the whole life. Of several sites the largest is told.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def used_bytes(folder: Path) -> int:
     return n_bytes
 
 
-def measure(*, study: str, sites: int, rounds: int, models_dir: Path) -> dict[str, object]:
+def measure(*, study: str, sites: int, rounds: int | None, models_dir: Path) -> dict[str, object]:
     """Run a demonstration and watch it.
 
     Raises:
@@ -132,7 +132,8 @@ def measure(*, study: str, sites: int, rounds: int, models_dir: Path) -> dict[st
     """
     with tempfile.TemporaryDirectory(prefix="wardround-sizing-") as folder:
         work, log = Path(folder) / "work", Path(folder) / "demo.log"
-        words = ["demo", "--study", study, "--sites", str(sites), "--rounds", str(rounds)]
+        words = ["demo", "--study", study, "--sites", str(sites)]
+        words += [] if rounds is None else ["--rounds", str(rounds)]
         words += ["--work-dir", str(work), "--models-dir", str(models_dir)]
         found, began = Found(), time.monotonic()
         with log.open("wb") as output:
@@ -162,7 +163,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks sizing", description=__doc__)
     parser.add_argument("--study", default="phenotype-definitions")
     parser.add_argument("--sites", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, help="else as the study says")
     parser.add_argument("--models-dir", type=Path, default=Path(".wardround/models"))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
@@ -170,7 +171,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps(document, indent=2))
         return 0
-    print(f"{document['study']}, {document['sites']} sites, {document['rounds']} round(s): {document['machine']}")
+    print(f"{document['study']}, {document['sites']} sites: {document['machine']}")
     rows = document["rows"]
     assert isinstance(rows, list)
     for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
@@ -31,7 +32,9 @@ def observe(
     roles: tuple[str, ...],
     last_turn_at: Callable[[], datetime | None],
 ) -> MetricsListener | None:
-    """Count from now on, and open the operators' listener; None where it is turned off.
+    """Count from now on, and open the operators' listener; None where it is turned off, or its port is taken.
+
+    A process is more than its metrics: where another one of this machine has the port, it says so and goes on.
 
     Raises:
         ListenerError: its port cannot be bound.
@@ -60,8 +63,12 @@ def observe(
     try:
         listener = meter.serve(host=settings.host, port=settings.port)
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            advice = "give each process of this machine a port of its own: WARDROUND_METRICS__PORT"
+            _log.warning("metrics_port_taken", address=address, advice=advice)
+            return None
         raise ListenerError(
-            "the port cannot be bound; is it in use? Set metrics.port, to null where nobody asks",
+            "the port for metrics cannot be bound; see metrics.host and metrics.port",
             listener="metrics",
             address=address,
         ) from error

@@ -89,10 +89,17 @@ class CoordinatorSettings(_Section):
     proxy_credentials_file: Path | None = None
 
 
-class RunnerSettings(_Section):
-    """How training jobs are run."""
+class RunnerMount(_Section):
+    """A folder of data or base models that a trainer's container is given, read-only."""
 
-    kind: Literal["process", "spool"] = "process"
+    source: str
+    target: str
+
+
+class RunnerSettings(_Section):
+    """How training jobs are run. What a kind does not use, it ignores; docs/operating/runners.md has the table."""
+
+    kind: Literal["process", "spool", "docker", "kubernetes"] = "process"
     jobs_dir: Path | None = None
     threads: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -101,6 +108,19 @@ class RunnerSettings(_Section):
     idle_timeout_s: float = Field(default=1_800.0, gt=0)
     absent_after_s: float = Field(default=120.0, gt=0)
     checkpoint_every_s: float = Field(default=30.0, ge=0)
+    image: str | None = None
+    gpus: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    memory_gb: float = Field(default=16.0, gt=0)
+    engine: str | None = None
+    allow_root_socket: bool = False
+    jobs_source: str | None = None
+    mounts: tuple[RunnerMount, ...] = ()
+    user: str = Field(default="10001:10001", pattern=r"^[0-9]+:[0-9]+$")
+    runtime: str | None = None
+    namespace: str | None = None
+    service_account: str = "default"
+    node_selector: dict[str, str] = {}
+    pending_timeout_s: float = Field(default=900.0, gt=0)
 
     @property
     def is_trainer_elsewhere(self) -> bool:

@@ -13,7 +13,7 @@ from coordinator.api import audit, blobs, events, releases, rounds, runs, schema
 from coordinator.api.auth import Api, allowed
 from coordinator.api.headers import SecurityHeaders
 from coordinator.api.openapi import PROBLEMS, install_openapi
-from coordinator.api.operations import PREFIX, Operation, operations_of
+from coordinator.api.operations import PREFIX, Operation, api_routes, operations_of
 from coordinator.api.problems import install_problem_handlers, problem
 from coordinator.api.rate_limits import RateLimits, RateRules
 from coordinator.api.request_watch import RequestWatch
@@ -94,12 +94,14 @@ def create_app(resources: Resources, *, max_body_bytes: int, rate_rules: RateRul
     Raises:
         RouteUnguardedError: a route is open that should not be.
     """
-    operations = all_operations()
+    all_operations()
     app = bare_app()
     app.state.resources = resources
     app.state.rate_limits = RateLimits(rate_rules)
     app.add_middleware(BodyBound, max_body_bytes=max_body_bytes)
-    routes = frozenset(operation.path for operation in operations)
+    routes: dict[object, str] = {}
+    for prefix, router in ROUTERS:
+        routes |= {route.endpoint: f"{prefix}{route.path}" for route in api_routes(router)}
     return RequestWatch(SecurityHeaders(app), meter=resources.meter, routes=routes, tracing=resources.tracing)
 
 

@@ -32,6 +32,13 @@ class RouteUnguardedError(RuntimeError):
     """A route asks for no token and is not listed as open, or is guarded by several actions."""
 
 
+def api_routes(router: APIRouter) -> Iterator[APIRoute]:
+    """The routes of a router."""
+    for route in router.routes:
+        assert isinstance(route, APIRoute), "routers hold nothing else"
+        yield route
+
+
 def operations_of(routers: Iterable[tuple[str, APIRouter]]) -> Iterator[Operation]:
     """The operations of routers, each with the prefix under which it is reached.
 
@@ -39,8 +46,7 @@ def operations_of(routers: Iterable[tuple[str, APIRouter]]) -> Iterator[Operatio
         RouteUnguardedError: see there.
     """
     for prefix, router in routers:
-        for route in router.routes:
-            assert isinstance(route, APIRoute), "routers hold nothing else"
+        for route in api_routes(router):
             path = prefix + route.path
             actions = {action_of(dependency.call) for dependency in route.dependant.dependencies} - {None}
             if len(actions) != (0 if path in OPEN else 1):

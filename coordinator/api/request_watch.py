@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -32,8 +32,10 @@ _NO_ANSWER = "none"
 class RequestWatch:
     """The outermost part of the application."""
 
-    def __init__(self, app: ASGIApp, *, meter: Meter, routes: AbstractSet[str], tracing: Tracing = NO_TRACING) -> None:
-        """Take what it wraps, who is told, and the paths that there are."""
+    def __init__(
+        self, app: ASGIApp, *, meter: Meter, routes: Mapping[object, str], tracing: Tracing = NO_TRACING
+    ) -> None:
+        """Take what it wraps, who is told, and the path at which each function answers."""
         self._tracing = tracing
         self._app = app
         self._meter = meter
@@ -74,8 +76,8 @@ class RequestWatch:
 
     def _route(self, scope: Scope) -> str:
         """The path as the interface has it, with the names of its parts in place of what was asked for."""
-        path = str(getattr(scope.get("route"), "path", ""))
-        return path if path in self._routes else _UNMATCHED
+        # Not the route's own path, which lacks what stands before its router.
+        return self._routes.get(scope.get("endpoint"), _UNMATCHED)
 
 
 def _run_of(path: str) -> TraceIds | None:

@@ -130,9 +130,12 @@ COPY --from=project /rootfs/ /
 COPY --from=sbom-cpu /sbom/ /
 
 # Plays the people of a demonstration, converts its base model and makes its data. No hospital runs it.
+# hadolint ignore=DL3006
 FROM packages-${DEMO_OF} AS packages-demo
+# hadolint ignore=DL3045
 COPY deploy/docker/locks/demo.txt deploy/docker/locks/demo-model.txt ./
 # What is new only: all else is settled, and so is older, and is in the image below already.
+# hadolint ignore=DL4006
 RUN --mount=type=cache,target=/root/.cache/pip \
     install="python3 -m pip --python /opt/wardround/venv/bin/python install --no-compile --require-hashes --only-binary :all:" \
     && $install --requirement demo.txt \

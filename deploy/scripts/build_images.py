@@ -127,8 +127,8 @@ def chosen(names: Sequence[str], *, wheels: Path | None) -> tuple[list[str], lis
     for name, image in IMAGES.items():
         if image.needs_wheels and wheels is None:
             left_out.append(
-                f"{name}: left out, since torch's wheel for CPUs is not at hand; say WARDROUND_WHEELS=DIR, where DIR holds "
-                "the wheel that deploy/docker/locks/trainer-cpu.txt names"
+                f"{name}: left out, since torch's wheel for CPUs is not at hand; say WARDROUND_WHEELS=DIR, "
+                "where DIR holds the wheel that deploy/docker/locks/trainer-cpu.txt names"
             )
         elif image.is_large:
             left_out.append(f"{name}: left out, since it downloads some 3 GB; name it: build_images.py {name}")

@@ -1,12 +1,12 @@
-"""Say whether two builds of an image hold the same files: compare_images.py ONE.tar OTHER.tar
+"""Say whether two builds of an image, ONE.tar and OTHER.tar, hold the same files.
 
     docker save --output one.tar wardround/coordinator:0.1.0
     docker save --output other.tar wardround/coordinator:rebuilt
     python deploy/scripts/compare_images.py one.tar other.tar
 
-Each layer is compared file by file: kind, digest of the contents (or what a link names), mode and owner. Files of the base
-(the first layer: Debian and Python, which are somebody else's builds) are told apart from those that our build adds, and
-do not fail the comparison. Exit code 1: a file of ours differs.
+Each layer is compared file by file: kind, digest of the contents (or what a link names), mode and owner. Files of the
+base (the first layer: Debian and Python, which are somebody else's builds) are told apart from those that our build
+adds, and do not fail the comparison. Exit code 1: a file of ours differs.
 """
 
 from __future__ import annotations

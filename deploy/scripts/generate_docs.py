@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,13 +17,20 @@ import typer
 
 from coordinator.__main__ import cli as coordinator_app
 from coordinator.api.main import all_operations
+from coordinator.doctor.table import CHECKS as COORDINATOR_CHECKS
 from coordinator.rounds import exchange_machine, participation_machine, round_machine, run_machine
 from coordinator.services.permissions import ROLES, Action, Role
 from fl_protocol.telemetry.coordinator_metrics import COORDINATOR_METRICS
+from fl_protocol.telemetry.findings import Check
 from fl_protocol.telemetry.log_fields import LOG_FIELDS
 from fl_protocol.telemetry.metric import Label, Metric
 from fl_protocol.telemetry.site_metrics import SITE_METRICS
 from site_agent.cli.app import app as site_app
+from site_agent.doctor.endpoints import Endpoint, Listener
+from site_agent.doctor.firewall import request_for
+from site_agent.doctor.resolving import Resolved
+from site_agent.doctor.table import CHECKS as SITE_CHECKS
+from site_agent.link.proxy import ProxyRoute
 from site_agent.session import machine as session_machine
 from wardround.__main__ import app as wardround_app
 
@@ -156,6 +164,51 @@ def roles_page() -> str:
     return "\n\n".join([*parts, "## Scopes", SCOPES_SAID]) + "\n"
 
 
+def table_of_checks(checks: Iterable[Check[Any]]) -> str:
+    """What a side's doctor looks at, family by family: every outcome with its code, its meaning and what to do."""
+    parts: list[str] = []
+    family = ""
+    for check in checks:
+        if check.family != family:
+            family = check.family
+            parts.append(f"### {family[0].upper()}{family[1:]}")
+        rows = [f"**`{check.name}`**: {check.looks_at}.", "", "| code | | it means | what to do |", "|---|---|---|---|"]
+        rows += [
+            f"| `{outcome.code}` | {outcome.health.value} | {outcome.means} | {outcome.advice} |"
+            for outcome in check.outcomes
+        ]
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def example_of_a_firewall_request() -> str:
+    """What ``doctor --firewall`` prints, with addresses that are set aside for documents (RFC 5737)."""
+    host, proxy = "fl.example.org", ProxyRoute(host="proxy.hospital.example", port=3128)
+    ports = {
+        Listener.GATEWAY: 8444,
+        Listener.ENROLMENT: 8445,
+        Listener.GATEWAY_HTTP1: 8446,
+        Listener.ENROLMENT_HTTP1: 8447,
+    }
+    endpoints = [Endpoint(listener=one, host=host, port=port, proxy=proxy) for one, port in ports.items()]
+    resolved = {host: Resolved(addresses=("203.0.113.10",)), proxy.host: Resolved(addresses=("192.0.2.8",))}
+    request = request_for(
+        endpoints, resolved, source="wardround-agent, 192.0.2.41", asked_at=datetime(2026, 1, 31, tzinfo=UTC)
+    )
+    return "\n".join(["```text", *request.lines(), "```"])
+
+
+def with_blocks(page: str, blocks: Mapping[str, str]) -> str:
+    """A page that is written by hand but for its blocks, with these put anew between their marks."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        begins, ends = f"<!-- generated: {name} -->", f"<!-- end: {name} -->"
+        before, _, rest = text.partition(begins)
+        _, _, after = rest.partition(ends)
+        text = f"{before}{begins}\n\n{block}\n\n{ends}{after}"
+    return text
+
+
 def _label(label: Label) -> str:
     shown = ", ".join(f"`{value}`" for value in label.values) if label.values else label.source
     return f"`{label.name}`: {shown}"
@@ -205,6 +258,13 @@ def main() -> int:
         "docs/state-machines.md": state_machines(),
         "docs/reference/command-lines.md": command_lines(),
         "docs/reference/roles.md": roles_page(),
+        "docs/operating/doctor.md": with_blocks(
+            "docs/operating/doctor.md",
+            {"site": table_of_checks(SITE_CHECKS), "coordinator": table_of_checks(COORDINATOR_CHECKS)},
+        ),
+        "docs/operating/networks.md": with_blocks(
+            "docs/operating/networks.md", {"firewall": example_of_a_firewall_request()}
+        ),
         "docs/reference/metrics.md": metrics_page(),
         "docs/reference/log-lines.md": log_fields_page(),
     }

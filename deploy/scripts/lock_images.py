@@ -2,8 +2,8 @@
 
     python deploy/scripts/lock_images.py --wheels DIR      # DIR holds torch's wheel for CPUs, see trainer.Dockerfile
 
-The versions are those of constraints.txt; uv (extra `dev`) finds what they need. Run it after a change of pyproject.toml or
-constraints.txt; tests/unit/deploy says when that was forgotten.
+The versions are those of constraints.txt; uv (extra `dev`) finds what they need. Run it after a change of
+pyproject.toml or constraints.txt; tests/unit/deploy says when that was forgotten.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ class Lock:
 
     Attributes:
         source: what is asked for: pyproject.toml, or a list beside the lock.
-        extra: the extra of pyproject.toml, if any.
+        extras: those of pyproject.toml, if any. Traces are in both images, off: nothing can be added later.
         cpu_torch: whether torch is the build for CPUs.
     """
 
     source: Path
-    extra: str | None = None
+    extras: tuple[str, ...] = ()
     cpu_torch: bool = False
 
 
 LOCK_OF = {
     "build": Lock(source=LOCKS / "build.in"),
-    "coordinator": Lock(source=ROOT / "pyproject.toml", extra="coordinator"),
+    "coordinator": Lock(source=ROOT / "pyproject.toml", extras=("coordinator", "tracing")),
+    "demo": Lock(source=LOCKS / "demo.in"),
     "sbom": Lock(source=LOCKS / "sbom.in"),
-    "site-agent": Lock(source=ROOT / "pyproject.toml", extra="site-agent"),
+    "site-agent": Lock(source=ROOT / "pyproject.toml", extras=("site-agent", "tracing")),
     "trainer-cpu": Lock(source=LOCKS / "trainer.in", cpu_torch=True),
     "trainer-cuda": Lock(source=LOCKS / "trainer-cuda.in"),
 }
@@ -51,8 +52,8 @@ def command_of(name: str, lock: Lock, *, wheels: Path | None, override: Path) ->
     command = ["uv", "pip", "compile", str(lock.source), "--output-file", str(LOCKS / f"{name}.txt")]
     command += ["--constraints", str(ROOT / "constraints.txt"), "--generate-hashes", "--no-annotate", "--no-header"]
     command += ["--python-version", "3.11", "--python-platform", "linux", "--quiet"]
-    if lock.extra is not None:
-        command += ["--extra", lock.extra]
+    for extra in lock.extras:
+        command += ["--extra", extra]
     if lock.cpu_torch:
         command += ["--override", str(override), "--find-links", str(wheels)]
     return command

@@ -4,9 +4,9 @@
     python make_sbom.py --python python.json --dpkg-status /var/lib/dpkg/status --image wardround/coordinator \
         --image-version 0.1.0 --out sbom.cdx.json
 
-cyclonedx-py lists Python's packages; Debian's are added from dpkg's own list, and Python itself where dpkg does not know
-it. It fails where a Python package comes under the GPL, LGPL or AGPL, or under a licence that nobody has read: an
-image is published, and its terms are ours to keep. (The base's Debian packages, a shell among them, come under their own.)
+cyclonedx-py lists Python's packages; Debian's are added from dpkg's own list, and Python itself where dpkg does not
+know it. It fails where a Python package comes under the GPL, LGPL or AGPL, or under a licence that nobody has read: an
+image is published, and its terms are ours to keep. (The base's Debian packages come under their own.)
 It runs inside an image's build, which has the CycloneDX library.
 """
 

@@ -21,6 +21,7 @@ LOG_FIELDS: Mapping[str, str] = {
     "exchange_index": "the exchange in the round, from 0",
     "exchange_attempt": "the attempt at that exchange, from 0",
     "site_id": "the site",
+    "job": "the job's folder at a site, as its runner names it",
     "job_id": "the job's folder at a site: round and attempt",
     "request_id": "one REST request (`X-Request-ID`) or one call of a site: the same in all lines about it",
     "trace_id": "the trace that the line belongs to, where tracing is on",

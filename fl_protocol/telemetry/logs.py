@@ -11,8 +11,10 @@ import sys
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from fl_protocol.telemetry.tracing import current_ids
+from fl_protocol.telemetry.trace_ids import round_trace
+from fl_protocol.telemetry.tracing import current_ids, is_tracing
 
+_ROUND = frozenset({"run_id", "round_index", "round_attempt"})
 _LIBRARIES_LEVEL = logging.WARNING
 """Below this what libraries say is of no use to whoever runs this."""
 
@@ -54,9 +56,14 @@ def configure_logs(level: str, *, is_json: bool) -> None:
 
 
 def _add_trace(logger: WrappedLogger, name: str, line: EventDict) -> EventDict:
-    """The trace that the line belongs to, where tracing is on."""
+    """The trace that the line belongs to, where tracing is on: of the span that is open, or of the round it names."""
     del logger, name
+    if not is_tracing():
+        return line
     ids = current_ids()
     if ids is not None:
         line["trace_id"], line["span_id"] = f"{ids.trace_id:032x}", f"{ids.span_id:016x}"
+    elif _ROUND.issubset(line):
+        of_round = round_trace(str(line["run_id"]), int(line["round_index"]), int(line["round_attempt"]))
+        line["trace_id"] = f"{of_round.trace_id:032x}"
     return line

@@ -126,7 +126,7 @@ TRAINER_DEATHS = Metric(
     name=f"{_S}_trainer_deaths_total",
     kind=_COUNTER,
     help="Trainers that ended without closing their job, by how: killed is most often memory.",
-    labels=(Label(name="cause", values=("killed", "hung", "exited")),),
+    labels=(Label(name="cause", values=("killed", "hung", "exited", "restarted")),),
 )
 UPLOAD_BYTES = Metric(
     name=f"{_S}_upload_bytes_total",

@@ -140,6 +140,8 @@ class Tracing:
 
 NO_TRACING = Tracing()
 """What is used where nothing is set."""
+_opened: list[str] = []
+"""Where this process tells spans; log lines name their traces then."""
 
 
 def open_tracing(options: TracingOptions) -> Tracing:
@@ -172,7 +174,13 @@ def open_tracing(options: TracingOptions) -> Tracing:
         timeout=_FLUSH_MS / 1000,
     )
     provider.add_span_processor(BatchSpanProcessor(exporter))
+    _opened.append(options.endpoint)
     return Tracing(provider)
+
+
+def is_tracing() -> bool:
+    """Whether this process tells spans."""
+    return bool(_opened)
 
 
 def current_ids() -> TraceIds | None:

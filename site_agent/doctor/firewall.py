@@ -126,13 +126,29 @@ def firewall_request(scene: Scene) -> FirewallRequest:
         WardroundError: settings, identity or the proxy's credentials cannot be used.
     """
     endpoints = endpoints_of(scene)
-    resolved = {host: resolve(host) for host in dict.fromkeys(endpoint.host for endpoint in endpoints)}
+    hosts = [endpoint.host for endpoint in endpoints]
+    hosts += [endpoint.proxy.host for endpoint in endpoints if endpoint.proxy is not None]
+    resolved = {host: resolve(host) for host in dict.fromkeys(hosts)}
+    return request_for(endpoints, resolved, source=_this_machine(endpoints), asked_at=scene.clock())
+
+
+def request_for(
+    endpoints: Sequence[Endpoint], resolved: Mapping[str, Resolved], *, source: str, asked_at: datetime
+) -> FirewallRequest:
+    """The request of known things.
+
+    Args:
+        endpoints: what is to be reached.
+        resolved: the addresses of every host among them, proxies included.
+        source: this machine, in words.
+        asked_at: for the date.
+    """
     proxies = {endpoint.proxy.address: endpoint.proxy for endpoint in endpoints if endpoint.proxy is not None}
     first = tuple(
         Opening(
-            source=_this_machine(proxy.host, proxy.port),
+            source=source,
             to=proxy.host,
-            addresses=resolve(proxy.host).addresses,
+            addresses=resolved[proxy.host].addresses,
             port=proxy.port,
             protocol="TCP",
             when="always",
@@ -140,37 +156,34 @@ def firewall_request(scene: Scene) -> FirewallRequest:
         )
         for proxy in proxies.values()
     )
-    openings = (*first, *(_opening(endpoint, resolved[endpoint.host]) for endpoint in endpoints))
-    return FirewallRequest(asked_at=scene.clock(), openings=openings, proxy=next(iter(proxies), None))
+    openings = (*first, *(_opening(endpoint, resolved[endpoint.host], source) for endpoint in endpoints))
+    return FirewallRequest(asked_at=asked_at, openings=openings, proxy=next(iter(proxies), None))
 
 
-def _opening(endpoint: Endpoint, resolved: Resolved) -> Opening:
-    source = (
-        _this_machine(endpoint.host, endpoint.port)
-        if endpoint.proxy is None
-        else f"the proxy {endpoint.proxy.address}, by CONNECT of this machine"
-    )
+def _opening(endpoint: Endpoint, resolved: Resolved, source: str) -> Opening:
+    through = "" if endpoint.proxy is None else f"the proxy {endpoint.proxy.address}, by CONNECT of "
+    usual = " (its usual port; compare with the invitation)" if endpoint.is_guessed else ""
     return Opening(
-        source=source,
+        source=through + source,
         to=endpoint.host,
         addresses=resolved.addresses,
         port=endpoint.port,
         protocol="TCP",
-        when=_WHEN[endpoint.listener]
-        + (" (its usual port; compare with the invitation)" if endpoint.is_guessed else ""),
+        when=_WHEN[endpoint.listener] + usual,
         why=_WHY[endpoint.listener],
     )
 
 
-def _this_machine(host: str, port: int) -> str:
+def _this_machine(endpoints: Sequence[Endpoint]) -> str:
     """This machine's name, and the address that it would call from; a container's is not what the firewall sees."""
     name = socket.gethostname()
+    places = [(one.host, one.port) if one.proxy is None else (one.proxy.host, one.proxy.port) for one in endpoints]
     try:
-        for family, kind, protocol, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM):
+        for family, kind, protocol, _, place in socket.getaddrinfo(*places[0], type=socket.SOCK_DGRAM):
             with socket.socket(family, kind, protocol) as probe:
                 # A datagram socket that is connected sends nothing; it only chooses its own address.
                 probe.connect(place)
-                return f"{name} ({probe.getsockname()[0]}; of the host, if this is a container)"
-    except OSError:
+                return f"{name}, {probe.getsockname()[0]} (if this is a container: the address of its host)"
+    except (OSError, IndexError):
         return name
     return name

@@ -38,7 +38,10 @@ TRAINER_SILENT = Outcome(
 TRAINER_UNTOLD = Outcome(
     code="trainer-untold",
     health=Health.NOTE,
-    means="The trainer lives, and has not said yet what it sees: it does so within a minute of its start.",
+    means=(
+        "The trainer lives, and has not said yet what it sees: it does so within a minute of its start; where each job "
+        "has a container of its own, not at all."
+    ),
 )
 TRAINER_INCOMPLETE = Outcome(
     code="trainer-incomplete",
@@ -58,7 +61,9 @@ def judge_trainer(standing: TrainerStanding, *, runner: str) -> CheckResult:
     if not standing.is_alive:
         return found("trainer", TRAINER_SILENT, f"the trainer (runner {runner}) says nothing of itself", runner=runner)
     if sight is None:
-        return found("trainer", TRAINER_UNTOLD, "the trainer lives, and has not said yet what it sees", runner=runner)
+        return found(
+            "trainer", TRAINER_UNTOLD, f"runner {runner}: the trainer has not said what it sees", runner=runner
+        )
     if sight.missing:
         return found("trainer", TRAINER_INCOMPLETE, f"not installed: {', '.join(sight.missing)}", runner=runner)
     message = f"runner {runner}; torch {sight.torch}, computes in {sight.precision}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from fl_protocol.errors import WardroundError
 from fl_protocol.telemetry.findings import Check, CheckResult, failed_by
-from site_agent.doctor import data_checks, machine_checks, network_checks, own_checks
+from site_agent.doctor import answer_checks, data_checks, machine_checks, network_checks, own_checks
 from site_agent.doctor.scene import Scene
 
 CHECKS: tuple[Check[Scene], ...] = (
@@ -14,6 +14,7 @@ CHECKS: tuple[Check[Scene], ...] = (
     *data_checks.CHECKS,
     *machine_checks.CHECKS,
     *network_checks.CHECKS,
+    *answer_checks.CHECKS,
 )
 
 

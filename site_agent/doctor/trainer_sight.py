@@ -31,12 +31,14 @@ class TrainerStanding:
 def trainer_standing(settings: SiteSettings, *, environment: Mapping[str, str]) -> TrainerStanding:
     """How the trainer that does this site's jobs stands.
 
-    Where the agent starts it, it is started for this, with the rights and the environment that it will have.
+    Where the agent starts it, it is started for this, with the rights and the environment that it will have. One that
+    serves the jobs folder has a heartbeat; where each job has a container of its own, there is none to be looked at.
     """
-    if settings.runner.is_trainer_elsewhere:
-        return TrainerStanding(is_alive=is_trainer_alive(settings.jobs_dir), sight=read_sight(settings.jobs_dir))
-    sight = _started(settings, environment=environment)
-    return TrainerStanding(is_alive=sight is not None, sight=sight)
+    if not settings.runner.is_trainer_elsewhere:
+        sight = _started(settings, environment=environment)
+        return TrainerStanding(is_alive=sight is not None, sight=sight)
+    is_alive = settings.runner.kind != "spool" or is_trainer_alive(settings.jobs_dir)
+    return TrainerStanding(is_alive=is_alive, sight=read_sight(settings.jobs_dir))
 
 
 def _started(settings: SiteSettings, *, environment: Mapping[str, str]) -> MachineSight | None:

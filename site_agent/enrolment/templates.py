@@ -33,13 +33,30 @@ peers: {{}}
 
 runner:
   # Who runs training jobs; docs/operating/runners.md says which for whom, and what each isolates.
-  #   process: a program that this agent starts, as this user. Isolates nothing: for trials and for one machine alone.
-  #   spool:   a trainer in a container of its own, without network and without keys, that serves the jobs folder.
+  #   process:    a program that this agent starts, as this user. Isolates nothing: for trials.
+  #   spool:      a trainer in a container of its own, without network and keys, that serves the jobs folder.
+  #   docker:     a container a job, on a rootless engine or behind a socket proxy.
+  #   kubernetes: a Job a round, by a Role that knows only Jobs.
   kind: process
   # The folder that agent and trainer share; null: 'jobs' in this folder.
   jobs_dir: null
   # spool: a job is given up where no trainer has been seen for so long, in seconds.
   absent_after_s: 120
+  # docker and kubernetes: the trainer's image by digest, NAME@sha256:... (docker: or its id); a tag is refused.
+  image: null
+  # docker: the address of a rootless engine, or of a proxy before one. kubernetes: a kubeconfig; null: as a pod.
+  engine: null
+  # docker: whether an engine of root may be asked directly. Whoever may ask it owns its machine.
+  allow_root_socket: false
+  # docker: the jobs folder as the engine's machine calls it; null: as this one. kubernetes: its volume claim.
+  jobs_source: null
+  # docker and kubernetes: data and base models for the trainer, read-only. kubernetes: source is a claim.
+  #   - {{source: /srv/data, target: /data}}
+  mounts: []
+  # docker and kubernetes: the trainer's user and group, its memory, and how many GPUs it is given (docker: or all).
+  user: "10001:10001"
+  memory_gb: 16
+  gpus: 0
   # How many CPU threads training may use; null: the trainer's choice.
   threads: null
   # auto, cpu or cuda

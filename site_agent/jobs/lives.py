@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -61,6 +64,12 @@ class TrainerEnd:
     told_where: str = f"{LOG_FILE} in the run's job folder"
 
     @property
+    def how(self) -> str:
+        """How it ended, one of a closed list."""
+        is_killed = self.cause is EndCause.EXITED and (self.is_out_of_memory or self.exit_code in KILLED)
+        return "killed" if is_killed else self.cause.value
+
+    @property
     def advice(self) -> str:
         """What the site's operator may do about it."""
         if self.cause is EndCause.HUNG:
@@ -70,6 +79,23 @@ class TrainerEnd:
         if self.is_out_of_memory or self.exit_code in KILLED:
             return f"It was killed from outside, {_MEMORY_ADVICE}"
         return f"See {self.told_where}."
+
+
+def _nobody(end: TrainerEnd) -> None:
+    del end
+
+
+_tell_end: ContextVar[Callable[[TrainerEnd], None]] = ContextVar("tell_end", default=_nobody)
+
+
+@contextmanager
+def telling_ends(tell: Callable[[TrainerEnd], None]) -> Iterator[None]:
+    """Tell of each life of a trainer that ends in the jobs that are run inside, whichever runner runs them."""
+    token = _tell_end.set(tell)
+    try:
+        yield
+    finally:
+        _tell_end.reset(token)
 
 
 class ProgressFollower:
@@ -132,6 +158,7 @@ class Lives:
             TrainerDiedError: too many in a row got no further.
         """
         self._n_in_vain = 0 if self._follower.take_advance() else self._n_in_vain + 1
+        _tell_end.get()(end)
         log.warning(
             "trainer_died",
             job_id=self._job_id,

@@ -36,6 +36,7 @@ from site_agent.errors import (
 )
 from site_agent.jobs.documents import JobDirectoryError
 from site_agent.jobs.job_dir import JobSpec
+from site_agent.jobs.lives import telling_ends
 from site_agent.link import instructions as asked
 from site_agent.link.instructions import Instruction, PublishedResult
 from site_agent.session import commands as do
@@ -403,7 +404,8 @@ class RoundWorker:
             job = await asyncio.to_thread(self._prepare_job, admitted, state)
             await self._record_in_time(AuditKind.TRAINING_STARTED, admitted.round, job_kind=job.kind.value)
             folder = self._jobs.folder(admitted.round)
-            await self._seams.runner.run_training_job(folder, job, on_progress=relay.note)
+            with telling_ends(lambda end: self._seams.meter.count(metrics.TRAINER_DEATHS, end.how)):
+                await self._seams.runner.run_training_job(folder, job, on_progress=relay.note)
             relay.end_stage()
             await asyncio.to_thread(self._jobs.prove, admitted)
             await self._record_in_time(AuditKind.TRAINING_FINISHED, admitted.round)

@@ -17,16 +17,18 @@ from dataclasses import dataclass
 import pytest
 
 from tests.support.charts import Document, rendered
-from tests.support.pods import Node, docker
+from tests.support.pods import Node, docker, exit_code_in
 from tests.support.tools import cannot_run, need_root
 
-pytestmark = pytest.mark.containers
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 
 TAG = os.environ.get("WARDROUND_IMAGE_TAG", "0.1.0")
 DATABASE = os.environ.get("WARDROUND_POSTGRES_IMAGE", "wardround-test/postgres:15")
 ROLES = ("api", "gateway", "driver")
 COORDINATOR = "wr-wardround-coordinator"
 SITE = "wr-wardround-site-agent"
+LIVE = ("wardround-coordinator", "doctor", "--live", "--config", "/srv/wardround/coordinator.yaml")
+STATUS = ("wardround-site", "--state-dir", "/srv/wardround", "status")
 WAIT_S = 240.0
 
 
@@ -92,6 +94,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         node.start(coordinator, f"Job/{COORDINATOR}-init-1")
         for role in ROLES:
             node.start(coordinator, f"Deployment/{COORDINATOR}-{role}")
+        for role in ROLES:
+            container = f"{name}-{COORDINATOR}-{role}"
+            wait_until(f"{role} lives", lambda container=container: exit_code_in(container, *LIVE) == 0)
         yield Cluster(node=node, coordinator=coordinator)
     finally:
         node.end()
@@ -100,8 +105,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.mark.parametrize("role", ["gateway", "driver"])
 def test_probes_find_each_role_well(cluster: Cluster, role: str) -> None:
-    name = f"Deployment/{COORDINATOR}-{role}"
-    wait_until(f"{role} lives", lambda: cluster.node.probe(cluster.coordinator, name, "livenessProbe") == 0)
+    assert cluster.node.probe(cluster.coordinator, f"Deployment/{COORDINATOR}-{role}", "livenessProbe") == 0
 
 
 def test_init_that_finds_a_coordinator_changes_nothing(cluster: Cluster) -> None:
@@ -119,8 +123,6 @@ def test_schema_of_a_hook_is_brought_up_on_a_database_that_has_it(cluster: Clust
 
 
 def test_helm_test_of_the_coordinator_passes(cluster: Cluster) -> None:
-    name = f"Deployment/{COORDINATOR}-gateway"
-    wait_until("the gateway lives", lambda: cluster.node.probe(cluster.coordinator, name, "livenessProbe") == 0)
     said = docker("logs", cluster.node.start(cluster.coordinator, f"Pod/{COORDINATOR}-test-listeners"))
     assert said.count("ok   ") == 5
 
@@ -140,7 +142,7 @@ print(urllib.request.urlopen(request, context=context).read().decode())
     words += ["--volume", f"{keys / 'root.pem'}:/keys/root.pem:ro", f"wardround/coordinator:{TAG}", "-c", program]
     url = f"https://{COORDINATOR}-api:8443/api/v1/sites"
     answer = docker(*words, url, site, stdin=(keys / "admin.token").read_text())
-    return str(json.loads(answer)["enrolment_code"])
+    return str(json.loads(answer)["code"])
 
 
 def test_site_enrols_its_trainer_works_and_has_no_network(cluster: Cluster) -> None:
@@ -168,7 +170,7 @@ def test_site_enrols_its_trainer_works_and_has_no_network(cluster: Cluster) -> N
         assert keys.stat().st_mode & 0o077 == 0
         said = json.loads(docker("exec", agent, "wardround-site", "--state-dir", "/srv/wardround", "status", "--json"))
         assert said["site_id"] == "st-mary"
-        wait_until("the coordinator knows it", lambda: "connected" in docker("exec", agent, *STATUS))
+        wait_until("it is connected", lambda: " connected; " in docker("exec", agent, *STATUS))
 
         trainer = site.start(documents, f"Deployment/{SITE}-trainer")
         wait_until(
@@ -194,8 +196,9 @@ def test_site_enrols_its_trainer_works_and_has_no_network(cluster: Cluster) -> N
         wait_until(
             "the agent lives again", lambda: site.probe(documents, f"StatefulSet/{SITE}-agent", "livenessProbe") == 0
         )
+    except BaseException:
+        # What the pods said, for whoever reads the failure.
+        print(*(docker("logs", "--tail", "40", name, check=False) for name in site.made), sep="\n")
+        raise
     finally:
         site.end()
-
-
-STATUS = ("wardround-site", "--state-dir", "/srv/wardround", "status")

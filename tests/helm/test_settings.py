@@ -121,6 +121,22 @@ def test_values_reach_the_sites_settings(tmp_path: Path) -> None:
     assert proxied.proxy_credentials_path == Path("/run/wardround/proxy.credentials")
 
 
+def test_jobs_are_made_of_the_charts_values() -> None:
+    text = named(rendered("site-agent", "kubernetes"), "ConfigMap", "wr-wardround-site-agent")["data"]["site.yaml"]
+    assert yaml.safe_load(text)["runner"] == {
+        "kind": "kubernetes",
+        "namespace": "fl",
+        "image": "wardround/trainer@sha256:" + "0123456789abcdef" * 4,
+        "gpus": 1,
+        "memory_gb": 16,
+        "jobs_source": "wr-wardround-site-agent-jobs",
+        "mounts": [{"source": "hospital-data", "target": "/data"}, {"source": "base-models", "target": "/models"}],
+        "service_account": "wr-wardround-site-agent-trainer",
+        "node_selector": {"nvidia.com/gpu.present": "true"},
+        "runtime": "nvidia",
+    }
+
+
 def test_policy_permits_nothing_until_the_hospital_says_otherwise(tmp_path: Path) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text(named(rendered("site-agent", "minimal"), "ConfigMap", "-policy")["data"]["policy.yaml"])

@@ -114,6 +114,22 @@ def test_what_is_missing_is_said(chart: str, setting: str, said: str) -> None:
     assert said in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("trainer.image.digest=", "trainer.image.digest: say which image"),
+        ("jobs.accessMode=ReadWriteOnce", "jobs.accessMode: with runner.kind kubernetes"),
+        ("data.subPath=a", "data and models: with runner.kind kubernetes"),
+        ("trainer.gpuResource=amd.com/gpu", "trainer: with runner.kind kubernetes"),
+        ("trainer.resources.limits.memory=16000000000", "trainer.resources.limits.memory: with runner.kind kubernetes"),
+    ],
+)
+def test_what_a_job_cannot_be_given_is_refused(setting: str, said: str) -> None:
+    done = template("site-agent", "--values", values_file("site-agent", "kubernetes"), "--set", setting)
+    assert done.returncode != 0
+    assert said in done.stderr
+
+
 def test_policy_is_given_once() -> None:
     done = template(
         "site-agent", "--values", values_file("site-agent", "gpu"), "--set", "policy.existingConfigMap=ours"

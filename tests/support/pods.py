@@ -2,8 +2,7 @@
 
 Volumes are folders: emptyDir, ConfigMap and Secret (links to links, as the kubelet makes them), and one folder a claim.
 User, group, capabilities, read-only root, memory, command, environment and mounts are those of the pod. A Service is an
-alias in the engine's network, so that its port has to be the pod's. Of NetworkPolicies there is one here: a trainer gets
-no network at all.
+alias in the engine's network, so its port has to be the pod's. Of the policies one holds: trainers have no network.
 """
 
 from __future__ import annotations
@@ -22,6 +21,13 @@ _UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 class ContainerFailedError(Exception):
     """A container that was to end well did not; what it said is in the sentence."""
+
+
+def exit_code_in(container: str, *words: str) -> int:
+    """How a command in a running container ends."""
+    return subprocess.run(
+        ["docker", "exec", container, *words], check=False, capture_output=True, timeout=60
+    ).returncode
 
 
 def docker(*words: str, check: bool = True, stdin: str | None = None) -> str:
@@ -80,11 +86,10 @@ class Node:
             docker("rm", "--force", "--volumes", name, check=False)
 
     def probe(self, documents: tuple[Document, ...], name: str, kind: str) -> int:
-        """The exit code of a pod's exec probe, within its timeout."""
+        """The exit code of a pod's exec probe."""
         (container,) = dict(pods(documents))[name]["spec"]["containers"]
         probe = container[kind]
-        words = ["docker", "exec", f"{self.name}-{name.partition('/')[2]}", *probe["exec"]["command"]]
-        return subprocess.run(words, check=False, capture_output=True, timeout=60).returncode
+        return exit_code_in(f"{self.name}-{name.partition('/')[2]}", *probe["exec"]["command"])
 
     def _run(
         self,

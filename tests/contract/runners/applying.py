@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-RUNNERS = ("process", "spool")
+RUNNERS = ("process", "spool", "docker", "kubernetes")
 ENGINE_RUNNERS = frozenset({"docker", "kubernetes"})
 """Those that need a container engine: their cases carry the marker ``containers``."""
 

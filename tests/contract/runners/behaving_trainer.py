@@ -80,6 +80,18 @@ def what_is_seen(reach: tuple[str, int] | None) -> dict[str, object]:
     }
 
 
+def names_in(path: str) -> list[str] | None:
+    """What lies in a folder; None where there is none."""
+    return sorted(entry.name for entry in Path(path).iterdir()) if Path(path).is_dir() else None
+
+
+def die() -> None:
+    """End as a process that was killed; the first of a container's processes cannot kill itself."""
+    if os.getpid() == 1:
+        os._exit(137)
+    os.kill(os.getpid(), 9)
+
+
 def fill_memory() -> None:
     """Take memory, and touch it, until somebody minds."""
     held = []
@@ -104,11 +116,11 @@ def act(job: Path) -> None:
         case "crash":
             sys.exit(9)
         case "killed":
-            os.kill(os.getpid(), 9)
+            die()
         case "crash-once":
             say(job, n_lives)
             if n_lives == 1:
-                os.kill(os.getpid(), 9)
+                die()
             close(job, RESULT)
         case "fill-memory":
             fill_memory()
@@ -122,6 +134,11 @@ def act(job: Path) -> None:
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
             (job / "child.pid").write_text(str(child.pid))
             time.sleep(600)
+        case "look around":
+            around = {path: names_in(path) for path in behaviour["at"]}
+            (job / "around.json").write_text(json.dumps(around))
+            (job / "writes.json").write_text(json.dumps({path: write_failure(path) for path in behaviour["write"]}))
+            close(job, RESULT)
         case "look":
             reach = behaviour.get("reach")
             seen = what_is_seen(None if reach is None else (reach[0], reach[1]))

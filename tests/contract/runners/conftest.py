@@ -14,17 +14,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import docker
 import psutil
 import pytest
+from docker.errors import ImageNotFound
 
+from site_agent.jobs.container_plan import LABEL_JOBS, ContainerLimits, ReadOnlyMount
+from site_agent.jobs.docker_runner import DockerRunner, DockerRunnerOptions
 from site_agent.jobs.job_dir import DataFile, DeviceChoice, JobKind, JobSpec, ProgressLine
+from site_agent.jobs.kubernetes_manifest import ClaimMount
+from site_agent.jobs.kubernetes_runner import KubernetesRunner, KubernetesRunnerOptions
 from site_agent.jobs.process import ProcessRunner, ProcessRunnerOptions
 from site_agent.jobs.runner import JobRunner
 from site_agent.jobs.spool import SpoolRunner, SpoolRunnerOptions
 from tests.contract.runners.applying import ENGINE_RUNNERS, RUNNERS
+from tests.support.kubernetes_api import Cluster, cluster_api
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -43,6 +51,7 @@ class Site:
     is_without_network: bool = True
     has_memory_limit: bool = False
     hang_timeout_s: float = 4.0
+    cluster: Cluster | None = None
     is_at_work: Callable[[list[int]], bool] = lambda numbers: any(is_alive(number) for number in numbers)
 
     def job_dir(self, behaviour: str, *, name: str = "0.0", run: str = "run-a", **more: object) -> Path:
@@ -179,7 +188,110 @@ def is_alive(process_id: int) -> bool:
         return False
 
 
+ENGINE = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+
+
+def engine_answers() -> bool:
+    """Whether a container engine answers where the environment says."""
+    with socket.socket(socket.AF_UNIX) as tried:
+        try:
+            tried.connect(ENGINE.removeprefix("unix://"))
+        except OSError:
+            return False
+        return True
+
+
+def trainer_image() -> str:
+    """The id of the trainer's image for CPUs, as 'make images' made it; the case is passed over where there is none."""
+    name = os.environ.get("WARDROUND_TRAINER_IMAGE", f"wardround/trainer:{version('wardround')}-cpu")
+    if not engine_answers():
+        pytest.skip("no container engine answers; set DOCKER_HOST")
+    client = docker.from_env()
+    with contextlib.closing(client):
+        try:
+            return str(client.images.get(name).id)
+        except ImageNotFound:
+            pytest.skip(f"the engine has no {name}; run 'make images'")
+
+
+@contextlib.contextmanager
+def docker_site(folder: Path) -> Iterator[Site]:
+    image, jobs = trainer_image(), folder / "jobs"
+    jobs.mkdir()
+    # The engine has to enter it as the container's user.
+    for path in (folder, *folder.parents[:2]):
+        path.chmod(0o755)
+
+    def make(**options: Any) -> DockerRunner:
+        given: dict[str, Any] = {
+            "jobs_dir": jobs,
+            "jobs_source": str(jobs),
+            "engine": ENGINE,
+            "image": image,
+            "is_root_engine_allowed": True,
+            "mounts": (ReadOnlyMount(source=str(HERE), target="/contract"),),
+            "limits": ContainerLimits(memory_bytes=256 << 20),
+            "entrypoint": ("python", "/contract/behaving_trainer.py"),
+            "restart_wait_s": 0.01,
+        }
+        return DockerRunner(DockerRunnerOptions(**{**given, **options}))
+
+    def is_at_work(_: list[int]) -> bool:
+        with contextlib.closing(docker.from_env()) as client:
+            label = DockerRunnerOptions(jobs_dir=jobs, jobs_source=str(jobs), engine="", image="").label
+            return bool(client.containers.list(all=True, filters={"label": f"{LABEL_JOBS}={label}"}))
+
+    yield Site(
+        kind="docker", jobs_dir=jobs, make=make, has_memory_limit=True, hang_timeout_s=10.0, is_at_work=is_at_work
+    )
+    assert not is_at_work([]), "a container is left"
+
+
+IMAGE_BY_DIGEST = "registry.hospital.example/wardround/trainer@sha256:" + "5e" * 32
+
+
+@contextlib.contextmanager
+def kubernetes_site(folder: Path) -> Iterator[Site]:
+    """The stand-in cluster of ``tests.support.kubernetes_api``, whose pods are containers of the engine here."""
+    image, jobs = trainer_image(), folder / "jobs"
+    jobs.mkdir()
+    for path in (folder, *folder.parents[:2]):
+        path.chmod(0o755)
+    cluster = Cluster(
+        namespace="hospital", claims={"wardround-jobs": jobs, "contract": HERE}, images={IMAGE_BY_DIGEST: image}
+    )
+    with cluster_api(cluster, folder) as kubeconfig:
+
+        def make(**options: Any) -> KubernetesRunner:
+            given: dict[str, Any] = {
+                "jobs_dir": jobs,
+                "jobs_claim": "wardround-jobs",
+                "namespace": "hospital",
+                "image": IMAGE_BY_DIGEST,
+                "kubeconfig": kubeconfig,
+                "mounts": (ClaimMount(claim="contract", target="/contract"),),
+                "limits": ContainerLimits(memory_bytes=256 << 20),
+                "command": ("python", "/contract/behaving_trainer.py"),
+                "restart_wait_s": 0.01,
+                "look_every_s": 0.1,
+            }
+            return KubernetesRunner(KubernetesRunnerOptions(**{**given, **options}))
+
+        yield Site(
+            kind="kubernetes",
+            jobs_dir=jobs,
+            make=make,
+            has_memory_limit=True,
+            hang_timeout_s=10.0,
+            is_at_work=lambda _: bool(cluster.jobs),
+            cluster=cluster,
+        )
+        assert not cluster.jobs, "a Job is left"
+
+
 SITES: dict[str, Callable[[Path], contextlib.AbstractContextManager[Site]]] = {
     "process": process_site,
     "spool": spool_site,
+    "docker": docker_site,
+    "kubernetes": kubernetes_site,
 }

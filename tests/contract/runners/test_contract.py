@@ -10,7 +10,7 @@ import pytest
 
 from site_agent.errors import JobFailedError, JobTimedOutError, TrainerDiedError
 from tests.contract.runners.applying import CASES, NOT_APPLYING, RUNNERS
-from tests.contract.runners.conftest import Site, job_of
+from tests.contract.runners.conftest import ROOT, Site, job_of
 
 
 def require(site: Site, case: str) -> None:
@@ -23,6 +23,14 @@ def require(site: Site, case: str) -> None:
 def test_table_of_what_does_not_apply_names_cases_and_runners() -> None:
     assert {runner for runner, _ in NOT_APPLYING} <= set(RUNNERS)
     assert {case for _, case in NOT_APPLYING} <= set(CASES)
+
+
+def test_manual_has_the_same_table() -> None:
+    page = (ROOT / "docs" / "operating" / "runners.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for (runner, case), reason in NOT_APPLYING.items():
+        assert f"| `{runner}` | {case} | {reason} |" in rows
+    assert sum(row.count("|") == 4 and row.split("|")[2].strip() in CASES for row in rows) == len(NOT_APPLYING)
 
 
 async def test_success_gives_the_result_and_leaves_the_payload(site: Site) -> None:
@@ -97,6 +105,7 @@ async def test_cancelled_job_is_stopped_and_the_next_one_runs(site: Site) -> Non
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    await runner.stop()
     await ends(site, folder)
     (folder / "job.json").unlink()
     result = await site.run(site.job_dir("succeed", name="1.0"))

@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
 import yaml
 
@@ -229,7 +230,10 @@ def test_command_says_it_in_words_and_as_a_document(config: Path, made) -> None:
     done = made.run("--json", "doctor", "--config", str(config))
     document = json.loads(done.stdout)
     assert (done.exit_code, document["ok"]) == (0, True)
-    assert set(document["checks"][0]) == {"name", "code", "health", "message", "advice", "facts"}
+    schema = json.loads((Path(__file__).parents[3] / "docs/reference/doctor-report.schema.json").read_text())
+    jsonschema_rs.validate(schema, document)
+    with pytest.raises(jsonschema_rs.ValidationError):
+        jsonschema_rs.validate(schema, {**document, "checks": [{**document["checks"][0], "health": "failed"}]})
     (config.parent / "keys" / "signing.key.pem").chmod(0o644)
     done = made.run("doctor", "--config", str(config))
     assert done.exit_code == 1

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
 from typer.testing import CliRunner
 
 from fl_protocol.telemetry.findings import CheckResult
 from site_agent.cli.app import app, first_options_first
-from site_agent.doctor import endpoints
-from site_agent.doctor.network_checks import CHECKS
+from site_agent.doctor import answer_checks, endpoints, network_checks
 from site_agent.doctor.opening import open_scene
 from site_agent.doctor.scene import Asked
 from site_agent.enrolment.code import code_from_text
@@ -25,6 +25,7 @@ from tests.support.gateway import Pki
 from tests.support.inspecting_proxy import InspectingProxy
 from tests.support.relay import Http2Breaker
 
+SCHEMA = Path(__file__).parents[3] / "docs/reference/doctor-report.schema.json"
 Results = Mapping[str, CheckResult]
 
 
@@ -62,6 +63,7 @@ def relays() -> Iterator[ExitStack]:
         yield stack
 
 
+CHECKS = (*network_checks.CHECKS, *answer_checks.CHECKS)
 Look = Callable[..., Results]
 
 
@@ -170,6 +172,7 @@ def test_command_says_what_is_wrong_and_ends_with_one(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, line)
     document = json.loads(done.stdout)
     assert (done.exit_code, document["ok"]) == (1, False)
+    jsonschema_rs.validate(json.loads(SCHEMA.read_text()), document)
     told = {check["name"]: check for check in document["checks"]}
     assert (told["settings"]["code"], told["connection"]["code"]) == ("settings-none", "refused")
     assert "--firewall" in told["connection"]["advice"]

@@ -122,6 +122,7 @@ TABLE = (
         "admin",
         404,
     ),
+    Row("GET", "/metrics", "/metrics", "admin auditor", 200),
     Row("GET", f"{V}/users", f"{V}/users", "admin", 200),
     Row("POST", f"{V}/users", f"{V}/users", "admin", 409, {"name": "admin", "roles": []}),
     Row("POST", f"{V}/users/{{name_or_id}}:grant", f"{V}/users/none:grant", "admin", 404, {"role": "auditor"}),
@@ -196,6 +197,8 @@ def test_every_operation_of_the_openapi_document_has_a_row_or_is_open(coordinato
         ("runs:read", {f"GET {V}/runs", f"GET {RUN}", f"GET {RUN}/rounds", f"GET {RUN}/metrics", f"GET {RUN}/events"}),
         ("audit:*", {f"GET {V}/audit/events", f"GET {V}/audit/checkpoints", f"GET {V}/audit/export"}),
         ("runs:start", {f"POST {RUN}:start"}),
+        # What the documentation tells Prometheus to come with.
+        ("metrics:read", {"GET /metrics"}),
     ],
 )
 def test_scope_narrows_an_admins_token_in_every_row(coordinator, admin, scope: str, permitted: set[str]) -> None:

@@ -20,7 +20,7 @@ from fl_protocol.pki.keys import generate_private_key, pem_from_private_key, pri
 from fl_protocol.pki.tls import certificate_fingerprint, pem_from_certificate
 from fl_protocol.telemetry.findings import CheckResult, Health
 from fl_protocol.testing.entropy import seeded_signer
-from site_agent.doctor.network_checks import CHECKS
+from site_agent.doctor import answer_checks, network_checks
 from site_agent.doctor.opening import open_scene
 from site_agent.doctor.scene import Asked
 from site_agent.enrolment.identity_file import SiteIdentity, load_identity, save_identity
@@ -72,6 +72,7 @@ def site(tmp_path: Path, pki: Pki, gateway: Gateway) -> SiteFolder:
     return folder
 
 
+CHECKS = (*network_checks.CHECKS, *answer_checks.CHECKS)
 Look = Callable[..., object]
 
 

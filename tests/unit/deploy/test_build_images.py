@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 
 @pytest.fixture(scope="module")
-def script(load_script):
+def script(load_script: Callable[[str], ModuleType]) -> ModuleType:
     return load_script("scripts/build_images.py")
 
 
-def build_of(script, **changes):
-    made = {"version": "0.1.0", "revision": "abc", "epoch": 1_700_000_000, "wheels": None}
+def build_of(script: ModuleType, **changes: object) -> Any:
+    made: dict[str, object] = {"version": "0.1.0", "revision": "abc", "epoch": 1_700_000_000, "wheels": None}
     return script.Build(**(made | changes))
 
 
-def test_command_names_file_tag_and_what_the_labels_say(script):
+def test_command_names_file_tag_and_what_the_labels_say(script: ModuleType) -> None:
     command = script.command_of(script.IMAGES["coordinator"], build_of(script))
     assert command == [
         *("docker", "build", "--file", "deploy/docker/coordinator.Dockerfile", "--tag", "wardround/coordinator:0.1.0"),
@@ -26,7 +29,7 @@ def test_command_names_file_tag_and_what_the_labels_say(script):
     ]
 
 
-def test_command_of_the_trainer_hands_the_wheels_over(script):
+def test_command_of_the_trainer_hands_the_wheels_over(script: ModuleType) -> None:
     command = script.command_of(
         script.IMAGES["trainer-cpu"],
         build_of(script, wheels=Path("/wheels"), base="python@sha256:1", use_cache=False, epoch=None),
@@ -39,7 +42,7 @@ def test_command_of_the_trainer_hands_the_wheels_over(script):
     assert "wardround/trainer:0.1.0-cpu" in command
 
 
-def test_wheels_are_found_where_they_are_named_or_where_pip_looks(script, tmp_path):
+def test_wheels_are_found_where_they_are_named_or_where_pip_looks(script: ModuleType, tmp_path: Path) -> None:
     holds, empty = tmp_path / "holds", tmp_path / "empty"
     holds.mkdir()
     empty.mkdir()
@@ -51,7 +54,7 @@ def test_wheels_are_found_where_they_are_named_or_where_pip_looks(script, tmp_pa
     assert script.wheels_folder({}) is None
 
 
-def test_chosen_leaves_out_what_cannot_be_built_and_says_what_to_do(script):
+def test_chosen_leaves_out_what_cannot_be_built_and_says_what_to_do(script: ModuleType) -> None:
     built, left_out = script.chosen([], wheels=None)
     assert built == ["coordinator", "site-agent"]
     assert [line.split(":")[0] for line in left_out] == ["trainer-cpu", "trainer-cuda"]
@@ -61,7 +64,9 @@ def test_chosen_leaves_out_what_cannot_be_built_and_says_what_to_do(script):
     assert script.chosen(["trainer-cuda"], wheels=None) == (["trainer-cuda"], [])
 
 
-def test_engine_that_is_not_there_is_said_with_advice(script, monkeypatch, tmp_path):
+def test_engine_that_is_not_there_is_said_with_advice(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "is not installed" in script.engine_fault()
     client = tmp_path / "docker"

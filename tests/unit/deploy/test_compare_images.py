@@ -5,17 +5,23 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
+Member = dict[str, Any]
+Files = dict[str, Member]
+
 
 @pytest.fixture(scope="module")
-def script(load_script):
+def script(load_script: Callable[[str], ModuleType]) -> ModuleType:
     return load_script("scripts/compare_images.py")
 
 
-def tar_of(members: dict[str, dict]) -> bytes:
+def tar_of(members: Files) -> bytes:
     """A tar; a member is `{content | link, mode, uid, mtime}`."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -32,7 +38,7 @@ def tar_of(members: dict[str, dict]) -> bytes:
     return buffer.getvalue()
 
 
-def image_at(path: Path, *layers: dict[str, dict], n_images: int = 1) -> Path:
+def image_at(path: Path, *layers: Files, n_images: int = 1) -> Path:
     names = [f"blobs/sha256/{index}" for index in range(len(layers))]
     manifest = json.dumps([{"Config": "config", "RepoTags": ["x:1"], "Layers": names}] * n_images).encode()
     parts = {"manifest.json": {"content": manifest}}
@@ -41,20 +47,20 @@ def image_at(path: Path, *layers: dict[str, dict], n_images: int = 1) -> Path:
     return path
 
 
-BASE = {"etc/debian_version": {"content": b"12.9\n"}}
-OURS = {
+BASE: Files = {"etc/debian_version": {"content": b"12.9\n"}}
+OURS: Files = {
     "opt/wardround/app/main.py": {"content": b"print(1)\n"},
     "opt/wardround/venv/bin/python": {"link": "/usr/bin/python3", "mode": 0o777},
 }
 
 
-def compared(script, tmp_path, one, other):
+def compared(script: ModuleType, tmp_path: Path, one: list[Files], other: list[Files]) -> Any:
     left = script.layers_of(image_at(tmp_path / "one.tar", *one))
     right = script.layers_of(image_at(tmp_path / "other.tar", *other))
     return script.compare(left, right)
 
 
-def test_compare_two_builds_of_the_same_files_finds_no_difference(script, tmp_path):
+def test_compare_two_builds_of_the_same_files_finds_no_difference(script: ModuleType, tmp_path: Path) -> None:
     found = compared(script, tmp_path, [BASE, OURS], [BASE, OURS])
     assert (found.n_same, found.differing, found.differing_in_base, found.n_times) == (2, (), (), 0)
 
@@ -69,38 +75,40 @@ def test_compare_two_builds_of_the_same_files_finds_no_difference(script, tmp_pa
         ("opt/wardround/venv/bin/python", {"content": b"", "mode": 0o777}, "kind, content"),
     ],
 )
-def test_compare_one_altered_file_is_named_with_what_differs(script, tmp_path, path, member, what):
+def test_compare_one_altered_file_is_named_with_what_differs(
+    script: ModuleType, tmp_path: Path, path: str, member: Member, what: str
+) -> None:
     found = compared(script, tmp_path, [BASE, OURS], [BASE, OURS | {path: member}])
     assert found.differing == (f"layer 1: {path}: {what}",)
     assert found.n_same == 1
 
 
-def test_compare_a_file_that_one_image_lacks_differs(script, tmp_path):
+def test_compare_a_file_that_one_image_lacks_differs(script: ModuleType, tmp_path: Path) -> None:
     found = compared(script, tmp_path, [BASE, OURS], [BASE, OURS | {"opt/extra": {"content": b"x"}}])
     assert found.differing == ("layer 1: opt/extra: only in the second",)
     found = compared(script, tmp_path, [BASE, OURS, {"late": {}}], [BASE, OURS])
     assert found.differing == ("layer 2: late: only in the first",)
 
 
-def test_compare_differences_of_the_base_are_told_apart(script, tmp_path):
+def test_compare_differences_of_the_base_are_told_apart(script: ModuleType, tmp_path: Path) -> None:
     found = compared(script, tmp_path, [BASE, OURS], [{"etc/debian_version": {"content": b"12.10\n"}}, OURS])
     assert found.differing == ()
     assert found.differing_in_base == ("layer 0: etc/debian_version: content",)
 
 
-def test_compare_another_time_alone_is_counted_and_no_difference(script, tmp_path):
+def test_compare_another_time_alone_is_counted_and_no_difference(script: ModuleType, tmp_path: Path) -> None:
     later = {path: member | {"mtime": 1_700_000_000} for path, member in OURS.items()}
     found = compared(script, tmp_path, [BASE, OURS], [BASE, later])
     assert (found.n_same, found.differing, found.n_times) == (2, (), 2)
 
 
 @pytest.mark.parametrize("n_images", [0, 2])
-def test_layers_of_a_file_of_none_or_two_images_is_refused(script, tmp_path, n_images):
+def test_layers_of_a_file_of_none_or_two_images_is_refused(script: ModuleType, tmp_path: Path, n_images: int) -> None:
     with pytest.raises(script.NoImageError, match=f"holds {n_images} images"):
         script.layers_of(image_at(tmp_path / "image.tar", BASE, n_images=n_images))
 
 
-def test_layers_of_a_file_that_is_no_image_is_refused(script, tmp_path):
+def test_layers_of_a_file_that_is_no_image_is_refused(script: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "noise").write_bytes(b"noise" * 200)
     (tmp_path / "other.tar").write_bytes(tar_of({"README": {"content": b"x"}}))
     for name in ("noise", "other.tar"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -32,7 +33,7 @@ def constraints() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("lock", sorted(DOCKER.glob("locks/*.txt")), ids=lambda path: path.stem)
-def test_lock_has_a_digest_for_every_file_and_the_versions_of_the_constraints(lock):
+def test_lock_has_a_digest_for_every_file_and_the_versions_of_the_constraints(lock: Path) -> None:
     text = lock.read_text()
     pinned = pins_of(text)
     assert pinned
@@ -49,43 +50,36 @@ def test_lock_has_a_digest_for_every_file_and_the_versions_of_the_constraints(lo
 
 
 @pytest.mark.parametrize(("lock", "extra"), [("coordinator", "coordinator"), ("site-agent", "site-agent")])
-def test_lock_holds_what_the_project_asks_for(lock, extra):
+def test_lock_holds_what_the_project_asks_for(lock: str, extra: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [*project["dependencies"], *project["optional-dependencies"][extra]]
+    optional = project["optional-dependencies"]
+    asked = [*project["dependencies"], *optional[extra], *optional["tracing"]]
     names = {normal(re.split(r"[<>=\[; ]", one)[0]) for one in asked}
     assert names <= pins_of((DOCKER / "locks" / f"{lock}.txt").read_text()).keys(), "run deploy/scripts/lock_images.py"
 
 
 @pytest.mark.parametrize("lock", ["coordinator", "site-agent"])
-def test_lock_of_who_never_trains_has_no_torch(lock):
+def test_lock_of_who_never_trains_has_no_torch(lock: str) -> None:
     assert not {"torch", "transformers", "peft"} & pins_of((DOCKER / "locks" / f"{lock}.txt").read_text()).keys()
 
 
 @pytest.mark.parametrize("lock", ["trainer-cpu", "trainer-cuda"])
-def test_lock_of_the_trainer_has_no_way_to_network_keys_or_database(lock):
+def test_lock_of_the_trainer_has_no_way_to_network_keys_or_database(lock: str) -> None:
     pinned = pins_of((DOCKER / "locks" / f"{lock}.txt").read_text())
     assert not {"grpcio", "cryptography", "sqlalchemy", "fastapi", "uvicorn", "boto3", "pg8000"} & pinned.keys()
 
 
 @pytest.mark.training
-def test_lock_of_the_trainer_has_all_that_its_modules_import():
-    imported = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import ast, pathlib, sys\n"
-            "names = set()\n"
-            "for path in (*pathlib.Path('site_agent/training').rglob('*.py'), *pathlib.Path('site_agent/jobs').rglob('*.py')):\n"
-            "    for node in ast.walk(ast.parse(path.read_text())):\n"
-            "        names |= {a.name.split('.')[0] for a in node.names} if isinstance(node, ast.Import) else set()\n"
-            "        names |= {node.module.split('.')[0]} if isinstance(node, ast.ImportFrom) and node.module else set()\n"
-            "print(*sorted(names - set(sys.stdlib_module_names)))",
-        ],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.split()
+def test_lock_of_the_trainer_has_all_that_its_modules_import() -> None:
+    imported = set[str]()
+    for folder in ("training", "jobs"):
+        for path in (ROOT / "site_agent" / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    imported.add(node.module.split(".")[0])
+    imported -= set(sys.stdlib_module_names)
     ours = {"site_agent", "fl_protocol"}
     distributions = packages_distributions()
     assert "torch" in imported
@@ -97,7 +91,7 @@ def test_lock_of_the_trainer_has_all_that_its_modules_import():
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
-def test_dockerfile_is_clean_for_hadolint(dockerfile):
+def test_dockerfile_is_clean_for_hadolint(dockerfile: Path) -> None:
     linter = Path(sys.executable).parent / "hadolint"
     if not linter.exists():
         pytest.skip("hadolint is not installed (extra dev)")
@@ -106,7 +100,7 @@ def test_dockerfile_is_clean_for_hadolint(dockerfile):
 
 
 @pytest.mark.parametrize("name", ["coordinator", "site-agent", "trainer"])
-def test_dockerfile_runs_as_our_user_and_asks_the_program_for_its_health(name):
+def test_dockerfile_runs_as_our_user_and_asks_the_program_for_its_health(name: str) -> None:
     text = (DOCKER / f"{name}.Dockerfile").read_text()
     assert "USER 10001:10001" in text
     assert '"doctor", "--live"' in text
@@ -115,10 +109,10 @@ def test_dockerfile_runs_as_our_user_and_asks_the_program_for_its_health(name):
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
-def test_dockerfile_names_no_frontend_that_would_be_fetched(dockerfile):
+def test_dockerfile_names_no_frontend_that_would_be_fetched(dockerfile: Path) -> None:
     assert "syntax=" not in dockerfile.read_text()
 
 
-def test_every_reachable_file_of_the_context_is_ours():
+def test_every_reachable_file_of_the_context_is_ours() -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert ignored[1] == "*", "the list says what may be seen, not what may not"

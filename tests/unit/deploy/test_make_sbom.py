@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
+
 import pytest
 
 DPKG_STATUS = """Package: bash
@@ -26,11 +29,11 @@ Version: 1:2.36-9+deb12u10
 
 
 @pytest.fixture(scope="module")
-def script(load_script):
+def script(load_script: Callable[[str], ModuleType]) -> ModuleType:
     return load_script("scripts/make_sbom.py")
 
 
-def python_component(name: str, *licences: dict) -> dict:
+def python_component(name: str, *licences: dict[str, object]) -> dict[str, object]:
     reference = f"{name}==1.0"
     return {
         "name": name,
@@ -41,7 +44,7 @@ def python_component(name: str, *licences: dict) -> dict:
     }
 
 
-def test_debian_components_are_the_installed_packages_with_their_urls(script):
+def test_debian_components_are_the_installed_packages_with_their_urls(script: ModuleType) -> None:
     # The form of the URLs: the package-url specification, type "deb".
     assert [component["purl"] for component in script.debian_components(DPKG_STATUS)] == [
         "pkg:deb/debian/bash@5.2.15-2%2Bb8?arch=amd64&distro=debian-12",
@@ -49,7 +52,7 @@ def test_debian_components_are_the_installed_packages_with_their_urls(script):
     ]
 
 
-def test_merged_document_has_the_image_above_every_component(script):
+def test_merged_document_has_the_image_above_every_component(script: ModuleType) -> None:
     python = {
         "bomFormat": "CycloneDX",
         "components": [python_component("zeta"), python_component("alpha")],
@@ -70,7 +73,7 @@ def test_merged_document_has_the_image_above_every_component(script):
     assert document["dependencies"][0] == {"ref": "zeta==1.0", "dependsOn": ["alpha==1.0"]}
 
 
-def test_merged_document_of_a_base_with_debians_python_names_it_once(script):
+def test_merged_document_of_a_base_with_debians_python_names_it_once(script: ModuleType) -> None:
     status = "Package: python3.11-minimal\nStatus: install ok installed\nArchitecture: amd64\nVersion: 3.11.2-6\n"
     document = script.merged(
         {"components": []}, debian=script.debian_components(status), image="x", version="1", interpreter="3.11.2"
@@ -96,11 +99,11 @@ def test_merged_document_of_a_base_with_debians_python_names_it_once(script):
         ("GPLv2", True),
     ],
 )
-def test_copyleft_is_what_leaves_no_other_choice(script, licence, copyleft):
+def test_copyleft_is_what_leaves_no_other_choice(script: ModuleType, licence: str, copyleft: bool) -> None:
     assert script.is_copyleft(licence) is copyleft
 
 
-def test_refused_licences_name_the_package_and_what_to_do(script):
+def test_refused_licences_name_the_package_and_what_to_do(script: ModuleType) -> None:
     document = {
         "components": [
             python_component("fine", {"license": {"id": "MIT"}}),

@@ -70,8 +70,8 @@ def _study_for_containers(name: str, checkout: Checkout, choices: RunChoices) ->
         reason = "has a run before its own"
     elif needs.data.has_named_sites and not set(choices.sites) <= set(study.roster):
         reason = "has data that belong to other sites"
-    elif needs.base_model is None:
-        reason = "says not how its base model is made"
+    elif needs.base_model is None or needs.base_model.has_places:
+        reason = "has a base model that this container cannot make"
     if reason is not None:
         raise UsageInvalidError(
             f"the study {study.name} does not run in the demonstration's containers: it {reason}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from dataclasses import replace
 
 from wardround.demo.containers.enrol import ContainerSites
 from wardround.demo.containers.places import Places
@@ -41,7 +42,8 @@ def run(
     places = sites.places
     federation = ReadyFederation(
         coordinator=coordinator,
-        sites=sites.hosts(),
+        # Its own one question in the place of data that it does not see.
+        sites=tuple(replace(host, data_file=places.question_file) for host in sites.hosts()),
         run_spec=run_spec,
         base_model_dir=places.models / str(section_of(run_spec, "base_model").get("name")),
         workspace=places.workspace,

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -25,7 +27,7 @@ from fl_protocol.telemetry.trace_ids import round_trace, run_trace
 from tests.e2e.support import recording_site
 from tests.e2e.support.federation import Federation, free_port
 from tests.e2e.support.private_figures import read_recording
-from tests.e2e.support.template import SITES, SMALL, Template, make_template, records_of
+from tests.e2e.support.template import ENVIRONMENT, SITES, SMALL, Template, make_template, records_of
 from tests.support.otlp_collector import CollectedSpan, Collector
 from wardround.errors import RefusedError
 
@@ -203,15 +205,19 @@ def test_no_metric_holds_a_figure_of_a_sites_data(watched: Watched) -> None:
     counts = {value for value in telling.values() if value == int(value) and value > 99} | planted
     reals = [value for value in telling.values() if value != int(value)]
     assert reals
+    # How often REST was asked, and sites called, passes through every small number; 3 labels say what was asked.
+    ours = ("wardround_coordinator_rest_", "wardround_coordinator_call")
     for name, texts in watched.seen.items():
         for text in texts:
             for series, value in samples_of(text).items():
-                assert value not in counts, (name, series)
+                assert value not in (planted if series[0].startswith(ours) else counts), (name, series)
                 assert not any(abs(value - real) <= 1e-6 * abs(real) for real in reals), (name, series)
 
 
 def test_rest_shows_metrics_to_those_who_may_read_them(watched: Watched) -> None:
     client = watched.federation.client
+    # A request is counted once it is answered: the second tells of the first.
+    client.text("/metrics")
     text = client.text("/metrics")
     assert "wardround_coordinator_rounds_total" in text
     with pytest.raises(RefusedError):
@@ -246,8 +252,8 @@ def test_trace_of_a_round_reaches_from_the_driver_to_the_trainer(watched: Watche
     calls = {str(span.attributes["method"]): span for span in spans if span.name == "site.call"}
     # A call's span is the coordinator's, and hangs below the site's step: over the wire went two numbers.
     assert {"AdvertiseKeys", "ShareKeys", "UploadBlob", "ConfirmSurvivors", "RevealShares"} <= set(calls)
-    for call in calls.values():
-        assert call.parent_id in steps
+    for method, call in calls.items():
+        assert call.parent_id in steps or (method, call.parent_id) == ("ReportProgress", train.span_id)
         assert call.resource["service.name"] == "wardround-coordinator"
         assert call.attributes["site_id"] == TRACED
 
@@ -286,10 +292,79 @@ def test_no_span_holds_a_figure_of_a_sites_data(watched: Watched) -> None:
 def test_log_lines_hold_the_listed_keys_alone(watched: Watched, name: str) -> None:
     lines = [json.loads(line) for line in watched.federation.processes[name].log_text().splitlines() if line[:1] == "{"]
     lines = [line for line in lines if "event" in line]
-    assert len(lines) > 3
+    assert len(lines) >= 2
     for line in lines:
         assert set(line) <= set(LOG_FIELDS), set(line) - set(LOG_FIELDS)
     about = [line for line in lines if line.get("run_id") == watched.run_id]
     assert about or name == "coordinator"
-    is_traced = any("trace_id" in line for line in lines)
-    assert is_traced == (name == TRACED) or name == "coordinator"
+    traces = {line["trace_id"] for line in lines if "trace_id" in line}
+    if name == TRACED:
+        assert f"{round_trace(watched.run_id, 0, 0).trace_id:032x}" in traces
+    elif name != "coordinator":
+        assert not traces
+
+
+def test_second_process_with_the_same_port_goes_on_without_metrics(watched: Watched) -> None:
+    federation = watched.federation
+    federation.define_coordinator(name="second", roles="driver")
+    federation.processes.start("second")
+    try:
+        log = federation.processes["second"].log_text
+        federation.wait_until("it says that the port is taken", lambda: "metrics_port_taken" in log())
+        federation.wait_until("and drives", lambda: "driver_started" in log())
+    finally:
+        federation.processes.stop("second")
+
+
+def test_commands_of_the_runbooks_answer(watched: Watched) -> None:
+    """What docs/runbooks tell people to look with, typed at a coordinator that runs and at a site that does not."""
+    federation, run_id = watched.federation, watched.run_id
+    config = str(federation.coordinator_dir / "coordinator.yaml")
+    export = str(federation.folder / "events.jsonl")
+    for words in (
+        ("sites", "list"),
+        ("sites", "show", SHOWN),
+        ("runs", "list"),
+        ("runs", "show", run_id),
+        ("rounds", "list", run_id),
+        ("audit", "export", export),
+        ("audit", "verify", export),
+        ("--version",),
+        ("tokens", "create", "--label", "prometheus", "--scope", "metrics:read", "--days", "366"),
+    ):
+        assert federation.call_admin(*words)
+    for module, words in (
+        ("coordinator", ("doctor", "--config", config)),
+        ("coordinator", ("doctor", "--live", "--config", config)),
+        ("coordinator", ("config", "check", "--config", config)),
+        ("coordinator", ("ca", "show", "--config", config)),
+        ("site_agent", ("--state-dir", str(federation.site_dir(SHOWN)), "status")),
+        ("site_agent", ("--state-dir", str(federation.site_dir(SHOWN)), "identity", "show")),
+        ("site_agent", ("--state-dir", str(federation.site_dir(SHOWN)), "doctor", "--firewall")),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", module, *words],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+    # A stopped agent is not well, and says so.
+    for words in (("doctor", "--live"), ("doctor",)):
+        done = subprocess.run(
+            [sys.executable, "-m", "site_agent", "--state-dir", str(federation.site_dir(SHOWN)), *words],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.stdout + done.stderr
+    # Suspended, let in again, and gone for good: as the runbook has it.
+    federation.call_admin("sites", "suspend", SILENT, "--reason", "looked into")
+    federation.call_admin("sites", "resume", SILENT)
+    federation.call_admin("sites", "revoke", SILENT, "--reason", "keys copied")
+    shown = json.loads(federation.call_admin("--json", "sites", "show", SILENT))
+    assert (shown["state"], shown["reason"]) == ("REVOKED", "keys copied")

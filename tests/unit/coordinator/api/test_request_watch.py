@@ -33,7 +33,7 @@ def client(meter: Meter) -> AsyncClient:
     async def broken() -> None:
         raise RuntimeError("inside")
 
-    watched = RequestWatch(app, meter=meter, routes=frozenset({"/runs/{run_id}", "/broken"}))
+    watched = RequestWatch(app, meter=meter, routes={show: "/runs/{run_id}", broken: "/broken"})
     return AsyncClient(transport=ASGITransport(app=watched, raise_app_exceptions=False), base_url="http://c")
 
 

@@ -1,4 +1,4 @@
-"""What a hostile trainer puts into the jobs folder leads the agent nowhere, and neither stops it nor fills its memory."""
+"""What a hostile trainer puts into the jobs folder leads the agent nowhere, and neither stops nor fills it."""
 
 from __future__ import annotations
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from site_agent.jobs.machine_sight import read_sight
 from site_agent.training.machine import driver_version, memory
+from site_agent.training.spool_commands import tell_of_machine
 
 MEMINFO = "MemTotal:       16000000 kB\nMemFree:         1000000 kB\nMemAvailable:    9000000 kB\n"
 
@@ -63,3 +65,16 @@ def test_memory_is_the_containers_where_it_has_a_limit(
         (cgroup / name).parent.mkdir(parents=True, exist_ok=True)
         (cgroup / name).write_text(content)
     assert memory(proc=proc, cgroup=cgroup) == expected
+
+
+@pytest.mark.training
+def test_trainer_leaves_word_of_its_machine_in_the_jobs_folder(tmp_path: Path) -> None:
+    import torch
+
+    tell_of_machine(tmp_path)
+    sight = read_sight(tmp_path)
+    assert sight is not None
+    assert sight.missing == ()
+    assert sight.torch == torch.__version__
+    assert sight.memory_bytes > sight.available_bytes > 0
+    assert len(sight.gpus) == torch.cuda.device_count()
