@@ -100,7 +100,9 @@ def found(name: str, outcome: Outcome, message: str, *, advice: str | None = Non
 def failed_by(name: str, error: WardroundError, *, health: Health = Health.FAILED) -> CheckResult:
     """A check that another room's error ended: its code, its sentence, its advice."""
     advice = str(getattr(error, "advice", "") or "") or "Mend what the sentence names, then ask again."
-    return CheckResult(name=name, code=error.code, health=health, message=str(error), advice=advice)
+    # Some errors say their advice in the sentence already.
+    message = str(error).replace(f". {advice}", "")
+    return CheckResult(name=name, code=error.code, health=health, message=message, advice=advice)
 
 
 _MARKS = {Health.OK: "ok", Health.NOTE: "note", Health.WARNING: "LOOK", Health.FAILED: "MEND"}

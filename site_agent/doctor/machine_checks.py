@@ -5,6 +5,7 @@ What is judged of GPU and memory is what the trainer sees, for it may run in ano
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +19,48 @@ from site_agent.db.tx import open_site_db
 from site_agent.doctor.model_weights import count_weights
 from site_agent.doctor.scene import Scene
 from site_agent.doctor.trainer_sight import TrainerStanding
+from site_agent.jobs.docker_runner import DockerRunner
+from site_agent.jobs.kubernetes_runner import KubernetesRunner
 from site_agent.jobs.machine_sight import MachineSight
+from site_agent.runners import runner_of
 
 FAMILY = "this machine"
 _GB = 10**9
 _LITTLE_DISK_BYTES = 5 * _GB
 _NO_DISK_BYTES = _GB // 2
+
+RUNNER_GOOD = Outcome(code="runner-good", health=Health.OK, means="Jobs can be run as runner says in site.yaml.")
+RUNNER_BAD = Outcome(
+    code="runner-error",
+    health=Health.FAILED,
+    means="The settings of the runner cannot be used, or ask for what is not safe: a root engine's own socket.",
+    advice="As the sentence says; docs/operating/runners.md has the settings of each kind.",
+)
+ENGINE_UNAVAILABLE = Outcome(
+    code="engine-unavailable",
+    health=Health.FAILED,
+    means="The container engine or the cluster does not answer, or does not let this agent in.",
+    advice="As the sentence says: the engine, the rights on its socket, or the Role of the service account.",
+)
+IMAGE_MISMATCH = Outcome(
+    code="image-mismatch",
+    health=Health.FAILED,
+    means="The trainer's image is not named by a digest, or the engine does not have it.",
+    advice="Load the image, and name it by its digest in runner.image.",
+)
+
+
+def _runner(scene: Scene) -> Iterator[CheckResult]:
+    kind = scene.settings().runner.kind
+    runner = runner_of(scene.settings())
+    if not isinstance(runner, DockerRunner | KubernetesRunner):
+        yield found("runner", RUNNER_GOOD, f"kind {kind}", runner=kind)
+        return
+    try:
+        yield found("runner", RUNNER_GOOD, f"kind {kind}: {runner.look()}", runner=kind)
+    finally:
+        asyncio.run(runner.stop())
+
 
 TRAINER_GOOD = Outcome(code="trainer-good", health=Health.OK, means="The trainer answers and has its libraries.")
 TRAINER_SILENT = Outcome(
@@ -284,6 +321,13 @@ def _weights_of(layout_json: bytes) -> int:
 
 
 CHECKS = (
+    Check(
+        name="runner",
+        family=FAMILY,
+        looks_at="the settings of the runner; the engine's socket and the image, or the rights in the cluster",
+        outcomes=(RUNNER_GOOD, RUNNER_BAD, ENGINE_UNAVAILABLE, IMAGE_MISMATCH),
+        run=_runner,
+    ),
     Check(
         name="trainer",
         family=FAMILY,

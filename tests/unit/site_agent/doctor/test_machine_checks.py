@@ -21,6 +21,7 @@ from site_agent.doctor.machine_checks import (
 )
 from site_agent.doctor.model_weights import count_weights
 from site_agent.doctor.scene import Scene
+from site_agent.doctor.table import run_checks
 from site_agent.doctor.trainer_sight import TrainerStanding
 from site_agent.folder import SiteFolder
 from site_agent.jobs.machine_sight import GpuSight, MachineSight, read_sight, sight_from_document, write_sight
@@ -144,6 +145,29 @@ def test_trainer_that_says_nothing_or_lacks_libraries_cannot_train() -> None:
     told = judge_trainer(incomplete, runner="process")
     assert (told.code, "peft" in told.message) == ("trainer-incomplete", True)
     assert judge_trainer(TrainerStanding(is_alive=True, sight=BARE), runner="process").code == "trainer-good"
+
+
+@pytest.mark.parametrize(
+    ("runner", "code", "advice"),
+    [
+        ("kind: spool", "runner-good", ""),
+        ("kind: docker", "runner-error", "runner.engine"),
+        ("kind: docker\n  engine: unix:///nothing/docker.sock\n  image: trainer:latest", "image-mismatch", "DIGEST"),
+        (
+            f"kind: docker\n  engine: unix:///nothing/docker.sock\n  image: sha256:{'ab' * 32}",
+            "engine-unavailable",
+            "engine runs",
+        ),
+        ("kind: kubernetes", "runner-error", "runner.jobs_source"),
+    ],
+)
+def test_runner_is_tried_without_starting_anything(tmp_path: Path, runner: str, code: str, advice: str) -> None:
+    (tmp_path / "site.yaml").write_text(f"runner:\n  {runner}\n")
+    scene = Scene(folder=SiteFolder(root=tmp_path), clock=lambda: datetime(2026, 1, 1, tzinfo=UTC), environment={})
+    (result,) = [result for result in run_checks(scene) if result.name == "runner"]
+    assert result.code == code
+    assert advice in result.advice
+    assert not result.advice or result.advice not in result.message
 
 
 def test_sight_comes_back_as_it_was_left_and_anything_else_is_none(tmp_path: Path) -> None:
