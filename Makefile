@@ -62,7 +62,7 @@ test-system: setup model ## run what needs real servers, network namespaces or t
 	@$(BIN)/python -m pytest -q tests/system tests/integration/training/test_real_model.py
 
 test-containers: setup ## run the stacks in containers, on the engine that docker reaches or WARDROUND_ENGINE_SCRIPT starts
-	@$(BIN)/python -m pytest -q -s tests/containers -m containers --durations=20 --durations-min=5
+	@$(BIN)/python -m pytest -q -s tests/containers tests/contract -m containers --durations=20 --durations-min=5
 
 lint: setup ## style, import contracts, module sizes, generated stubs
 	@$(BIN)/ruff check .

@@ -124,4 +124,6 @@ def _limits(settings: SiteSettings) -> ContainerLimits:
 
 def job_words(settings: SiteSettings) -> tuple[str, ...]:
     """What a trainer that does one job is told beside its folder."""
-    return ("--checkpoint-every-s", str(settings.runner.checkpoint_every_s))
+    runner = settings.runner
+    processes = () if runner.processes == 1 else ("--processes", str(runner.processes))
+    return ("--checkpoint-every-s", str(runner.checkpoint_every_s), *processes)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
@@ -54,6 +54,19 @@ def _digest(value: str) -> str:
         raise ValueError(error.message) from error
 
 
+def _process_count(value: object) -> object:
+    """``auto``, or a number as YAML or the environment has it; said in one sentence where it is neither."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if is_number or (isinstance(value, str) and value.isascii() and value.isdigit()):
+        value = int(str(value))
+        if value >= 1:
+            return value
+    elif value == "auto":
+        return value
+    message = "must be a number of at least 1, or auto"
+    raise ValueError(message)
+
+
 def _proxy(value: str | None) -> str | None:
     try:
         return None if value is None else check_proxy_setting(value)
@@ -90,7 +103,7 @@ class RunnerSettings(_Section):
     jobs_dir: Path | None = None
     threads: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    processes: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    processes: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], BeforeValidator(_process_count)] = 1
     timeout_s: float = Field(default=86_400.0, gt=0)
     idle_timeout_s: float = Field(default=1_800.0, gt=0)
     absent_after_s: float = Field(default=120.0, gt=0)

@@ -24,23 +24,29 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && sh prune_packages.sh /opt/wardround/venv \
     && sh settle.sh /opt/wardround
 
-FROM packages AS project
-COPY deploy/docker/locks/build.txt ./
+# What builds the project's wheel and lists contents; the same stage in all three files, so that it is built once.
+FROM ${PYTHON_IMAGE} AS tools
+WORKDIR /build
+COPY deploy/docker/locks/build.txt deploy/docker/locks/sbom.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip tools \
-    && python3 -m pip --python tools/bin/python install --require-hashes --only-binary :all: --requirement build.txt
+    && python3 -m pip --python tools/bin/python install --require-hashes --only-binary :all: \
+        --requirement build.txt --requirement sbom.txt
+
+FROM tools AS wheel
 COPY . source
-RUN python3 -m pip --python tools/bin/python wheel --no-deps --no-build-isolation --wheel-dir wheels ./source \
-    && python3 -m pip --python /opt/wardround/venv/bin/python install --no-compile --no-deps --no-index \
+RUN python3 -m pip --python tools/bin/python wheel --no-deps --no-build-isolation --wheel-dir wheels ./source
+
+FROM packages AS project
+COPY --from=wheel /build/wheels wheels
+COPY LICENSE ./
+RUN python3 -m pip --python /opt/wardround/venv/bin/python install --no-compile --no-deps --no-index \
         --target /opt/wardround/app --find-links wheels wardround \
-    && sh source/deploy/docker/build/rootfs.sh /opt/wardround/app /srv/wardround /srv/wardround/jobs
+    && sh rootfs.sh /opt/wardround/app /srv/wardround /srv/wardround/jobs
 
 # What the image holds, and that none of it comes under a licence that it must not ship.
 FROM packages AS sbom
-COPY deploy/docker/locks/sbom.txt ./
-RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 -m venv --without-pip tools \
-    && python3 -m pip --python tools/bin/python install --require-hashes --only-binary :all: --requirement sbom.txt
+COPY --from=tools /build/tools tools
 COPY --from=base /var/lib/dpkg/status ./
 COPY --from=project /rootfs/opt/ /opt/
 COPY deploy/scripts/make_sbom.py ./

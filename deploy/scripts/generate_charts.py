@@ -68,7 +68,7 @@ DEFINITIONS: Mapping[str, Schema] = {
 }
 
 OPERATORS_RUNNER = frozenset(
-    {"threads", "device", "processes", "timeout_s", "idle_timeout_s", "absent_after_s", "checkpoint_every_s"}
+    {"threads", "device", "timeout_s", "idle_timeout_s", "absent_after_s", "pending_timeout_s", "checkpoint_every_s"}
 )
 # What the charts set themselves, as a section or as one key of it.
 OWNED: Mapping[str, frozenset[str]] = {

@@ -27,7 +27,7 @@ class Lock:
 
     Attributes:
         source: what is asked for: pyproject.toml, or a list beside the lock.
-        extras: those of pyproject.toml, if any. Traces are in both images, off: nothing can be added later.
+        extras: those of pyproject.toml, if any. What is optional is in the images, off: nothing can be added later.
         cpu_torch: whether torch is the build for CPUs.
     """
 
@@ -41,7 +41,9 @@ LOCK_OF = {
     "coordinator": Lock(source=ROOT / "pyproject.toml", extras=("coordinator", "tracing")),
     "demo": Lock(source=LOCKS / "demo.in"),
     "sbom": Lock(source=LOCKS / "sbom.in"),
-    "site-agent": Lock(source=ROOT / "pyproject.toml", extras=("site-agent", "tracing")),
+    "site-agent": Lock(
+        source=ROOT / "pyproject.toml", extras=("site-agent", "docker-runner", "kubernetes-runner", "tracing")
+    ),
     "trainer-cpu": Lock(source=LOCKS / "trainer.in", cpu_torch=True),
     "trainer-cuda": Lock(source=LOCKS / "trainer-cuda.in"),
 }

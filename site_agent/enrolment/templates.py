@@ -62,7 +62,8 @@ runner:
   # auto, cpu or cuda
   device: auto
   # How many processes do a job together, with the base model's weights shared among them: a number, or auto for one a
-  # GPU. Worth it where one GPU does not hold the base model. Tasks on images and timelines use the first alone.
+  # GPU. Worth it where one GPU does not hold the base model. Tasks on images and timelines use the first alone. A
+  # trainer that runs elsewhere (kind: spool) is told by its own option, --processes.
   processes: 1
   # A trainer that dies goes on from its last checkpoint: the most training, in seconds, that this may cost. The first
   # checkpoint of a round comes after twice as long; it lies in the job folder and is deleted with the update.

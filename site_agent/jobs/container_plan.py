@@ -61,7 +61,7 @@ class ContainerLimits:
     Attributes:
         memory_bytes: of all its processes and its ``/tmp`` together; there is no swap beside it.
         n_processes: processes and threads.
-        tmp_bytes: of ``/tmp``, which is memory.
+        tmp_bytes: of ``/tmp``, which is memory; and of what processes share, which is as well.
         gpus: how many it is given; -1 for all.
     """
 
@@ -151,6 +151,7 @@ class ContainerPlan:
             "user": self.user,
             "volumes": volumes,
             "tmpfs": {"/tmp": f"rw,nosuid,nodev,noexec,size={self.limits.tmp_bytes}"},  # noqa: S108 - in the container
+            "shm_size": self.limits.tmp_bytes,
             "mem_limit": self.limits.memory_bytes,
             "memswap_limit": self.limits.memory_bytes,
             "pids_limit": self.limits.n_processes,

@@ -42,7 +42,7 @@ from site_agent.jobs.container_plan import (
     gpu_error_of,
 )
 from site_agent.jobs.documents import write_file
-from site_agent.jobs.held_folder import JobsFolderUnsafeError, held_folder
+from site_agent.jobs.held_folder import JobsFolderUnsafeError, held_folder, unsafe_errors
 from site_agent.jobs.job_dir import JobFailure, JobResult, JobSpec, read_result, write_job
 from site_agent.jobs.lives import LOG_FILE, EndCause, Lives, ProgressFollower, TrainerEnd
 from site_agent.jobs.runner import ProgressListener, succeeded
@@ -57,6 +57,7 @@ log = structlog.get_logger(__name__)
 
 _LOOK_EVERY_S = 0.25
 _LOG_LINES = 400
+_MOST_LOGGED = "8m"
 _MAX_LOG_BYTES = 256 << 10
 _ENGINE_ADVICE = (
     "Check that the engine runs and that this agent's user may open runner.engine; a proxy before the socket must let "
@@ -124,7 +125,7 @@ class DockerRunner:
         """See ``JobRunner``."""
         names = names_of(self._options.jobs_dir, job_dir)
         async with self._locks.setdefault(names[0], asyncio.Lock()):
-            with held_folder(self._options.jobs_dir, *names) as held:
+            with unsafe_errors(), held_folder(self._options.jobs_dir, *names) as held:
                 try:
                     async with asyncio.timeout(job.timeout_s):
                         result = await self._run(held, names, job, on_progress)
@@ -216,10 +217,12 @@ class DockerRunner:
         with _engine_errors():
             client = self._engine()
             plan = self._plan(client, names, job)
-            arguments = plan.to_create_arguments()
-            if plan.limits.gpus:
-                from docker.types import DeviceRequest
+            from docker.types import DeviceRequest, LogConfig
 
+            arguments = plan.to_create_arguments()
+            # What it prints is bounded as well: a trainer that is taken over may fill the engine's disk else.
+            arguments["log_config"] = LogConfig(type="json-file", config={"max-size": _MOST_LOGGED, "max-file": "1"})
+            if plan.limits.gpus:
                 arguments["device_requests"] = [DeviceRequest(count=plan.limits.gpus, capabilities=[["gpu"]])]
             container = client.containers.create(name=f"wardround-job-{secrets.token_hex(6)}", **arguments)
         try:
@@ -307,10 +310,12 @@ class DockerRunner:
 
     def _remove(self, container: Container, names: tuple[str, str]) -> None:
         """Kill and remove a container, and keep what it said last in the run's log; only once it is gone, return."""
-        from docker.errors import NotFound
+        from docker.errors import DockerException, NotFound
+        from requests.exceptions import RequestException
 
         with _engine_errors(), suppress(NotFound):
-            with suppress(Exception):
+            # A log that cannot be had keeps nothing from being removed.
+            with suppress(DockerException, RequestException):
                 self._keep_log(container, names[0])
             container.remove(force=True)
 

@@ -143,6 +143,7 @@ def job_manifest(plan: PodPlan) -> dict[str, object]:
 
 
 def _pod_spec(plan: PodPlan) -> dict[str, object]:
+    size = str(plan.limits.tmp_bytes)
     spec: dict[str, object] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -161,7 +162,7 @@ def _pod_spec(plan: PodPlan) -> dict[str, object]:
         "containers": [_container(plan)],
         "volumes": [
             {"name": "jobs", "persistentVolumeClaim": {"claimName": plan.jobs_claim}},
-            {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": str(plan.limits.tmp_bytes)}},
+            *({"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": size}} for name in ("tmp", "shared")),
             *(
                 {"name": f"data-{k}", "persistentVolumeClaim": {"claimName": mount.claim, "readOnly": True}}
                 for k, mount in enumerate(plan.mounts)
@@ -197,6 +198,7 @@ def _container(plan: PodPlan) -> dict[str, object]:
         "volumeMounts": [
             {"name": "jobs", "mountPath": str(JOBS_IN_CONTAINER / plan.work), "subPath": str(plan.work)},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - in the container
+            {"name": "shared", "mountPath": "/dev/shm"},  # noqa: S108 - the same
             *(
                 {"name": f"data-{k}", "mountPath": mount.target, "readOnly": True}
                 for k, mount in enumerate(plan.mounts)

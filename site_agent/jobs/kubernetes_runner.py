@@ -21,7 +21,7 @@ import structlog
 
 from site_agent.errors import EngineUnavailableError, GpuUnavailableError, JobTimedOutError, RunnerError
 from site_agent.jobs.container_plan import JOBS_IN_CONTAINER, ContainerLimits, check_image_of_run
-from site_agent.jobs.held_folder import held_folder
+from site_agent.jobs.held_folder import held_folder, unsafe_errors
 from site_agent.jobs.job_dir import JobFailure, JobResult, JobSpec, read_result, write_job
 from site_agent.jobs.kubernetes_manifest import (
     COMPONENT,
@@ -114,7 +114,7 @@ class KubernetesRunner:
         names = names_of(self._options.jobs_dir, job_dir)
         check_image_of_run(self._options.image, job)
         async with self._locks.setdefault(names[0], asyncio.Lock()):
-            with held_folder(self._options.jobs_dir, *names) as held:
+            with unsafe_errors(), held_folder(self._options.jobs_dir, *names) as held:
                 try:
                     async with asyncio.timeout(job.timeout_s):
                         result = await self._run(held, names, job, on_progress)

@@ -19,7 +19,7 @@ import structlog
 
 from site_agent.errors import JobTimedOutError, TrainerAbsentError
 from site_agent.jobs.documents import write_file
-from site_agent.jobs.held_folder import held_folder, remove_without_following
+from site_agent.jobs.held_folder import held_folder, remove_without_following, unsafe_errors
 from site_agent.jobs.job_dir import (
     JOB_FILE,
     RESULT_FILE,
@@ -88,7 +88,7 @@ class SpoolRunner:
         names = names_of(self._options.jobs_dir, job_dir)
         async with self._locks.setdefault(names[0], asyncio.Lock()):
             # The folder is held for as long as the job takes: what a trainer puts in its place meanwhile is not it.
-            with held_folder(self._options.jobs_dir, *names) as held:
+            with unsafe_errors(), held_folder(self._options.jobs_dir, *names) as held:
                 try:
                     async with asyncio.timeout(job.timeout_s):
                         result = await self._run(held, "/".join(names), job, on_progress)

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
 from fl_protocol.spec.context import RoundContext
+from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.telemetry.span_names import SpanName
 from fl_protocol.telemetry.tracing import current_ids
 from site_agent.errors import LinkError
-from site_agent.jobs.job_dir import ProgressLine
+from site_agent.jobs.job_dir import ProgressLine, ProgressState
 from site_agent.supervision.round_spans import round_attributes, round_trace_of
 from site_agent.supervision.seams import SiteSeams
 
 _SHORTEST_WAIT_S = 0.5
+_ORDER = (ProgressState.LOADING, ProgressState.EVALUATING, ProgressState.TRAINING)
 
 
 class ProgressRelay:
-    """Sends the newest line, at most twice a second. A report that does not get through is not missed."""
+    """Sends the newest line, at most twice a second. A report that does not get through is not missed.
 
-    def __init__(self, seams: SiteSeams, round_context: RoundContext) -> None:
-        """Report for this round."""
+    Safety: a trainer that is taken over chooses these numbers. So a report only goes forward, within the steps that
+    the run has, and towards one number of them: over a round, that is one bit a step at most.
+    """
+
+    def __init__(
+        self, seams: SiteSeams, round_context: RoundContext, *, most_steps: Mapping[ProgressState, int]
+    ) -> None:
+        """Report for this round; ``most_steps`` is what a line of each state may count to."""
+        self._most_steps = most_steps
+        self._told: dict[ProgressState, tuple[int, int]] = {}
         self._seams = seams
         self._round = round_context
         self._newest: ProgressLine | None = None
@@ -59,7 +70,7 @@ class ProgressRelay:
             await self._changed.wait()
             self._changed.clear()
             line = self._newest
-            if line is None:
+            if line is None or not self._may_tell(line):
                 continue
             try:
                 await self._seams.client.report_progress(
@@ -70,3 +81,31 @@ class ProgressRelay:
                 continue
             finally:
                 await asyncio.sleep(_SHORTEST_WAIT_S)
+
+    def _may_tell(self, line: ProgressLine) -> bool:
+        """Whether a line goes forward as a run's own progress can."""
+        if not line.step <= line.steps <= self._most_steps.get(line.state, 0):
+            return False
+        step, steps = self._told.get(line.state, (-1, line.steps))
+        if (
+            line.steps != steps
+            or line.step < step
+            or any(order_of(state) > order_of(line.state) for state in self._told)
+        ):
+            return False
+        self._told[line.state] = (line.step, line.steps)
+        return True
+
+
+def order_of(state: ProgressState) -> int:
+    """States come in this order in every job."""
+    return _ORDER.index(state)
+
+
+def most_steps(spec: RunSpec) -> Mapping[ProgressState, int]:
+    """How far each state of a run's job may count, as the approved specification says."""
+    return {
+        ProgressState.LOADING: 1,
+        ProgressState.EVALUATING: spec.evaluation.max_records,
+        ProgressState.TRAINING: spec.local.steps,
+    }

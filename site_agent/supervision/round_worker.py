@@ -35,6 +35,7 @@ from site_agent.errors import (
     StateError,
 )
 from site_agent.jobs.documents import JobDirectoryError
+from site_agent.jobs.failure_codes import code_to_tell
 from site_agent.jobs.job_dir import JobSpec
 from site_agent.jobs.lives import telling_ends
 from site_agent.link import instructions as asked
@@ -50,7 +51,7 @@ from site_agent.supervision.admission import Admission, AdmittedRound
 from site_agent.supervision.approved_runs import record_completed
 from site_agent.supervision.exchange_desk import ExchangeDesk
 from site_agent.supervision.job_desk import JobDesk
-from site_agent.supervision.progress import ProgressRelay
+from site_agent.supervision.progress import ProgressRelay, most_steps
 from site_agent.supervision.restoring import RestoredRound
 from site_agent.supervision.round_spans import step_span, training_span
 from site_agent.supervision.seams import SiteSeams
@@ -330,7 +331,7 @@ class RoundWorker:
         except RoundRefusedError as error:
             return on.StepRefused(context=command.context, reason=error.reason)
         except JobFailedError as error:
-            return on.JobFailed(code=error.failure_code)
+            return on.JobFailed(code=code_to_tell(error.failure_code))
         except SiteDiskFullError:
             # Nothing was made that is not in the journal. The instruction comes again, and may find room then.
             raise
@@ -397,7 +398,7 @@ class RoundWorker:
         await self._conclude(admitted.round, event)
 
     async def _trained(self, admitted: AdmittedRound, state: StoredState) -> SessionEvent:
-        relay = ProgressRelay(self._seams, admitted.round)
+        relay = ProgressRelay(self._seams, admitted.round, most_steps=most_steps(admitted.run.spec))
         sender = self._seams.spawn(relay.run())
         try:
             await asyncio.to_thread(self._require_space, admitted, state)

@@ -279,5 +279,11 @@ def _work(rank: int, ends: Sequence[Connection], options: WorkerOptions) -> None
 
 
 def _copy(job_dir: Path, folder: Path) -> Path:
+    """A copy of a job's folder. Raises FileNotFoundError where the agent has deleted it meanwhile."""
     folder.mkdir(parents=True, mode=0o700)
-    return Path(shutil.copytree(job_dir, folder / job_dir.name))
+    try:
+        return Path(shutil.copytree(job_dir, folder / job_dir.name))
+    except shutil.Error as error:
+        if job_dir.exists():
+            raise
+        raise FileNotFoundError(job_dir.name) from error

@@ -16,6 +16,9 @@ from tests.containers.support.stack import ROOT, Stack, project_name
 from tests.containers.support.study import NAME, write_container_study
 
 POSTGRES_IMAGE = "wardround-test/postgres:15"
+AS_THEY_ARE = "WARDROUND_TEST_VERSION"
+"""Names a tag whose images are tested as they are, instead of images that are built from this checkout."""
+
 _PORTS = ("REST", "GATEWAY", "ENROLMENT", "GATEWAY_HTTP1", "ENROLMENT_HTTP1")
 _BUILD_TIMEOUT_S = 1800.0
 
@@ -35,6 +38,8 @@ def images(engine: Engine) -> dict[str, str]:
     environment = {**engine.environment, "WARDROUND_TRAINER_TARGET": "cpu"}
     environment["WARDROUND_WHEELS"] = _wheels()
     environment.setdefault("WARDROUND_POSTGRES_IMAGE", POSTGRES_IMAGE)
+    if os.environ.get(AS_THEY_ARE):
+        return {**environment, "WARDROUND_VERSION": os.environ[AS_THEY_ARE]}
     began = time.monotonic()
     if environment["WARDROUND_POSTGRES_IMAGE"] == POSTGRES_IMAGE:
         _build(["docker", "build", "--quiet", "--tag", POSTGRES_IMAGE, "tests/containers/postgres"], environment)

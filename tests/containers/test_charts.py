@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,12 +17,11 @@ import pytest
 
 from tests.support.charts import Document, rendered
 from tests.support.pods import Node, docker, exit_code_in
-from tests.support.tools import cannot_run, need_root
+from tests.support.tools import need_root
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 
-TAG = os.environ.get("WARDROUND_IMAGE_TAG", "0.1.0")
-DATABASE = os.environ.get("WARDROUND_POSTGRES_IMAGE", "wardround-test/postgres:15")
+TAG = os.environ.get("WARDROUND_VERSION", "0.1.0")
 ROLES = ("api", "gateway", "driver")
 COORDINATOR = "wr-wardround-coordinator"
 SITE = "wr-wardround-site-agent"
@@ -39,19 +37,6 @@ def wait_until(what: str, is_so: Callable[[], bool]) -> None:
         time.sleep(1.0)
 
 
-def need_images() -> None:
-    """Skip, or fail in CI, where there is no engine or an image is missing."""
-    if (
-        shutil.which("docker") is None
-        or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
-    ):
-        cannot_run("needs a container engine")
-    images = [f"wardround/coordinator:{TAG}", f"wardround/site-agent:{TAG}", f"wardround/trainer:{TAG}-cpu", DATABASE]
-    for image in images:
-        if subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode:
-            cannot_run(f"needs the image {image}: make images")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """A node with a coordinator, and what its chart says."""
@@ -61,10 +46,9 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     need_root()
-    need_images()
-    repository, _, tag = DATABASE.rpartition(":")
+    repository, _, tag = images["WARDROUND_POSTGRES_IMAGE"].rpartition(":")
     coordinator = rendered(
         "coordinator",
         "test",
@@ -76,7 +60,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         f"addresses.gateway={COORDINATOR}-gateway:8444",
         f"addresses.enrolment={COORDINATOR}-gateway:8445",
     )
-    name = f"h-charts-{os.getpid()}"
+    name = f"wardround-charts-{os.getpid()}"
     node = Node(
         name=name,
         folder=tmp_path_factory.mktemp("node"),
@@ -86,6 +70,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     # Above the folders of pytest, which only its user may pass.
     for parent in (node.folder, *node.folder.parents[:3]):
         parent.chmod(parent.stat().st_mode | 0o055)
+    patch = pytest.MonkeyPatch()
+    for key in ("DOCKER_HOST", "PATH"):
+        if key in images:
+            patch.setenv(key, images[key])
     docker("network", "create", node.network)
     try:
         node.start(coordinator, f"StatefulSet/{COORDINATOR}-postgresql")
@@ -101,6 +89,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     finally:
         node.end()
         docker("network", "rm", node.network, check=False)
+        patch.undo()
 
 
 @pytest.mark.parametrize("role", ["gateway", "driver"])

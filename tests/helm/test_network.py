@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from site_agent.jobs.kubernetes_manifest import COMPONENT, COMPONENT_LABEL
 from tests.support.charts import VALUE_SETS, Document, named, of_kind, pods, rendered, selects, template, values_file
 
 SITE_SETS = [pair for pair in VALUE_SETS if pair[0] == "site-agent"]
-TRAINER_JOB = {"app.kubernetes.io/component": "trainer-job"}
+# What the runner puts on the pods of its Jobs, whatever else it puts there.
+TRAINER_JOB = {COMPONENT_LABEL: COMPONENT}
 
 
 def policies_of(documents: tuple[Document, ...], labels: dict[str, str]) -> list[Any]:

@@ -122,7 +122,8 @@ def test_trainers_image_follows_its_gpus(settings: tuple[str, ...], image: str) 
     assert trainer["spec"]["containers"][0]["image"] == image
 
 
-def test_trainer_gets_its_gpus_as_a_limit() -> None:
+def test_trainer_gets_its_gpus_as_a_limit_and_shares_jobs_among_them() -> None:
     (trainer,) = (pod for name, pod in pods(rendered("site-agent", "gpu")) if name.endswith("-trainer"))
+    assert trainer["spec"]["containers"][0]["args"][-2:] == ["--processes", "auto"]
     assert trainer["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 2
     assert trainer["spec"]["runtimeClassName"] == "nvidia"

@@ -10,8 +10,11 @@ import yaml
 from coordinator.settings import BlobKind, CoordinatorSettings
 from coordinator.settings import load_settings as load_coordinator
 from site_agent.enrolment.templates import POLICY_YAML
+from site_agent.jobs.kubernetes_runner import KubernetesRunner
+from site_agent.jobs.spool import SpoolRunner
 from site_agent.policy.rules import ApprovalMode, Permission
 from site_agent.policy_file import load_policy
+from site_agent.runners import runner_of
 from site_agent.settings import SiteSettings
 from site_agent.settings import load_settings as load_site
 from tests.support.charts import ROOT, VALUE_SETS, Document, named, rendered
@@ -135,6 +138,12 @@ def test_jobs_are_made_of_the_charts_values() -> None:
         "node_selector": {"nvidia.com/gpu.present": "true"},
         "runtime": "nvidia",
     }
+
+
+def test_runner_takes_what_the_chart_says(tmp_path: Path) -> None:
+    # It judges image, mounts, user and bounds when it is made.
+    assert isinstance(runner_of(site_settings(tmp_path, "kubernetes")), KubernetesRunner)
+    assert isinstance(runner_of(site_settings(tmp_path, "minimal")), SpoolRunner)
 
 
 def test_policy_permits_nothing_until_the_hospital_says_otherwise(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ app=$1
 shift
 mkdir -p "/rootfs$app" /rootfs/etc /rootfs/usr/share/wardround /rootfs/srv
 cp -R "$app/." "/rootfs$app/"
-cp source/LICENSE /rootfs/usr/share/wardround/LICENSE
+cp LICENSE /rootfs/usr/share/wardround/LICENSE
 # Written here and not by useradd, which puts the day and backup copies beside it.
 { cat /etc/passwd; echo 'wardround:x:10001:10001:Wardround:/srv/wardround:/usr/sbin/nologin'; } > /rootfs/etc/passwd
 { cat /etc/group; echo 'wardround:x:10001:'; } > /rootfs/etc/group
-sh source/deploy/docker/build/settle.sh /rootfs
+sh settle.sh /rootfs
 for folder in "$@"; do
     mode=0700
     case $folder in *:*) mode=${folder##*:} ;; esac

@@ -8,6 +8,8 @@ import json
 import socket
 import ssl
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 GATEWAY_NAME = "gateway.wardround.internal"
@@ -15,7 +17,7 @@ TIMEOUT_S = 10.0
 
 
 def split(address: str) -> tuple[str, int]:
-    """host and port."""
+    """Host and port."""
     host, _, port = address.rpartition(":")
     return host, int(port)
 
@@ -64,10 +66,10 @@ def main() -> int:
     trusting = ssl.create_default_context(cadata=root_pem.decode("ascii"))
     n_failed = 0
 
-    def report(what: str, check: object) -> None:
+    def report(what: str, check: Callable[[], None]) -> None:
         nonlocal n_failed
         try:
-            check()  # type: ignore[operator]
+            check()
         except (OSError, ValueError, http.client.HTTPException) as error:
             n_failed += 1
             sys.stdout.write(f"FAIL {what}: {type(error).__name__}: {error}\n")
@@ -83,12 +85,12 @@ def main() -> int:
     for address in options.gateway:
         report(
             f"gateway {address} shows a certificate of the root",
-            lambda address=address: shake_hands(address, trusting, name=GATEWAY_NAME),
+            partial(shake_hands, address, trusting, name=GATEWAY_NAME),
         )
     for address in options.enrolment:
         report(
             f"enrolment listener {address} speaks TLS",
-            lambda address=address: shake_hands(address, unverified(), name="enrolment"),
+            partial(shake_hands, address, unverified(), name="enrolment"),
         )
     return 1 if n_failed else 0
 

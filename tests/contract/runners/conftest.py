@@ -31,6 +31,7 @@ from site_agent.jobs.kubernetes_runner import KubernetesRunner, KubernetesRunner
 from site_agent.jobs.process import ProcessRunner, ProcessRunnerOptions
 from site_agent.jobs.runner import JobRunner
 from site_agent.jobs.spool import SpoolRunner, SpoolRunnerOptions
+from tests.containers.support.engine import EngineMissingError, find_engine
 from tests.contract.runners.applying import ENGINE_RUNNERS, RUNNERS
 from tests.support.kubernetes_api import Cluster, cluster_api
 
@@ -188,24 +189,22 @@ def is_alive(process_id: int) -> bool:
         return False
 
 
-ENGINE = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-
-
-def engine_answers() -> bool:
-    """Whether a container engine answers where the environment says."""
-    with socket.socket(socket.AF_UNIX) as tried:
-        try:
-            tried.connect(ENGINE.removeprefix("unix://"))
-        except OSError:
-            return False
-        return True
+def engine_address() -> str:
+    """Where the container engine answers; the cases are passed over where there is none."""
+    try:
+        found = find_engine()
+    except EngineMissingError as error:
+        pytest.skip(f"no container engine: {error}")
+    address = found.environment.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    # For the SDK, which the stand-ins here call without a word.
+    os.environ["DOCKER_HOST"] = address
+    return address
 
 
 def trainer_image() -> str:
     """The id of the trainer's image for CPUs, as 'make images' made it; the case is passed over where there is none."""
     name = os.environ.get("WARDROUND_TRAINER_IMAGE", f"wardround/trainer:{version('wardround')}-cpu")
-    if not engine_answers():
-        pytest.skip("no container engine answers; set DOCKER_HOST")
+    engine_address()
     client = docker.from_env()
     with contextlib.closing(client):
         try:
@@ -226,7 +225,7 @@ def docker_site(folder: Path) -> Iterator[Site]:
         given: dict[str, Any] = {
             "jobs_dir": jobs,
             "jobs_source": str(jobs),
-            "engine": ENGINE,
+            "engine": engine_address(),
             "image": image,
             "is_root_engine_allowed": True,
             "mounts": (ReadOnlyMount(source=str(HERE), target="/contract"),),
@@ -245,6 +244,64 @@ def docker_site(folder: Path) -> Iterator[Site]:
         kind="docker", jobs_dir=jobs, make=make, has_memory_limit=True, hang_timeout_s=10.0, is_at_work=is_at_work
     )
     assert not is_at_work([]), "a container is left"
+
+
+@contextlib.contextmanager
+def spool_container_site(folder: Path) -> Iterator[Site]:
+    """The overseer of this working copy in a container of the trainer's image, as deploy/compose/site.yml starts it."""
+    image, jobs = trainer_image(), folder / "jobs"
+    jobs.mkdir()
+    for path in (folder, *folder.parents[:2]):
+        path.chmod(0o755)
+    jobs.chmod(0o777)
+    with contextlib.closing(docker.from_env()) as engine:
+        trainer = engine.containers.run(
+            image,
+            entrypoint=[
+                "python",
+                "/contract/overseer.py",
+                "/srv/wardround/jobs",
+                "python",
+                "/contract/behaving_trainer.py",
+            ],
+            command=[],
+            name=f"runners-contract-{os.getpid()}-{jobs.stat().st_ino}",
+            detach=True,
+            network_mode="none",
+            read_only=True,
+            tmpfs={"/tmp": "size=16m"},
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            user="10001:10001",
+            mem_limit=256 << 20,
+            memswap_limit=256 << 20,
+            environment={"PYTHONPATH": "/product", "HF_TOKEN": "secret", "https_proxy": "http://proxy"},
+            volumes={
+                str(jobs): {"bind": "/srv/wardround/jobs", "mode": "rw"},
+                str(HERE): {"bind": "/contract", "mode": "ro"},
+                # The image's own copy may be of another commit than this test.
+                str(ROOT / "site_agent"): {"bind": "/product/site_agent", "mode": "ro"},
+                str(ROOT / "fl_protocol"): {"bind": "/product/fl_protocol", "mode": "ro"},
+            },
+        )
+
+        def make(**options: Any) -> SpoolRunner:
+            return SpoolRunner(SpoolRunnerOptions(**{"jobs_dir": jobs, "absent_after_s": PATIENCE_S, **options}))
+
+        def is_at_work(_: list[int]) -> bool:
+            return any("time.sleep(600)" in " ".join(line) for line in trainer.top()["Processes"])
+
+        try:
+            yield Site(
+                kind="spool in a container",
+                jobs_dir=jobs,
+                make=make,
+                has_memory_limit=True,
+                hang_timeout_s=8.0,
+                is_at_work=is_at_work,
+            )
+        finally:
+            trainer.remove(force=True)
 
 
 IMAGE_BY_DIGEST = "registry.hospital.example/wardround/trainer@sha256:" + "5e" * 32
@@ -292,6 +349,7 @@ def kubernetes_site(folder: Path) -> Iterator[Site]:
 SITES: dict[str, Callable[[Path], contextlib.AbstractContextManager[Site]]] = {
     "process": process_site,
     "spool": spool_site,
+    "spool in a container": spool_container_site,
     "docker": docker_site,
     "kubernetes": kubernetes_site,
 }

@@ -22,7 +22,7 @@ from site_agent.errors import (
 )
 from site_agent.jobs.container_plan import ContainerLimits, ReadOnlyMount
 from site_agent.jobs.job_dir import DeviceChoice, JobResult, read_job
-from tests.contract.runners.conftest import ENGINE, Site, docker_site, job_of, trainer_image, wait_until
+from tests.contract.runners.conftest import Site, docker_site, engine_address, job_of, trainer_image, wait_until
 from tests.support.socket_proxy import socket_proxy
 from tests.support.tiny_model import make_tiny_model
 from tests.support.training_jobs import make_job, write_records
@@ -69,7 +69,7 @@ async def test_root_engine_is_refused_unless_the_settings_say_so(site: Site) -> 
 
 
 async def test_proxy_that_lets_little_through_is_enough(site: Site) -> None:
-    with socket_proxy(ENGINE) as address:
+    with socket_proxy(engine_address()) as address:
         result = await site.run(site.job_dir("succeed"), engine=address, is_root_engine_allowed=False)
     assert result.records == 120
 
@@ -80,7 +80,10 @@ async def test_proxy_that_lets_little_through_is_enough(site: Site) -> None:
 )
 async def test_engine_without_a_gpu_is_told_as_advice(site: Site, said: str) -> None:
     # The engine's own two sentences; this machine's engine has a device that stands in for a GPU.
-    with socket_proxy(ENGINE, {"/start": (500, said)}) as address, pytest.raises(GpuUnavailableError) as absent:
+    with (
+        socket_proxy(engine_address(), {"/start": (500, said)}) as address,
+        pytest.raises(GpuUnavailableError) as absent,
+    ):
         await site.run(site.job_dir("succeed"), engine=address, limits=ContainerLimits(gpus=-1, memory_bytes=256 << 20))
     assert "nvidia-ctk" in absent.value.advice
 

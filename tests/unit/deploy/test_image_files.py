@@ -49,11 +49,17 @@ def test_lock_has_a_digest_for_every_file_and_the_versions_of_the_constraints(lo
         assert "--hash=sha256:" in entry
 
 
-@pytest.mark.parametrize(("lock", "extra"), [("coordinator", "coordinator"), ("site-agent", "site-agent")])
-def test_lock_holds_what_the_project_asks_for(lock: str, extra: str) -> None:
+@pytest.mark.parametrize(
+    ("lock", "extras"),
+    [
+        ("coordinator", ["coordinator", "tracing"]),
+        ("site-agent", ["site-agent", "docker-runner", "kubernetes-runner", "tracing"]),
+    ],
+)
+def test_lock_holds_what_the_project_asks_for(lock: str, extras: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]
-    asked = [*project["dependencies"], *optional[extra], *optional["tracing"]]
+    asked = [*project["dependencies"], *(one for extra in extras for one in optional[extra])]
     names = {normal(re.split(r"[<>=\[; ]", one)[0]) for one in asked}
     assert names <= pins_of((DOCKER / "locks" / f"{lock}.txt").read_text()).keys(), "run deploy/scripts/lock_images.py"
 
@@ -72,20 +78,32 @@ def test_lock_of_the_trainer_has_no_way_to_network_keys_or_database(lock: str) -
 @pytest.mark.training
 def test_lock_of_the_trainer_has_all_that_its_modules_import() -> None:
     imported = set[str]()
-    for folder in ("training", "jobs"):
-        for path in (ROOT / "site_agent" / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Import):
-                    imported |= {alias.name.split(".")[0] for alias in node.names}
-                elif isinstance(node, ast.ImportFrom) and node.module:
-                    imported.add(node.module.split(".")[0])
+    to_read = list((ROOT / "site_agent" / "training").rglob("*.py"))
+    read = set[Path]()
+    while to_read:
+        path = to_read.pop()
+        if path in read or not path.exists():
+            continue
+        read.add(path)
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+            imported |= {name.split(".")[0] for name in names}
+            # Modules of ours are read in their turn; the agent's own, which it does not import, are not.
+            ours_named = [
+                ROOT / name.replace(".", "/") for name in names if name.startswith(("site_agent", "fl_protocol"))
+            ]
+            to_read += [path for one in ours_named for path in (one.with_suffix(".py"), one / "__init__.py")]
     imported -= set(sys.stdlib_module_names)
     ours = {"site_agent", "fl_protocol"}
     distributions = packages_distributions()
     assert "torch" in imported
     needed = {normal(distributions[name][0]) for name in imported if name not in ours and name in distributions}
-    # What only some sites use, and what runs in the agent's process.
-    optional = {"bitsandbytes", "docker", "kubernetes", "structlog", "httpx"}
+    # What only a GPU's image has.
+    optional = {"bitsandbytes"}
     missing = needed - pins_of((DOCKER / "locks" / "trainer-cpu.txt").read_text()).keys() - optional
     assert missing == set()
 
@@ -116,3 +134,11 @@ def test_dockerfile_names_no_frontend_that_would_be_fetched(dockerfile: Path) ->
 def test_every_reachable_file_of_the_context_is_ours() -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert ignored[1] == "*", "the list says what may be seen, not what may not"
+
+
+def test_coordinators_state_begins_empty() -> None:
+    """A new volume gets what the image has there, and `init` makes a coordinator in an empty folder only."""
+    made = re.search(r"rootfs\.sh /opt/wardround/app (.*)", (DOCKER / "coordinator.Dockerfile").read_text())
+    assert made is not None
+    assert [folder for folder in made[1].split() if folder.startswith("/srv/wardround/")] == []
+    assert "/srv/wardround" in made[1].split()

@@ -15,8 +15,9 @@ from site_agent.jobs.docker_runner import DockerRunner
 from site_agent.jobs.kubernetes_runner import KubernetesRunner
 from site_agent.jobs.process import ProcessRunner
 from site_agent.jobs.spool import SpoolRunner
-from site_agent.runners import inspector_of, runner_of
+from site_agent.runners import inspector_of, job_words, runner_of
 from site_agent.settings import RunnerSettings, SiteSettings
+from site_agent.training.__main__ import build_parser
 
 IMAGE = "registry.hospital.example/wardround/trainer@sha256:" + "ab" * 32
 DOCKER = {"kind": "docker", "engine": "unix:///run/user/1000/docker.sock", "image": IMAGE}
@@ -81,3 +82,17 @@ def test_first_site_yaml_says_what_the_defaults_are() -> None:
     document = yaml.safe_load(site_yaml(site_id="alpha", gateway_address="gateway:1"))
     written = RunnerSettings.model_validate(document["runner"])
     assert written == RunnerSettings()
+
+
+def test_job_of_several_processes_is_told_so(tmp_path: Path) -> None:
+    assert "--processes" not in job_words(settings_of(tmp_path, DOCKER))
+    assert job_words(settings_of(tmp_path, {**DOCKER, "processes": "auto"}))[-2:] == ("--processes", "auto")
+
+
+@pytest.mark.parametrize(("processes", "expected"), [(1, 1), (4, 4), ("auto", None)])
+def test_trainer_of_one_job_understands_in_how_many_processes_it_is_to_be_done(
+    tmp_path: Path, processes: object, expected: int | None
+) -> None:
+    words = job_words(settings_of(tmp_path, {**DOCKER, "processes": processes}))
+    parsed = build_parser().parse_args(["run", "jobs/run-a/0.0", *words])
+    assert (parsed.processes, parsed.checkpoint_every_s) == (expected, 30.0)

@@ -57,6 +57,13 @@ def test_load_settings_environment_overrides_one_key_and_keeps_the_rest(
     assert settings.state_dir == tmp_path
 
 
+def test_load_settings_processes_are_a_number_or_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(write(tmp_path, "")).runner.processes == 1
+    assert load_settings(write(tmp_path, "runner: {processes: auto}\n")).runner.processes == "auto"
+    monkeypatch.setenv("WARDROUND_RUNNER__PROCESSES", "4")
+    assert load_settings(write(tmp_path, "runner: {processes: auto}\n")).runner.processes == 4
+
+
 def test_load_settings_unknown_keys_are_all_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WARDROUND_LOG__LEVLE", "debug")
     found = faults(tmp_path, "runer: {}\nrunner: {thread: 3}\nstate_dir: /tmp\n")
@@ -70,6 +77,9 @@ def test_load_settings_unknown_keys_are_all_refused_by_name(tmp_path: Path, monk
         ("peers: {charite: abc}\n", "peers.charite"),
         ("runner: {kind: docker}\n", "runner.kind"),
         ("runner: {threads: 0}\n", "runner.threads"),
+        ("runner: {processes: 0}\n", "runner.processes"),
+        ("runner: {processes: many}\n", "runner.processes"),
+        ("runner: {processes: true}\n", "runner.processes"),
         ("log: {level: loud}\n", "log.level"),
         ("base_models: {a: {sha256: b}}\n", "base_models.a.path"),
     ],

@@ -119,6 +119,9 @@ def watch_run(federation: Federation, collector: Collector, places: Mapping[str,
         federation.wait_for_end(run_id)
         settled = 'wardround_site_rounds_total{outcome="settled"} ' + f"{len(federation.rounds(run_id))}.0"
         federation.wait_until("the sites settled", lambda: all(settled in seen[site][-1] for site in (TRACED, SHOWN)))
+        # What is read from rows is good for a second.
+        completed = 'wardround_coordinator_runs{state="COMPLETED"} 1.0'
+        federation.wait_until("the end is seen", lambda: completed in seen["coordinator"][-1])
     finally:
         is_over.set()
         looking.join()

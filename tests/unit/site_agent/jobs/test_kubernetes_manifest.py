@@ -74,6 +74,7 @@ def test_pod_gets_no_token_and_writes_to_its_run_alone() -> None:
     assert {(mount["mountPath"], mount.get("subPath")) for mount in writable} == {
         ("/srv/wardround/jobs/run-a", "run-a"),
         ("/tmp", None),
+        ("/dev/shm", None),
     }
     claims = {volume["name"]: volume.get("persistentVolumeClaim", {}) for volume in pod["volumes"]}
     assert claims["data-0"] == {"claimName": "records", "readOnly": True}
