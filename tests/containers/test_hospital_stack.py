@@ -286,6 +286,8 @@ def _mornings(
         _move_in(hospital.folder / "config" / "dataset.yaml", dataset)
         registered = hospital.site("datasets", "register", "/etc/wardround/dataset.yaml")
         assert registered["records"] in {211, 223, 227}
+        hospital.stack.compose("restart", "agent")
+        hospital.stack.compose("up", "--detach", "--wait", timeout_s=600)
 
 
 def _shut_the_door(town: Town) -> None:
