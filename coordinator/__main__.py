@@ -351,10 +351,11 @@ def doctor(
 
 
 def _answer_live(config: Path, serve_file: Path | None) -> None:
+    # Asked as a program of its own, this is answered in ``coordinator.program``, before anything else is loaded.
     from coordinator.doctor.live import ask_live
 
     said = ask_live(config.resolve().parent, serve_file)
-    _answer({"ok": said.is_well, "code": said.code, "detail": said.sentence}, [said.sentence])
+    _answer(said.document(), [said.sentence])
     if not said.is_well:
         raise typer.Exit(EXIT_FAILED)
 

@@ -23,8 +23,8 @@ from site_agent.jobs.record_schema import PATIENT_FIELD
 from site_agent.training.data import split_dataset
 from site_agent.training.device import Compute, choose_compute
 from site_agent.training.formats import format_called
-from site_agent.training.identity import installed_versions
 from site_agent.training.shelf import ModelShelf
+from site_agent.training.versions import installed_versions
 from wardround.demo.base_model import BaseModels, WantedModel, with_base_model
 from wardround.demo.processes import Supervisor
 from wardround.demo.study import RunChoices, sites_of_study, spec_for_demo

@@ -6,16 +6,20 @@ asks each on loopback, and looks that its listeners take connections. It neither
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import http.client
 import json
 import os
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+SERVE_FILE_VARIABLE = "WARDROUND_SERVE_FILE"
+_CONFIG_VARIABLE = "WARDROUND_CONFIG"
 _ANSWER_S = 3.0
 _LISTENERS = ("rest", "gateway", "enrolment", "gateway_http1", "enrolment_http1")
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 # what is compared, not bound
@@ -38,6 +42,31 @@ class LiveAnswer:
     def is_well(self) -> bool:
         """Whether a healthcheck passes."""
         return self.code == "well"
+
+    def document(self) -> Mapping[str, object]:
+        """What ``--json`` says."""
+        return {"ok": self.is_well, "code": self.code, "detail": self.sentence}
+
+
+def is_live_question(arguments: Sequence[str]) -> bool:
+    """Whether a command line of ``wardround-coordinator`` is this one, so that the program need not be loaded."""
+    return "doctor" in arguments and "--live" in arguments and "--help" not in arguments
+
+
+def answer_live(arguments: Sequence[str]) -> int:
+    """Answer such a command line; the exit code."""
+    parser = argparse.ArgumentParser(prog="wardround-coordinator", add_help=False, allow_abbrev=False)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("command", choices=["doctor"])
+    parser.add_argument("--live", action="store_true", required=True)
+    config = os.environ.get(_CONFIG_VARIABLE) or "coordinator.yaml"
+    parser.add_argument("--config", "-c", type=Path, default=Path(config))
+    named = os.environ.get(SERVE_FILE_VARIABLE)
+    parser.add_argument("--serve-file", type=Path, default=Path(named) if named else None)
+    asked = parser.parse_args(arguments)
+    answer = ask_live(asked.config.resolve().parent, asked.serve_file)
+    sys.stdout.write((json.dumps(answer.document(), indent=2) if asked.json else answer.sentence) + "\n")
+    return 0 if answer.is_well else 1
 
 
 def ask_live(folder: Path, serve_file: Path | None = None) -> LiveAnswer:

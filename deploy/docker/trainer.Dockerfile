@@ -77,7 +77,7 @@ COPY deploy/scripts/make_sbom.py ./
 ARG VERSION=0.1.0
 RUN mkdir -p /sbom/usr/share/wardround \
     && tools/bin/cyclonedx-py environment /opt/wardround/venv/bin/python --output-reproducible --spec-version 1.6 \
-        --output-file python.json \
+        --no-validate --output-file python.json \
     && tools/bin/python make_sbom.py --python python.json --dpkg-status status --image wardround/trainer \
         --image-version "${VERSION}" --out /sbom/usr/share/wardround/sbom.cdx.json \
     && sh settle.sh /sbom
@@ -90,7 +90,7 @@ COPY deploy/scripts/make_sbom.py ./
 ARG VERSION=0.1.0
 RUN mkdir -p /sbom/usr/share/wardround \
     && tools/bin/cyclonedx-py environment /opt/wardround/venv/bin/python --output-reproducible --spec-version 1.6 \
-        --output-file python.json \
+        --no-validate --output-file python.json \
     && tools/bin/python make_sbom.py --python python.json --dpkg-status status --image wardround/trainer \
         --image-version "${VERSION}" --out /sbom/usr/share/wardround/sbom.cdx.json \
     && sh settle.sh /sbom

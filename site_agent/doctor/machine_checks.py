@@ -80,6 +80,12 @@ TRAINER_UNTOLD = Outcome(
         "has a container of its own, not at all."
     ),
 )
+TRAINER_UNCHOSEN = Outcome(
+    code="trainer-unchosen",
+    health=Health.NOTE,
+    means="There is no site.yaml yet, and no trainer is installed beside the agent.",
+    advice="Choose runner.kind (docs/operating/runners.md): spool where the trainer has a container of its own.",
+)
 TRAINER_INCOMPLETE = Outcome(
     code="trainer-incomplete",
     health=Health.FAILED,
@@ -89,7 +95,13 @@ TRAINER_INCOMPLETE = Outcome(
 
 
 def _trainer(scene: Scene) -> Iterator[CheckResult]:
-    yield judge_trainer(scene.trainer(), runner=scene.settings().runner.kind)
+    kind = scene.settings().runner.kind
+    result = judge_trainer(scene.trainer(), runner=kind)
+    if kind == "process" and not scene.has_settings and result.health is Health.FAILED:
+        # Nobody has chosen a runner yet, and the agent's own image has no trainer.
+        message = "no trainer beside the agent; which runner is used, site.yaml says after enrolment"
+        result = found("trainer", TRAINER_UNCHOSEN, message)
+    yield result
 
 
 def judge_trainer(standing: TrainerStanding, *, runner: str) -> CheckResult:
@@ -332,7 +344,7 @@ CHECKS = (
         name="trainer",
         family=FAMILY,
         looks_at="whether there is a trainer, started by the agent or another container, with its libraries",
-        outcomes=(TRAINER_GOOD, TRAINER_SILENT, TRAINER_UNTOLD, TRAINER_INCOMPLETE),
+        outcomes=(TRAINER_GOOD, TRAINER_SILENT, TRAINER_UNTOLD, TRAINER_UNCHOSEN, TRAINER_INCOMPLETE),
         run=_trainer,
     ),
     Check(

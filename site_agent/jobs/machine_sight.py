@@ -79,15 +79,13 @@ def sight_from_document(document: Mapping[str, object]) -> MachineSight | None:
         if not isinstance(gpus, list) or not isinstance(missing, list) or not isinstance(gids, list):
             return None
         return MachineSight(
-            missing=tuple(str(name) for name in missing[:16]),
-            torch=str(document["torch"])[:64],
+            missing=tuple(_shown(name) for name in missing[:16]),
+            torch=_shown(document["torch"]),
             cuda_build=_text(document["cuda_build"]),
             driver=_text(document["driver"]),
             has_device_nodes=document["has_device_nodes"] is True,
-            gpus=tuple(
-                GpuSight(name=str(gpu["name"])[:100], memory_bytes=int(gpu["memory_bytes"])) for gpu in gpus[:64]
-            ),
-            precision=str(document["precision"])[:16],
+            gpus=tuple(GpuSight(name=_shown(gpu["name"]), memory_bytes=int(gpu["memory_bytes"])) for gpu in gpus[:64]),
+            precision=_shown(document["precision"]),
             memory_bytes=_number(document["memory_bytes"]),
             available_bytes=_number(document["available_bytes"]),
             uid=_number(document["uid"]),
@@ -98,7 +96,12 @@ def sight_from_document(document: Mapping[str, object]) -> MachineSight | None:
 
 
 def _text(value: object) -> str | None:
-    return None if value is None else str(value)[:64]
+    return None if value is None else _shown(value)
+
+
+def _shown(value: object) -> str:
+    """Short, and nothing that a terminal would take for a command: a trainer may be somebody else's by now."""
+    return "".join(letter for letter in str(value)[:100] if letter.isprintable())
 
 
 def _number(value: object) -> int:

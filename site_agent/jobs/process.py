@@ -158,10 +158,10 @@ async def _wait_for_end(
         if await follower.look():
             alive_at = now()
         result = await asyncio.to_thread(read_result, follower.job_dir)
-        if result is not None:
-            return result
-        if exit_code is not None:
-            return TrainerEnd(cause=EndCause.EXITED, exit_code=exit_code)
+        if result is not None or exit_code is not None:
+            # Once more: what it said last may have come between the look and the result.
+            await follower.look()
+            return result or TrainerEnd(cause=EndCause.EXITED, exit_code=exit_code)
         if now() - alive_at > idle_timeout_s:
             return TrainerEnd(cause=EndCause.HUNG)
         await asyncio.sleep(_LOOK_EVERY_S)

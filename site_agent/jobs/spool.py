@@ -258,6 +258,8 @@ class _Waiting:
             is_alive = await self._follower.look()
             result = await asyncio.to_thread(read_result, self._job_dir)
             if result is not None:
+                # Once more: what it said last may have come between the look and the result.
+                await self._follower.look()
                 return result
             end = await self._end(beat)
             if end is not None:

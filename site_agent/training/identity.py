@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -14,8 +13,7 @@ from site_agent.jobs.job_dir import JobSpec
 from site_agent.training.data import Dataset
 from site_agent.training.device import Compute
 from site_agent.training.sharding import n_processes
-
-_VERSIONS = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "wardround")
+from site_agent.training.versions import installed_versions
 
 
 def identity_of_job(
@@ -46,14 +44,3 @@ def identity_of_job(
         # Sums in another order have other last bits.
         facts["processes"] = n_processes()
     return hashlib.sha256(b"wardround/job/" + json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def installed_versions() -> dict[str, str]:
-    """The versions of what computed; a package that is not installed as one is left out."""
-    versions: dict[str, str] = {}
-    for name in _VERSIONS:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions

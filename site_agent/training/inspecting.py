@@ -21,9 +21,9 @@ from site_agent.jobs.job_dir import (
 from site_agent.jobs.record_schema import RecordSchema, schema_from_document
 from site_agent.training.errors import DatasetMalformedError, TrainerError, UnexpectedFailureError
 from site_agent.training.formats import format_called
-from site_agent.training.identity import installed_versions
 from site_agent.training.inspection import FileReport
 from site_agent.training.outcomes import write_outcome
+from site_agent.training.versions import installed_versions
 
 _log = logging.getLogger(__name__)
 

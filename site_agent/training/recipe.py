@@ -54,7 +54,7 @@ from site_agent.training.exchange.fedavg_lora import (
     training_segments,
 )
 from site_agent.training.fitting import is_out_of_memory, training_memory_error
-from site_agent.training.identity import identity_of_job, installed_versions
+from site_agent.training.identity import identity_of_job
 from site_agent.training.inspecting import inspect_for_job
 from site_agent.training.job_data import folder_of_base, read_registered_dataset, split_of_run
 from site_agent.training.local import LOCAL_RULES
@@ -69,6 +69,7 @@ from site_agent.training.progress import ProgressReporter
 from site_agent.training.shelf import ModelShelf
 from site_agent.training.task_half import LoadedTask, PreparesRecords, TaskExample
 from site_agent.training.tasks.drawing import FitCounts, encode_records, sample_examples
+from site_agent.training.versions import installed_versions
 
 CHECKPOINT_EVERY_S = 30.0
 """The shortest time between two checkpoints; the first comes after twice that, so that a small round writes none."""

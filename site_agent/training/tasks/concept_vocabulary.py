@@ -19,10 +19,10 @@ from site_agent.training.code_list import count_patients, published_layout, read
 from site_agent.training.data import Dataset, Split
 from site_agent.training.device import Compute
 from site_agent.training.errors import BaseModelInvalidError
-from site_agent.training.identity import installed_versions
 from site_agent.training.progress import ProgressReporter
 from site_agent.training.task_half import LoadedTask, TaskHalf
 from site_agent.training.timelines.timeline import Timeline
+from site_agent.training.versions import installed_versions
 
 
 def write_counts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import pytest
 from tests.support.tools import cannot_run
 
 ROOT = Path(__file__).resolve().parents[3]
+
+NAMES = ["coordinator", "site-agent", "trainer-cpu"]
 
 Docker = Callable[..., str]
 
@@ -34,6 +37,19 @@ def load_script(path: str) -> ModuleType:
 @pytest.fixture(scope="session")
 def build_images() -> ModuleType:
     return load_script("scripts/build_images.py")
+
+
+@pytest.fixture(scope="session")
+def images(docker: Docker, build_images: ModuleType) -> dict[str, str]:
+    """The tag of each image that `make images` built; the trainer is left out where it could not be built."""
+    build = build_images.build_now(wheels=None, use_cache=True, base=None)
+    version = os.environ.get("WARDROUND_IMAGE_TAG", build.version)
+    tags = {name: build_images.tag_of(build_images.IMAGES[name], version) for name in NAMES}
+    there = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").splitlines()
+    for name in ("coordinator", "site-agent"):
+        if tags[name] not in there:
+            cannot_run(f"needs the image {tags[name]}: make images")
+    return {name: tag for name, tag in tags.items() if tag in there}
 
 
 @pytest.fixture(scope="session")

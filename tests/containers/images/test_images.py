@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,25 +10,11 @@ from types import ModuleType
 
 import pytest
 
-from tests.containers.images.conftest import Docker, load_script
+from tests.containers.images.conftest import NAMES, Docker, load_script
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
 
-NAMES = ["coordinator", "site-agent", "trainer-cpu"]
 PROGRAMS = {"coordinator": "wardround-coordinator", "site-agent": "wardround-site", "trainer-cpu": "python"}
-
-
-@pytest.fixture(scope="module")
-def images(docker: Docker, build_images: ModuleType) -> dict[str, str]:
-    """The tag of each image, built from this checkout; without torch's wheel the trainer is left out."""
-    build = build_images.build_now(wheels=build_images.wheels_folder(os.environ), use_cache=True, base=None)
-    tags = {}
-    for name in NAMES:
-        if name == "trainer-cpu" and build.wheels is None:
-            continue
-        tags[name] = f"wardround-test/{name}:images"
-        docker(*build_images.command_of(build_images.IMAGES[name], build, tag=tags[name])[1:])
-    return tags
 
 
 @pytest.fixture(params=NAMES)
@@ -156,23 +141,24 @@ def test_coordinator_is_made_and_becomes_healthy_on_a_read_only_root(docker: Doc
 
 
 @pytest.fixture
-def rebuilt(docker: Docker, build_images: ModuleType, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A second build of an image, in which no layer of an earlier one counts."""
-    build = build_images.build_now(wheels=build_images.wheels_folder(os.environ), use_cache=False, base=None)
-    tag = f"wardround-test/{request.param}:rebuilt"
-    docker(*build_images.command_of(build_images.IMAGES[request.param], build, tag=tag)[1:])
-    yield tag
-    docker("image", "rm", tag)
+def twice(docker: Docker, build_images: ModuleType, request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """Two builds of this checkout; in the second no layer of an earlier one counts."""
+    tags = [f"wardround-test/{request.param}:{which}" for which in ("once", "again")]
+    for tag, use_cache in zip(tags, (True, False), strict=True):
+        build = build_images.build_now(wheels=None, use_cache=use_cache, base=None)
+        docker(*build_images.command_of(build_images.IMAGES[request.param], build, tag=tag)[1:])
+    yield tags
+    docker("image", "rm", *tags)
 
 
-@pytest.mark.parametrize("rebuilt", ["coordinator", "site-agent"], indirect=True)
-def test_two_builds_add_the_same_files(docker: Docker, images: dict[str, str], rebuilt: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("twice", ["coordinator", "site-agent"], indirect=True)
+def test_two_builds_add_the_same_files(docker: Docker, twice: list[str], tmp_path: Path) -> None:
     script = load_script("scripts/compare_images.py")
-    name = rebuilt.split("/")[1].split(":", maxsplit=1)[0]
-    docker("save", "--output", str(tmp_path / "one.tar"), images[name])
-    docker("save", "--output", str(tmp_path / "other.tar"), rebuilt)
-    assert (tmp_path / "one.tar").stat().st_size > 50e6
-    found = script.compare(script.layers_of(tmp_path / "one.tar"), script.layers_of(tmp_path / "other.tar"))
-    print(f"{name}: {found.n_same} paths are the same; of the base differ: {found.differing_in_base}")
+    saved = [tmp_path / "once.tar", tmp_path / "again.tar"]
+    for tag, path in zip(twice, saved, strict=True):
+        docker("save", "--output", str(path), tag)
+        assert path.stat().st_size > 50e6
+    found = script.compare(*(script.layers_of(path) for path in saved))
+    print(f"{twice[0]}: {found.n_same} paths are the same; of the base differ: {found.differing_in_base}")
     assert found.differing == ()
     assert found.n_same > 1000

@@ -14,20 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.images.conftest import ROOT, Docker, load_script
+from tests.containers.images.conftest import ROOT, Docker
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
 
-TAGS = {"coordinator": "wardround-test/coordinator:offline", "site-agent": "wardround-test/site-agent:offline"}
-
 
 @pytest.fixture(scope="module")
-def bundle(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+def bundle(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The bundle and the public key, made by the commands that the program's head names."""
-    script = load_script("scripts/build_images.py")
-    build = script.build_now(wheels=None, use_cache=True, base=None)
-    for name, tag in TAGS.items():
-        docker(*script.command_of(script.IMAGES[name], build, tag=tag)[1:])
+    tags = [images["coordinator"], images["site-agent"]]
     folder = tmp_path_factory.mktemp("bundle")
     private, public = folder / "release.key.pem", folder / "release.pub.pem"
     make_key = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(private)]
@@ -36,11 +31,9 @@ def bundle(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         ["openssl", "ec", "-in", str(private), "-pubout", "-out", str(public)], check=True, capture_output=True
     )
     command = [sys.executable, "deploy/offline/make_bundle.py", "--key", str(private), "--out", str(folder)]
-    done = subprocess.run([*command, *TAGS.values()], cwd=ROOT, check=False, capture_output=True, text=True)
+    done = subprocess.run([*command, *tags], cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    yield next(folder.glob("*-bundle.tar")), public
-    for tag in TAGS.values():
-        docker("image", "rm", tag)
+    return next(folder.glob("*-bundle.tar")), public
 
 
 @pytest.fixture
@@ -97,31 +90,43 @@ def images_of(environment: dict[str, str]) -> list[str]:
 
 
 def test_bundle_is_installed_into_an_empty_engine_without_network_and_an_altered_one_is_not(
-    bundle: tuple[Path, Path], empty_engine: dict[str, str], tmp_path: Path, docker: Docker
+    bundle: tuple[Path, Path], empty_engine: dict[str, str], images: dict[str, str], tmp_path: Path, docker: Docker
 ) -> None:
     packed, public = bundle
     folder = unpacked(packed, tmp_path / "carried")
     assert images_of(empty_engine) == []
-    (folder / "IMAGES").chmod(0o644)
 
-    whole = (folder / "images" / "wardround-test-coordinator-offline.tar.gz").read_bytes()
+    carried = next((folder / "images").glob("wardround-coordinator-*.tar.gz"))
+    whole = carried.read_bytes()
     altered = bytearray(whole)
     altered[len(altered) // 2] ^= 1
-    (folder / "images" / "wardround-test-coordinator-offline.tar.gz").write_bytes(altered)
+    carried.write_bytes(altered)
     done = install(folder, public, empty_engine)
     assert done.returncode == 1
     assert "is not what was signed" in done.stderr
     assert images_of(empty_engine) == []
 
-    (folder / "images" / "wardround-test-coordinator-offline.tar.gz").write_bytes(whole)
+    carried.write_bytes(whole)
     done = install(folder, public, empty_engine)
     assert done.returncode == 0, done.stderr
-    assert images_of(empty_engine) == sorted(TAGS.values())
-    for tag in TAGS.values():
+    tags = sorted((images["coordinator"], images["site-agent"]))
+    assert images_of(empty_engine) == tags
+    for tag in tags:
         command = ["docker", "image", "inspect", "--format", "{{json .RootFS.Layers}}", tag]
         there = subprocess.run(command, env=empty_engine, check=True, capture_output=True, text=True).stdout.strip()
         assert there == docker(*command[1:])
-    run = ["docker", "run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp", TAGS["site-agent"], "--help"]
+    run = [
+        "docker",
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--read-only",
+        "--tmpfs",
+        "/tmp",
+        images["site-agent"],
+        "--help",
+    ]
     done = subprocess.run(run, env=empty_engine, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "enrol" in done.stdout

@@ -17,7 +17,7 @@ from tests.containers.images.conftest import ROOT, Docker
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
 
 VERSIONS = "coordinator/db/migrations/versions"
-TODAY, BEFORE = "wardround-test/coordinator:today", "wardround-test/coordinator:before"
+BEFORE = "wardround-test/coordinator:before"
 CONFIG = "/srv/wardround/state/coordinator.yaml"
 # Asks the program itself: images of before have no `doctor --live`.
 READY = (
@@ -44,12 +44,13 @@ def commit_before_the_newest_migration() -> str:
 
 
 @pytest.fixture(scope="module")
-def images(docker: Docker, build_images: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Today's image, and that of the commit of before, built by today's Dockerfile."""
+def today(
+    docker: Docker, build_images: ModuleType, images: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Today's image; that of the commit of before is built by today's Dockerfile."""
     before = commit_before_the_newest_migration()
     build = build_images.build_now(wheels=None, use_cache=True, base=None)
     image = build_images.IMAGES["coordinator"]
-    docker(*build_images.command_of(image, build, tag=TODAY)[1:])
     source = tmp_path_factory.mktemp("before")
     packages = ("LICENSE", "README.md", "pyproject.toml", "fl_protocol", "coordinator", "site_agent", "wardround")
     for commit, paths in ((before, packages), ("HEAD", ("deploy/docker", "deploy/scripts", ".dockerignore"))):
@@ -57,18 +58,18 @@ def images(docker: Docker, build_images: ModuleType, tmp_path_factory: pytest.Te
             archive.extractall(source, filter="data")
     command = build_images.command_of(image, build, tag=BEFORE)
     docker(*command[1:-1], "--file", str(source / "deploy/docker/coordinator.Dockerfile"), str(source))
-    yield
-    docker("image", "rm", TODAY, BEFORE)
+    yield images["coordinator"]
+    docker("image", "rm", BEFORE)
 
 
 @pytest.fixture
-def volume(docker: Docker, images: None) -> Iterator[str]:
+def volume(docker: Docker) -> Iterator[str]:
     name = docker("volume", "create", "wardround-test-upgrade-state")
     yield name
     docker("volume", "rm", name)
 
 
-def schema_of(docker: Docker, volume: str) -> str:
+def schema_of(docker: Docker, volume: str, today: str) -> str:
     """The newest migration that the database has had, read with the driver and not with the program."""
     read = (
         "import sqlite3, glob\n"
@@ -76,7 +77,7 @@ def schema_of(docker: Docker, volume: str) -> str:
         "print(sqlite3.connect(path).execute('SELECT version_num FROM alembic_version').fetchone()[0])\n"
     )
     mounted = ("--network", "none", "--volume", f"{volume}:/srv/wardround", "--entrypoint", "python")
-    return docker("run", "--rm", *mounted, TODAY, "-c", read)
+    return docker("run", "--rm", *mounted, today, "-c", read)
 
 
 class Serving:
@@ -112,20 +113,20 @@ class Serving:
         assert state["ExitCode"] == 0
 
 
-def test_coordinator_is_upgraded_beneath_the_old_one_and_goes_back(docker: Docker, volume: str) -> None:
+def test_coordinator_is_upgraded_beneath_the_old_one_and_goes_back(docker: Docker, today: str, volume: str) -> None:
     mounted = ("--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp", "--volume", f"{volume}:/srv/wardround")
     docker("run", "--rm", *mounted, "--network", "none", BEFORE, "init", "/srv/wardround/state")
-    old = schema_of(docker, volume)
+    old = schema_of(docker, volume, today)
     with Serving(docker, BEFORE, volume) as container:
-        docker("run", "--rm", *mounted, "--network", "none", TODAY, "migrate", "--config", CONFIG)
-        new = schema_of(docker, volume)
+        docker("run", "--rm", *mounted, "--network", "none", today, "migrate", "--config", CONFIG)
+        new = schema_of(docker, volume, today)
         assert new > old
         # The old one goes on serving over the expanded database.
         assert docker("exec", container, "python", "-c", READY) == "200"
-    with Serving(docker, TODAY, volume):
+    with Serving(docker, today, volume):
         pass
     with Serving(docker, BEFORE, volume):
         pass
-    assert schema_of(docker, volume) == new
-    with Serving(docker, TODAY, volume):
+    assert schema_of(docker, volume, today) == new
+    with Serving(docker, today, volume):
         pass

@@ -30,6 +30,6 @@ def write_container_study(folder: Path) -> Path:
     (study / BUILDER).write_text(source.read_text(encoding="utf-8") + _MAIN, encoding="utf-8")
     with (study / "study.yaml").open("a", encoding="utf-8") as description:
         description.write(f"base_model: {{builder: {BUILDER}}}\n")
-    for path in (study, *study.iterdir()):
+    for path in (folder, study, *study.iterdir()):
         path.chmod(0o755)
     return study

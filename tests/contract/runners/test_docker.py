@@ -159,6 +159,7 @@ async def test_what_a_container_said_last_is_kept_for_the_sites_operator(site: S
     assert "JSONDecodeError" in (folder.parent / "trainer.log").read_text()
 
 
+@pytest.mark.timeout(600)
 async def test_tiny_model_is_trained_in_a_container_and_a_missing_gpu_is_said(site: Site, tmp_path: Path) -> None:
     model, records = tmp_path / "model", tmp_path / "data" / "records.jsonl"
     records.parent.mkdir()
@@ -182,6 +183,7 @@ async def test_tiny_model_is_trained_in_a_container_and_a_missing_gpu_is_said(si
         job = replace(
             made,
             device=device,
+            timeout_s=240.0,
             data=replace(made.data, path="/data/records.jsonl"),
             base_model=replace(made.base_model, path="/models/tiny"),
         )

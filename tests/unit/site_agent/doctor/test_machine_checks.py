@@ -176,4 +176,7 @@ def test_sight_comes_back_as_it_was_left_and_anything_else_is_none(tmp_path: Pat
     assert read_sight(tmp_path) == sight
     assert read_sight(tmp_path / "nothing") is None
     assert sight_from_document({"torch": 1}) is None
+    hostile = sight_from_document({**sight.to_document(), "torch": "\x1b[2J\r" + "x" * 1000})
+    assert hostile is not None
+    assert hostile.torch == "[2J" + "x" * 95
     assert sight_from_document({**sight.to_document(), "memory_bytes": "much"}) is None

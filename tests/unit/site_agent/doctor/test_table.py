@@ -51,7 +51,7 @@ def test_folder_that_is_not_there_is_judged_and_stays_away(tmp_path: Path) -> No
     assert results["settings"].code == "settings-nowhere"
     assert "--enrolment" in results["settings"].advice
     assert results["identity"].code == "not-enrolled"
-    assert results["trainer"].code == "trainer-silent"
+    assert results["trainer"].code == "trainer-unchosen"
     assert not folder.root.exists()
 
 

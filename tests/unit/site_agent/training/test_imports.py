@@ -67,3 +67,19 @@ def test_recipe_loads_neither_keys_nor_network_of_ours() -> None:
 
 def is_forbidden(name: str) -> bool:
     return any(name == prefix or name.startswith(f"{prefix}.") for prefix in FORBIDDEN)
+
+
+def test_looking_at_data_and_serving_spools_load_no_numeric_library() -> None:
+    # A dataset is looked at within a second, and the overseer outlives whatever runs out of memory.
+    program = (
+        "import sys, json, site_agent.training.inspecting, site_agent.training.spools, site_agent.training.__main__;"
+        "print(json.dumps(sorted({'torch', 'transformers', 'peft'} & set(sys.modules))))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(Path(site_agent.training.__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(answer.stdout) == []
