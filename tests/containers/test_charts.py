@@ -19,7 +19,7 @@ from tests.support.charts import Document, rendered
 from tests.support.pods import Node, docker, exit_code_in
 from tests.support.tools import need_root
 
-pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(3600)]
 
 TAG = os.environ.get("WARDROUND_VERSION", "0.1.0")
 ROLES = ("api", "gateway", "driver")

@@ -72,7 +72,8 @@ def values_file(chart: str, name: str) -> str:
 @lru_cache
 def rendered(chart: str, values: str, *settings: str) -> tuple[Document, ...]:
     """The objects of a chart with a set of values, and ``--set`` over it."""
-    overrides = [word for setting in settings for word in ("--set", setting)]
+    # A tag may look like a number.
+    overrides = [word for one in settings for word in ("--set-string" if ".tag=" in one else "--set", one)]
     done = template(chart, "--values", values_file(chart, values), *overrides)
     assert done.returncode == 0, done.stderr
     return tuple(document for document in yaml.safe_load_all(done.stdout) if document is not None)
