@@ -12,7 +12,7 @@ from fl_protocol.telemetry.findings import CheckResult
 from site_agent.doctor.scene import Scene
 from site_agent.doctor.table import run_checks
 from site_agent.folder import SiteFolder
-from tests.contract.runners.conftest import ENGINE
+from tests.contract.runners.conftest import engine_address
 
 pytestmark = pytest.mark.containers
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.containers
 @pytest.fixture
 def image_id() -> str:
     """Any image that the engine has; nothing of it is started."""
-    client = docker.DockerClient(base_url=ENGINE)
+    client = docker.DockerClient(base_url=engine_address())
     try:
         images = client.images.list()
     finally:
@@ -32,7 +32,7 @@ def image_id() -> str:
 
 def told(folder: Path, *, image: str, allows_root: bool = True) -> CheckResult:
     root = f"  allow_root_socket: {str(allows_root).lower()}\n"
-    (folder / "site.yaml").write_text(f"runner:\n  kind: docker\n  engine: {ENGINE}\n  image: {image}\n{root}")
+    (folder / "site.yaml").write_text(f"runner:\n  kind: docker\n  engine: {engine_address()}\n  image: {image}\n{root}")
     scene = Scene(folder=SiteFolder(root=folder), clock=lambda: datetime(2026, 1, 1, tzinfo=UTC), environment={})
     (result,) = [result for result in run_checks(scene) if result.name == "runner"]
     return result
