@@ -31,8 +31,13 @@ def image_id() -> str:
 
 
 def told(folder: Path, *, image: str, allows_root: bool = True) -> CheckResult:
-    root = f"  allow_root_socket: {str(allows_root).lower()}\n"
-    (folder / "site.yaml").write_text(f"runner:\n  kind: docker\n  engine: {engine_address()}\n  image: {image}\n{root}")
+    lines = (
+        "kind: docker",
+        f"engine: {engine_address()}",
+        f"image: {image}",
+        f"allow_root_socket: {str(allows_root).lower()}",
+    )
+    (folder / "site.yaml").write_text("\n  ".join(("runner:", *lines)))
     scene = Scene(folder=SiteFolder(root=folder), clock=lambda: datetime(2026, 1, 1, tzinfo=UTC), environment={})
     (result,) = [result for result in run_checks(scene) if result.name == "runner"]
     return result
