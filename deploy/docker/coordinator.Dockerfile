@@ -15,7 +15,7 @@ RUN sh settle.sh "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdl
 
 FROM ${PYTHON_IMAGE} AS packages
 WORKDIR /build
-COPY deploy/docker/build deploy/docker/locks/coordinator.txt ./
+COPY deploy/docker/build/prune_packages.sh deploy/docker/build/settle.sh deploy/docker/locks/coordinator.txt ./
 # Every file is compared with the digest in the lock; nothing is built from source.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/wardround/venv \

@@ -21,7 +21,7 @@ FROM scratch AS wheels
 
 FROM ${PYTHON_IMAGE} AS start
 WORKDIR /build
-COPY deploy/docker/build ./
+COPY deploy/docker/build/prune_packages.sh deploy/docker/build/settle.sh ./
 RUN python3 -m venv --without-pip /opt/wardround/venv \
     && echo /opt/wardround/app > /opt/wardround/venv/lib/python3.11/site-packages/wardround.pth
 
