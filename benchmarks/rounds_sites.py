@@ -189,7 +189,7 @@ async def live(folder: SiteFolder, trainer: InstantTrainer, stack: AsyncExitStac
     policies = PolicyDesk(settings.policy_path, db=db, audit=audit)
     seams = await _seams(settings, identity, db, policies, stack, group)
     seams = replace(seams, runner=trainer)
-    approvals = ApprovalLoop(seams, policies=policies, identity=identity, peers=settings.peers)
+    approvals = ApprovalLoop(seams, policies=policies, identity=identity, peers=lambda: settings.peers)
     assignments = AssignmentLoop(seams, backoff=daemon._backoff())  # noqa: SLF001 - the daemon's own composition
     await assignments.restore()
     for loop in (approvals.run, assignments.run, assignments.watch):

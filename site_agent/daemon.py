@@ -35,6 +35,7 @@ from site_agent.link.client import CoordinatorClient
 from site_agent.link.downloader import Downloader
 from site_agent.link.link_channel import LinkChannel
 from site_agent.link.uploader import Uploader
+from site_agent.listed_peers import ListedPeers
 from site_agent.observation import observed, traced
 from site_agent.runners import runner_of
 from site_agent.settings import SiteSettings
@@ -118,7 +119,9 @@ async def _serve(settings: SiteSettings, identity: SiteIdentity, db: SiteDb) -> 
                 group.create_task(_keep_running("identity", kept.run)),
             ]
             try:
-                approvals = ApprovalLoop(seams, policies=policies, identity=identity, peers=settings.peers)
+                approvals = ApprovalLoop(
+                    seams, policies=policies, identity=identity, peers=ListedPeers(settings.state_dir)
+                )
                 await _run_until(stopping, seams, approvals, group)
             finally:
                 for task in beside:
@@ -225,7 +228,7 @@ def _compose(
             audit,
             policies=policies,
             identity=identity,
-            peers=settings.peers,
+            peers=ListedPeers(settings.state_dir),
             clock=clock,
             is_data_elsewhere=settings.runner.is_trainer_elsewhere,
             meter=meter,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 from sqlalchemy.orm import Session
@@ -54,7 +54,7 @@ class ApprovalLoop:
     """One look a second, not always at the coordinator. The steward decides in another process, over the database."""
 
     def __init__(
-        self, seams: SiteSeams, *, policies: PolicyDesk, identity: SiteIdentity, peers: Mapping[str, str]
+        self, seams: SiteSeams, *, policies: PolicyDesk, identity: SiteIdentity, peers: Callable[[], Mapping[str, str]]
     ) -> None:
         """Take what runs are judged by."""
         self._seams = seams
@@ -150,7 +150,7 @@ class ApprovalLoop:
                         run_spec=run.run_spec(),
                         layout_json=run.layout_json,
                         identity=self._identity,
-                        peers=self._peers,
+                        peers=self._peers(),
                         now=seams.clock.now(),
                     ),
                 )

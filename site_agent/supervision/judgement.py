@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
@@ -85,7 +85,7 @@ class PolicyJudge:
         *,
         policies: PolicyDesk,
         identity: SiteIdentity,
-        peers: Mapping[str, str],
+        peers: Callable[[], Mapping[str, str]],
         clock: Clock,
         is_data_elsewhere: bool = False,
         meter: Meter | None = None,
@@ -150,7 +150,7 @@ class PolicyJudge:
                 run_spec=run.spec,
                 layout_json=run.layout_json,
                 identity=self._identity,
-                peers=self._peers,
+                peers=self._peers(),
                 now=asked.now,
             )
         except ApprovalError as error:

@@ -286,7 +286,6 @@ def _mornings(
         _move_in(hospital.folder / "config" / "dataset.yaml", dataset)
         registered = hospital.site("datasets", "register", "/etc/wardround/dataset.yaml")
         assert registered["records"] in {211, 223, 227}
-        hospital.stack.compose("restart", "agent")
         hospital.stack.compose("up", "--detach", "--wait", timeout_s=600)
 
 

@@ -194,10 +194,10 @@ class ApprovingSite(WireSite):
             seams.audit,
             policies=policies,
             identity=self.identity(),
-            peers=self.peers,
+            peers=lambda: self.peers,
             clock=seams.clock,
         )
-        self._approvals = ApprovalLoop(seams, policies=policies, identity=self.identity(), peers=self.peers)
+        self._approvals = ApprovalLoop(seams, policies=policies, identity=self.identity(), peers=lambda: self.peers)
         return replace(seams, judge=judge)
 
     def loop(self) -> AssignmentLoop:

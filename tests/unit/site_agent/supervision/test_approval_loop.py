@@ -36,7 +36,7 @@ def client() -> CountingClient:
 @pytest.fixture
 def loop(client: CountingClient, site_db: SiteDb, tmp_path: Path) -> ApprovalLoop:
     seams = SimpleNamespace(client=client, db=site_db)
-    return ApprovalLoop(seams, policies=None, identity=None, peers={})  # type: ignore[arg-type]
+    return ApprovalLoop(seams, policies=None, identity=None, peers=dict)  # type: ignore[arg-type]
 
 
 async def asked_in(loop: ApprovalLoop, client: CountingClient, *, looks: int) -> int:

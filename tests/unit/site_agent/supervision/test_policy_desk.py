@@ -146,7 +146,7 @@ def judge(
 ) -> PolicyJudge:
     identity = SimpleNamespace(site_id=OWN_NAME, signing_key_sha256=spki_fingerprint(signer.spki_der))
     peers = {name: pin_of(name) for name in SITE_NAMES}
-    return PolicyJudge(site_db, audit_log, policies=desk, identity=identity, peers=peers, clock=clock)  # type: ignore[arg-type]
+    return PolicyJudge(site_db, audit_log, policies=desk, identity=identity, peers=lambda: peers, clock=clock)  # type: ignore[arg-type]
 
 
 def reason_of(judge: PolicyJudge, run: ApprovedRun, *, is_training_ahead: bool = True) -> str | None:
