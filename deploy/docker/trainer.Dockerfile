@@ -62,7 +62,7 @@ RUN python3 -m pip --python tools/bin/python wheel --no-deps --no-build-isolatio
 
 FROM start AS project
 COPY --from=wheel /build/wheels wheels
-COPY LICENSE ./
+COPY LICENSE deploy/docker/build/rootfs.sh ./
 RUN python3 -m pip --python /opt/wardround/venv/bin/python install --no-compile --no-deps --no-index \
         --target /opt/wardround/app --find-links wheels wardround \
     && rm -r /opt/wardround/app/bin \
