@@ -26,7 +26,7 @@ from site_agent.jobs.job_dir import (
     read_job,
     read_progress,
 )
-from site_agent.training import closing
+from site_agent.training import closing, outcomes
 from site_agent.training.progress import ProgressReporter
 from site_agent.training.recipe import CHECKPOINT_EVERY_S
 from site_agent.training.shelf import ModelShelf
@@ -152,7 +152,7 @@ def test_trainer_that_dies_before_its_result_trains_no_step_again(
         raise TrainerDiedHereError
 
     with monkeypatch.context() as patched:
-        patched.setattr(closing, "write_result", dying)
+        patched.setattr(outcomes, "write_result", dying)
         with pytest.raises(TrainerDiedHereError):
             close(tiny_job)
     before = len(read_progress(tiny_job))
