@@ -75,7 +75,7 @@ def test_load_settings_unknown_keys_are_all_refused_by_name(tmp_path: Path, monk
     [
         ("peers: {St Mary: abc}\n", "peers.St Mary"),
         ("peers: {charite: abc}\n", "peers.charite"),
-        ("runner: {kind: docker}\n", "runner.kind"),
+        ("runner: {kind: podman}\n", "runner.kind"),
         ("runner: {threads: 0}\n", "runner.threads"),
         ("runner: {processes: 0}\n", "runner.processes"),
         ("runner: {processes: many}\n", "runner.processes"),
