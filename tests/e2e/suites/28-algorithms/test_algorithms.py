@@ -63,9 +63,7 @@ def test_agents_killed_where_the_control_variate_is_kept_end_with_the_same_bytes
         "nothing private is left of a run that is over",
         lambda: (
             not any(
-                path.is_file()
-                for site in SCAFFOLD.sites
-                for path in federation.site_dir(site).glob("jobs/.private/**/*")
+                path.is_file() for site in SCAFFOLD.sites for path in federation.site_dir(site).glob("private/**/*")
             )
         ),
         timeout_s=60,
