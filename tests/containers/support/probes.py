@@ -90,7 +90,7 @@ class Attempts:
         ("169.254.169.254", 80),
         ("172.17.0.1", 22),
     )
-    names: tuple[str, ...] = ("deb.debian.org", "pypi.org")
+    names: tuple[str, ...] = ("example.org", "example.com")
     modules: tuple[str, ...] = ("torch", "transformers", "peft")
     record_endings: tuple[str, ...] = (".jsonl", ".csv", ".parquet")
 
