@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
 TAG = "wardround-test/trainer-cpu:shared-job"
 COMPARE = (
     "import numpy as np; from safetensors.numpy import load_file; "
-    "one, two = (load_file(f'/work/jobs/run-a/{name}/payload.safetensors')['adapter_update'] for name in ('1', '2')); "
+    "one, two = (load_file(f'/shared/jobs/run-a/{name}/payload.safetensors')['adapter_update'] for name in ('1', '2')); "
     "print(np.linalg.norm(one - two) / np.linalg.norm(one))"
 )
 
@@ -35,7 +35,7 @@ def trainer(docker: Docker, build_images: ModuleType) -> str:
 
 
 def make_jobs(folder: Path) -> None:
-    """The same job twice, with the paths that the container has for what is mounted at ``/work``."""
+    """The same job twice, with the paths that the container has for what is mounted at ``/shared``."""
     make_tiny_model(folder / "model")
     records = write_records(folder / "records.jsonl", 40)
     for name in ("1", "2"):
@@ -43,8 +43,8 @@ def make_jobs(folder: Path) -> None:
         make_job(job_dir, model_folder=folder / "model", records=records, local={"batch_size": 3, "steps": 4})
         job = read_job(job_dir)
         assert job.base_model is not None
-        base = BaseModelFolder(path="/work/model", sha256=job.base_model.sha256)
-        write_job(job_dir, replace(job, base_model=base, data=DataFile(path="/work/records.jsonl")))
+        base = BaseModelFolder(path="/shared/model", sha256=job.base_model.sha256)
+        write_job(job_dir, replace(job, base_model=base, data=DataFile(path="/shared/records.jsonl")))
     for path in (folder, *folder.rglob("*")):
         # The container's user is another than whoever runs this test.
         path.chmod(0o777 if path.is_dir() else 0o666)
@@ -57,11 +57,11 @@ def test_two_processes_do_a_job_without_a_network_on_a_read_only_root(
     folder.mkdir()
     make_jobs(folder)
     hardened = ("--read-only", "--network", "none", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
-    place = ("--tmpfs", "/tmp", "--volume", f"{folder}:/work")
+    place = ("--tmpfs", "/tmp", "--volume", f"{folder}:/shared")
     for name in ("1", "2"):
-        docker("run", "--rm", *hardened, *place, trainer, "run", f"/work/jobs/run-a/{name}", "--processes", name)
+        docker("run", "--rm", *hardened, *place, trainer, "run", f"/shared/jobs/run-a/{name}", "--processes", name)
         result = docker("run", "--rm", *hardened, *place, "--entrypoint", "cat", trainer,
-                        f"/work/jobs/run-a/{name}/result.json")  # fmt: skip
+                        f"/shared/jobs/run-a/{name}/result.json")  # fmt: skip
         assert json.loads(result)["status"] == "succeeded"
     # In bfloat16, where this machine multiplies it, the order of sums is felt.
     assert float(docker("run", "--rm", *hardened, *place, "--entrypoint", "python", trainer, "-c", COMPARE)) < 0.05
