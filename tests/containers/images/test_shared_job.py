@@ -20,7 +20,8 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
 TAG = "wardround-test/trainer-cpu:shared-job"
 COMPARE = (
     "import numpy as np; from safetensors.numpy import load_file; "
-    "one, two = (load_file(f'/shared/jobs/run-a/{name}/payload.safetensors')['adapter_update'] for name in ('1', '2')); "
+    "one, two = (load_file(f'/shared/jobs/run-a/{name}/payload.safetensors')['adapter_update'] for name in "
+    "('1', '2')); "
     "print(np.linalg.norm(one - two) / np.linalg.norm(one))"
 )
 
