@@ -142,8 +142,9 @@ def serve_command(
     """
     import asyncio
 
-    from coordinator.app import ServiceRole, serve
+    from coordinator.app import serve
     from coordinator.installation import open_installation
+    from coordinator.parts import ServiceRole
 
     wanted = frozenset(_role(ServiceRole, name.strip()) for name in roles.split(",") if name.strip())
     if not wanted:
