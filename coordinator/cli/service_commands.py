@@ -63,7 +63,8 @@ def init(  # noqa: PLR0913, PLR0917 # one parameter an option of the command lin
 
     Example: wardround-coordinator init ./coordinator --consortium "Rare disease network"
     """
-    from coordinator.installation import CONFIG_FILE, DatabaseChoice, Ports, install
+    from coordinator.installation import CONFIG_FILE
+    from coordinator.new_installation import DatabaseChoice, Ports, install
 
     if is_if_missing and (directory / CONFIG_FILE).is_file():
         config = directory.absolute() / CONFIG_FILE
