@@ -21,8 +21,8 @@ from fl_protocol.spec.round_spec import RoundKind
 
 LICENCE_NAME = "that-of-the-base-model-and-of-the-sites"
 _OF_WORSE = (
-    f"Worse is a mean loss on the site's own held-out records that is larger by more than {WORSE_BY:g}; by how much, "
-    "the count does not say, and a group of patients within a site it does not see."
+    f"Worse is a mean loss on the site's own held-out records that is larger by more than 1/{1 / WORSE_BY:.0f} nat a "
+    "unit; by how much, the count does not say, and a group of patients within a site it does not see."
 )
 _OF_WORSE_UNASKED = "Nor did the run ask at how many sites it does worse than before."
 _MARKS = frozenset("\\`|<>[]*_#")
