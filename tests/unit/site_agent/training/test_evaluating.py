@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from fl_protocol.spec.round_spec import RoundKind
 from fl_protocol.tensors.safetensors_io import tensors_from_bytes
 from site_agent.jobs.job_dir import (
     PAYLOAD_FILE,
+    RESULT_FILE,
     DataFile,
     JobFailure,
     JobKind,
@@ -22,6 +24,7 @@ from site_agent.jobs.job_dir import (
     read_progress,
 )
 from site_agent.training.closing import close_job
+from site_agent.training.progress import ProgressReporter
 from site_agent.training.shelf import ModelShelf
 from tests.support.training_jobs import bound_spec, fill_job, make_job, write_records
 
@@ -93,6 +96,38 @@ def test_same_job_again_writes_the_same_bytes(tmp_path: Path, tiny_model: Path, 
     for name in ("a", "b"):
         do(tmp_path / name, tiny_model, records, round_index=2, state=state)
     assert (tmp_path / "a" / PAYLOAD_FILE).read_bytes() == (tmp_path / "b" / PAYLOAD_FILE).read_bytes()
+
+
+class TrainerDiedHereError(BaseException):
+    """The process is gone: no clean-up of the trainer's own runs after this."""
+
+
+def test_trainer_that_dies_at_any_report_gives_the_same_bytes(
+    tmp_path: Path, tiny_model: Path, records: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, shelf = moved_state(tiny_model, 0.05), ModelShelf()
+    for name in ("whole", "cut"):
+        make_job(tmp_path / name, model_folder=tiny_model, records=records, round_index=2, state=state, **COMPARED)
+    close_job(tmp_path / "whole", shelf=shelf)
+    payload, n_reports = (tmp_path / "whole" / PAYLOAD_FILE).read_bytes(), len(read_progress(tmp_path / "whole"))
+    assert n_reports > 8
+    report = ProgressReporter.report
+    for number in range(1, n_reports + 1):
+        seen = [0]
+
+        def dying(self: ProgressReporter, *arguments: Any, at: int = number, n: list[int] = seen, **facts: Any) -> None:
+            n[0] += 1
+            if n[0] == at:
+                raise TrainerDiedHereError
+            report(self, *arguments, **facts)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(ProgressReporter, "report", dying)
+            with pytest.raises(TrainerDiedHereError):
+                close_job(tmp_path / "cut", shelf=shelf, checkpoint_every_s=0.0)
+        assert isinstance(close_job(tmp_path / "cut", shelf=shelf, checkpoint_every_s=0.0), JobResult)
+        assert (tmp_path / "cut" / PAYLOAD_FILE).read_bytes() == payload
+        (tmp_path / "cut" / RESULT_FILE).unlink()
 
 
 def test_dataset_that_changed_is_compared_with_itself(tmp_path: Path, tiny_model: Path, records: Path) -> None:
