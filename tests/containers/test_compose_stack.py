@@ -149,7 +149,7 @@ def test_database_and_coordinator_restarted_in_a_run_cost_nothing(stack: Stack, 
         stack.compose("start", service)
     waited = stack.docker("wait", again, timeout_s=_RUN_S)
     told = stack.docker("logs", again)
-    assert waited.stdout.strip() == "0", told.stdout + told.stderr
+    assert waited.stdout.strip() == "0", told.stdout + told.stderr + _errors_of(stack, "coordinator")
     report = summary_in(stack, again)
     assert report["run_id"] != first_run["run_id"]
     # The same seed, data and base: what was interrupted comes to the same figures, to the last bit.
@@ -160,6 +160,13 @@ def test_database_and_coordinator_restarted_in_a_run_cost_nothing(stack: Stack, 
 
 def _url_of(stack: Stack) -> tuple[str, ...]:
     return ("--coordinator", f"https://coordinator:{stack.environment['WARDROUND_REST_PORT']}")
+
+
+def _errors_of(stack: Stack, service: str) -> str:
+    """What a service wrote of its own faults: from each traceback on, and lines of errors."""
+    lines = stack.logs(service).splitlines()
+    faults = [place for place, line in enumerate(lines) if "[error" in line or "Traceback" in line]
+    return "\n".join(line for place in faults[:3] for line in ("", *lines[max(0, place - 1) : place + 80]))
 
 
 def _since(stack: Stack, service: str, container: str) -> str:
