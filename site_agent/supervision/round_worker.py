@@ -269,7 +269,7 @@ class RoundWorker:
                 await asyncio.to_thread(self._jobs.delete, self._session.round)
             raise
 
-    async def _perform_one(self, command: SessionCommand) -> SessionEvent | None:  # noqa: C901, PLR0912 - one a command
+    async def _perform_one(self, command: SessionCommand) -> SessionEvent | None:  # noqa: C901 - one a command
         if self._session is None:
             raise IllegalTransitionError("this site is not at work on a round", run_id=self._run_id)
         match command:
@@ -279,8 +279,8 @@ class RoundWorker:
                 self._job = self._seams.spawn(self._run_job())
             case do.StopJob():
                 await self.stop()
-            # An acceptance whose answer is lost may have been heard: the round is held then and assigned no second time,
-            # so the trainer is started in any case, and the word is said again.
+            # An acceptance whose answer is lost may have been heard. The round is then held, and assigned no second
+            # time: so the trainer is started in any case, and the word is said again.
             case do.AcceptRound() | do.ReportReady() | do.DeclineRound() | do.SendComplaint():
                 await self._say_or_keep(command, self._session.round)
             case do.TakeStep():
