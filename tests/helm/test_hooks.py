@@ -9,29 +9,29 @@ from tests.support.charts import VALUE_SETS, Document, named, rendered
 HOOK, WEIGHT, DELETED = "helm.sh/hook", "helm.sh/hook-weight", "helm.sh/hook-delete-policy"
 
 
-def annotations(document: Document) -> dict[str, str]:
+def annotations_of(document: Document) -> dict[str, str]:
     return dict(document["metadata"].get("annotations") or {})
 
 
 @pytest.mark.parametrize(("chart", "values"), VALUE_SETS)
 def test_hook_that_succeeded_is_gone_since_uninstall_knows_no_hooks(chart: str, values: str) -> None:
-    hooks = [one for one in rendered(chart, values) if HOOK in annotations(one)]
+    hooks = [one for one in rendered(chart, values) if HOOK in annotations_of(one)]
     assert hooks
     for hook in hooks:
-        policies = annotations(hook)[DELETED].split(",")
+        policies = annotations_of(hook)[DELETED].split(",")
         assert {"before-hook-creation", "hook-succeeded"} <= set(policies), hook["metadata"]["name"]
 
 
 @pytest.mark.parametrize(("chart", "values"), VALUE_SETS)
 def test_hooks_of_helm_test_are_pods_since_it_asks_each_for_logs(chart: str, values: str) -> None:
-    tests = [one for one in rendered(chart, values) if annotations(one).get(HOOK) == "test"]
+    tests = [one for one in rendered(chart, values) if annotations_of(one).get(HOOK) == "test"]
     assert {one["kind"] for one in tests} == {"Pod"}
 
 
 def test_way_out_is_tried_before_what_fails_where_policies_are_not_enforced() -> None:
     documents = rendered("site-agent", "minimal")
     first, last = (named(documents, "Pod", f"-test-{name}") for name in ("way-out", "trainer-has-no-network"))
-    assert int(annotations(first)[WEIGHT]) < int(annotations(last)[WEIGHT])
+    assert int(annotations_of(first)[WEIGHT]) < int(annotations_of(last)[WEIGHT])
 
 
 @pytest.mark.parametrize("values", [values for chart, values in VALUE_SETS if chart == "coordinator"])
