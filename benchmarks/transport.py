@@ -285,14 +285,23 @@ class CuttingRelay:
         self._cut_after = cut_after_bytes
         self.bytes_up = 0
         self.port = 0
+        self._carrying: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[CuttingRelay]:
         """Listen as long as the block runs."""
-        server = await asyncio.start_server(self._carry, "127.0.0.1", 0, limit=MIB)
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=MIB)
         self.port = server.sockets[0].getsockname()[1]
         yield self
         server.close()
+        for task in self._carrying:
+            task.cancel()
+        await asyncio.gather(*self._carrying, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._carry(reader, writer))
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self._target, limit=MIB)

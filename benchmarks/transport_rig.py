@@ -31,7 +31,8 @@ from coordinator.db.models import Approval, Certificate, Run, Site
 from coordinator.driver.round_driver import DriverSettings, RoundDriver
 from coordinator.gateway.served_identity import ServedIdentity
 from coordinator.gateway.server import MAX_MESSAGE_BYTES, open_gateway
-from coordinator.installation import CONFIG_FILE, Installation, Ports, install, open_installation
+from coordinator.installation import CONFIG_FILE, Installation, open_installation
+from coordinator.new_installation import Ports, install
 from coordinator.rounds.instructions import RoundRef
 from coordinator.services import site_instructions as told
 from coordinator.services.accept_advertisement import accept_advertisement

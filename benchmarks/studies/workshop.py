@@ -18,19 +18,20 @@ from numpy.typing import NDArray
 from benchmarks.studies.progress import TableProgress, Work
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.ids import SiteId
-from fl_protocol.spec.metrics import EvaluationTotals, counts_of
+from fl_protocol.spec.metrics import EvaluationTotals, are_sites_compared, counted_by_trainer, counts_of
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.spec.seeds import training_seed
 from fl_protocol.tensors.adapter_layout import AdapterLayout
 from site_agent.jobs.job_dir import ProgressState
 from site_agent.training.adapter_io import adapter_parameters, initial_adapter, load_adapter, read_adapter
 from site_agent.training.data import Record
+from site_agent.training.evaluating import evaluate
 from site_agent.training.exchange import ALGORITHM_SEGMENTS
 from site_agent.training.exchange.fedavg_lora import NOT_EVALUATED, RawSegments, training_segments
 from site_agent.training.local import LOCAL_RULES
 from site_agent.training.local.rule import RoundStart
 from site_agent.training.progress import ProgressReporter
-from site_agent.training.recipe import evaluate, local_steps, train
+from site_agent.training.recipe import local_steps, train
 from site_agent.training.task_half import LoadedTask, PreparesRecords
 from site_agent.training.tasks.drawing import FitCounts, encode_records, sample_examples
 
@@ -151,7 +152,8 @@ class Workshop:
             global_adapter=state.adapter,
             trained=trained,
             evaluated=NOT_EVALUATED,
-            counts=counts_of(spec.evaluation.metrics),
+            counts=counted_by_trainer(spec.evaluation.metrics),
+            initial=NOT_EVALUATED if are_sites_compared(spec.evaluation.metrics) else None,
         )
         raw |= ALGORITHM_SEGMENTS[spec.aggregation.algorithm](start, read_adapter(self._task.module))
         outcome = half.finish(start, raw["adapter_update"])

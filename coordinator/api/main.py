@@ -17,6 +17,7 @@ from coordinator.api.operations import PREFIX, Operation, api_routes, operations
 from coordinator.api.problems import install_problem_handlers, problem
 from coordinator.api.rate_limits import RateLimits, RateRules
 from coordinator.api.request_watch import RequestWatch
+from coordinator.api.stop_answer import StopAnswer
 from coordinator.services.check_health import check_health
 from coordinator.services.permissions import Action, Principal
 from coordinator.services.refusals import NotReadyError
@@ -102,7 +103,8 @@ def create_app(resources: Resources, *, max_body_bytes: int, rate_rules: RateRul
     routes: dict[object, str] = {}
     for prefix, router in ROUTERS:
         routes |= {route.endpoint: f"{prefix}{route.path}" for route in api_routes(router)}
-    return RequestWatch(SecurityHeaders(app), meter=resources.meter, routes=routes, tracing=resources.tracing)
+    answering = SecurityHeaders(StopAnswer(app))
+    return RequestWatch(answering, meter=resources.meter, routes=routes, tracing=resources.tracing)
 
 
 def bare_app() -> FastAPI:

@@ -16,9 +16,15 @@ from coordinator.services.model_card_use import use_of
 from coordinator.services.release_lineage import Lineage, LineageRound
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.algorithm import Publishes
+from fl_protocol.spec.metrics import WORSE_BY, Metric
 from fl_protocol.spec.round_spec import RoundKind
 
 LICENCE_NAME = "that-of-the-base-model-and-of-the-sites"
+_OF_WORSE = (
+    f"Worse is a mean loss on the site's own held-out records that is larger by more than 1/{1 / WORSE_BY:.0f} nat a "
+    "unit; by how much, the count does not say, and a group of patients within a site it does not see."
+)
+_OF_WORSE_UNASKED = "Nor did the run ask at how many sites it does worse than before."
 _MARKS = frozenset("\\`|<>[]*_#")
 
 _TAGS = ("federated-learning", "secure-aggregation", "wardround")
@@ -129,14 +135,30 @@ def _evaluation(lineage: Lineage) -> str:
         "| | loss |\n|---|---|\n"
         f"| before (initial adapter) | {_loss(lineage.eval_loss_before)} |\n"
         f"| after (this adapter) | {_loss(lineage.eval_loss_after)} |\n"
-        "| worst site | not available |\n\n"
-        "Why the worst site is not here: a loss leaves its site only inside a sum over at least "
+        f"| sites at which this adapter does worse than the initial one | {_sites_made_worse(lineage)} |\n\n"
+        "Why the worst site's own loss is not here: a loss leaves its site only inside a sum over at least "
         f"{lineage.spec.secure_aggregation.min_cohort} sites, and the largest of several figures is no sum. Nobody but "
         "each hospital knows how this adapter does there: the mean above may hide a site at which it does badly. "
+        f"{_OF_WORSE if Metric.SITES_MADE_WORSE in lineage.spec.evaluation.metrics else _OF_WORSE_UNASKED} "
         "Evaluate it on records of your own before you use it.\n\n"
         "A round that evaluates does so with the adapter that it began from:\n\n"
         f"| round | loss, held out | loss, training |\n|---|---|---|\n{rounds}"
     )
+
+
+def _sites_made_worse(lineage: Lineage) -> str:
+    """At how many sites, of those that the last evaluation compared: a secure sum of yes and no."""
+    if Metric.SITES_MADE_WORSE not in lineage.spec.evaluation.metrics:
+        return f"not asked for (`{Metric.SITES_MADE_WORSE.value}` is not among the run's `evaluation.metrics`)"
+    found = lineage.rounds[-1].report.get("metrics") if lineage.rounds else None
+    figures = found if isinstance(found, Mapping) else {}
+    worse, compared = (figures.get(name.value) for name in (Metric.SITES_MADE_WORSE, Metric.SITES_COMPARED))
+    if not isinstance(worse, int | float) or not isinstance(compared, int | float):
+        return "not evaluated"
+    n_counted = len(lineage.rounds[-1].counted_sites)
+    left = n_counted - int(compared)
+    without = f"; {left} of the {n_counted} sites in the sum had no held-out record" if left else ""
+    return f"{int(worse)} of {int(compared)}{without}"
 
 
 def _privacy(lineage: Lineage) -> str:

@@ -34,7 +34,7 @@ from fl_protocol.folds.control_variate import (
 )
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.folds.round_sums import (
-    check_raw,
+    checked_payload,
     counted_sites,
     evaluation_report,
     evaluation_segments,
@@ -58,7 +58,8 @@ class FedAvgLora:
 
     Raw segments of a training round, as the trainer writes them: adapter_update float32 (d,), train_loss_sum and
     eval_loss_sum float64 (1,), train_tokens, eval_tokens and eval_records int64 (1,). An evaluation round has only the
-    three ``eval_*``. A metric adds ``eval_<count>`` int64 (1,) for each count that it needs.
+    three ``eval_*``. A metric adds ``eval_<count>`` int64 (1,) for each count that it needs; where it compares sites,
+    the trainer writes what ``site_comparison`` makes the counts of.
     """
 
     publishes = Publishes.SUM
@@ -91,8 +92,7 @@ class FedAvgLora:
         expected = raw_evaluation(spec) if kind is RoundKind.EVALUATE else raw_training(spec)
         if kind is RoundKind.TRAIN and has_control(spec):
             expected[CONTROL_UPDATE] = (np.dtype(np.float32), None)
-        check_raw(raw, expected)
-        payload = {name: raw[name] for name in expected}
+        payload = checked_payload(raw, expected)
         if kind is RoundKind.EVALUATE:
             return payload
         weight = weight_of(n_records, spec)

@@ -32,7 +32,7 @@ from fl_protocol.codec.fixed_point import ImplausibleSumError, SumValues, clip_l
 from fl_protocol.folds.algorithm import FoldResult, Publishes, RawPayloadInvalidError
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.folds.round_sums import (
-    check_raw,
+    checked_payload,
     count_segment,
     counted_sites,
     evaluation_report,
@@ -106,8 +106,7 @@ class FedMed:
         if kind is RoundKind.TRAIN:
             expected[LAYER_DISTANCE] = (np.dtype(np.float64), len(layout.tensors))
             expected[IS_ATTENTIVE] = (np.dtype(np.int64), 1)
-        check_raw(raw, expected)
-        payload = {name: raw[name] for name in expected}
+        payload = checked_payload(raw, expected)
         if kind is RoundKind.EVALUATE:
             return payload
         if raw["adapter_update"].size != layout.n_parameters:

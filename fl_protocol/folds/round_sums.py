@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from fl_protocol.codec.fixed_point import ImplausibleSumError, SumValues, UpdateSum
 from fl_protocol.folds.algorithm import RawPayloadInvalidError, RoundReport
 from fl_protocol.folds.public_state import PublicState
-from fl_protocol.spec.metrics import MOST_A_UNIT, EvaluationTotals, counts_of, values_of
+from fl_protocol.folds.site_comparison import INITIAL_LOSS, INITIAL_UNITS, flags_of
+from fl_protocol.spec.metrics import (
+    MOST_A_UNIT,
+    SITE_FLAGS,
+    EvaluationTotals,
+    are_sites_compared,
+    counted_by_trainer,
+    counts_of,
+    values_of,
+)
 from fl_protocol.spec.payload_layout import PayloadLayout, Segment, SegmentKind
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.tensors.adapter_layout import AdapterLayout
@@ -37,7 +46,10 @@ def evaluation_segments(spec: RunSpec) -> tuple[Segment, ...]:
         count_segment("eval_records", spec.evaluation.max_records),
         count_segment("eval_tokens", eval_tokens),
         loss_segment("eval_loss_sum", eval_tokens),
-        *(count_segment(name, eval_tokens * most) for name, most in metric_segments(spec).items()),
+        *(
+            count_segment(f"eval_{name}", 1 if name in SITE_FLAGS else eval_tokens * MOST_A_UNIT.get(name, 1))
+            for name in counts_of(spec.evaluation.metrics)
+        ),
     )
 
 
@@ -55,11 +67,14 @@ def training_segments(spec: RunSpec, n_parameters: int) -> tuple[Segment, ...]:
 
 def raw_evaluation(spec: RunSpec) -> dict[str, RawSegment]:
     """The raw segments of an evaluation."""
+    metrics = spec.evaluation.metrics
+    compared: dict[str, RawSegment] = {INITIAL_LOSS: (_FLOAT64, 1), INITIAL_UNITS: (_INT64, 1)}
     return {
         "eval_loss_sum": (_FLOAT64, 1),
         "eval_tokens": (_INT64, 1),
         "eval_records": (_INT64, 1),
-        **dict.fromkeys(metric_segments(spec), (_INT64, 1)),
+        **{f"eval_{name}": (_INT64, 1) for name in counted_by_trainer(metrics)},
+        **(compared if are_sites_compared(metrics) else {}),
     }
 
 
@@ -138,19 +153,20 @@ def scaled(total: SumValues, pieces: Sequence[tuple[int, float]]) -> NDArray[np.
     return result
 
 
-def metric_segments(spec: RunSpec) -> dict[str, int]:
-    """The segments of the run's metrics, beside those that every evaluation has: how much of each a unit may give."""
-    return {f"eval_{name}": MOST_A_UNIT.get(name, 1) for name in counts_of(spec.evaluation.metrics)}
-
-
 def metrics_of(sums: Mapping[str, SumValues], spec: RunSpec) -> dict[str, float]:
-    """The run's metrics over all counted sites together."""
+    """The run's metrics over all counted sites together.
+
+    Raises:
+        ImplausibleSumError: more sites were made worse than compared.
+    """
     totals = EvaluationTotals(
         loss_sum=float(sums["eval_loss_sum"][:1][0]),
         n_units=int(sums["eval_tokens"][:1][0]),
         n_records=int(sums["eval_records"][:1][0]),
         counts={name: int(sums[f"eval_{name}"][:1][0]) for name in counts_of(spec.evaluation.metrics)},
     )
+    if totals.counts.get("made_worse", 0) > totals.counts.get("compared", 0):
+        raise ImplausibleSumError("more sites were made worse than compared", segment="eval_made_worse")
     return values_of(spec.evaluation.metrics, totals)
 
 
@@ -163,6 +179,20 @@ def loss_segment(name: str, max_tokens: int) -> Segment:
     """A summed loss over at most ``max_tokens`` units at a site."""
     bound = max_tokens * MAX_MEAN_LOSS
     return Segment(name=name, kind=SegmentKind.SCALAR, length=1, bound=bound, resolution=LOSS_RESOLUTION)
+
+
+def checked_payload(raw: Mapping[str, NDArray[Any]], expected: Mapping[str, RawSegment]) -> dict[str, NDArray[Any]]:
+    """What a trainer wrote, once ``check_raw`` has nothing against it, with this site's flags in place of v0's loss.
+
+    Raises:
+        RawPayloadInvalidError: as ``check_raw`` and ``flags_of``.
+    """
+    check_raw(raw, expected)
+    payload = {name: raw[name] for name in expected}
+    if INITIAL_LOSS in payload:
+        payload |= flags_of(payload)
+        del payload[INITIAL_LOSS], payload[INITIAL_UNITS]
+    return payload
 
 
 def check_raw(raw: Mapping[str, NDArray[Any]], expected: Mapping[str, RawSegment]) -> None:

@@ -72,6 +72,8 @@ class Metric(StrEnum):
     RETRIEVAL_P1 = "retrieval-p1"
     RETRIEVAL_P3 = "retrieval-p3"
     RETRIEVAL_P5 = "retrieval-p5"
+    SITES_COMPARED = "sites-compared"
+    SITES_MADE_WORSE = "sites-made-worse"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,14 +99,16 @@ class MetricRule:
 
     Attributes:
         counts: names of the counts that it needs beside loss, units and records; each is one ring64 segment
-            ``eval_<name>``, at most ``MOST_A_UNIT`` of its name a unit of the loss.
+            ``eval_<name>``, at most ``MOST_A_UNIT`` of its name a unit of the loss, or 1 where ``SITE_FLAGS`` has it.
         value: the metric, or None where nothing was counted.
         tasks: the only tasks that count for it; None: any.
+        beside: metrics without which its value says nothing: they are shown with it. Their counts are among its own.
     """
 
     counts: tuple[str, ...]
     value: Callable[[EvaluationTotals], float | None]
     tasks: frozenset[TaskKind] | None = None
+    beside: tuple[Metric, ...] = ()
 
 
 def ratio(counted: float, among: int) -> float | None:
@@ -117,9 +121,24 @@ MARGIN_STEPS = 1000
 
 _ON_TOKENS = frozenset({TaskKind.INSTRUCTION_TUNING, TaskKind.LANGUAGE_MODELLING})
 _ON_PAIRS = frozenset({TaskKind.PREFERENCE_ALIGNMENT})
+_WITH_A_LOSS = frozenset(TaskKind) - {TaskKind.CONCEPT_VOCABULARY}
 
 MOST_A_UNIT: Mapping[str, int] = {"margin_above": 64 * MARGIN_STEPS, "margin_below": 64 * MARGIN_STEPS}
 """How much of a count a unit of the loss may give, where it is not 1; a token's share of a margin is below 64 nats."""
+
+
+SITE_FLAGS: Mapping[str, str] = {
+    "compared": "whether it has held-out records",
+    "made_worse": "whether the adapter does worse on them than the initial one",
+}
+"""Counts that are 0 or 1 at a site, in words. A site's agent makes them of its losses; no trainer writes them."""
+
+WORSE_BY = 2.0**-10
+"""Nats a unit: an adapter does worse at a site where the mean loss of the held-out records grew by more than this.
+
+A power of two, so that the comparison is exact; as much, and a tie, is not worse. Less than a thousandth nobody would
+call worse, and another kernel may do as much.
+"""
 
 
 def perplexity(totals: EvaluationTotals) -> float | None:
@@ -166,6 +185,11 @@ def _ranking_rules() -> dict[Metric, MetricRule]:
     return rules
 
 
+def _sites(totals: EvaluationTotals, flag: str) -> float | None:
+    """How many sites say so; None where none was compared."""
+    return float(totals.counts[flag]) if totals.counts["compared"] else None
+
+
 def _accuracy(totals: EvaluationTotals) -> float | None:
     return ratio(totals.counts["correct"], totals.counts["classified"])
 
@@ -192,6 +216,15 @@ METRICS: Mapping[Metric, MetricRule] = {
     Metric.RETRIEVAL_P1: _retrieval_at(1),
     Metric.RETRIEVAL_P3: _retrieval_at(3),
     Metric.RETRIEVAL_P5: _retrieval_at(5),
+    Metric.SITES_COMPARED: MetricRule(
+        counts=("compared",), value=lambda totals: _sites(totals, "compared"), tasks=_WITH_A_LOSS
+    ),
+    Metric.SITES_MADE_WORSE: MetricRule(
+        counts=("compared", "made_worse"),
+        value=lambda totals: _sites(totals, "made_worse"),
+        tasks=_WITH_A_LOSS,
+        beside=(Metric.SITES_COMPARED,),
+    ),
 }
 """Every metric of this version."""
 
@@ -201,7 +234,18 @@ def counts_of(metrics: Iterable[Metric]) -> tuple[str, ...]:
     return tuple(sorted({name for metric in metrics for name in METRICS[metric].counts}))
 
 
+def counted_by_trainer(metrics: Iterable[Metric]) -> tuple[str, ...]:
+    """Those of ``counts_of`` that a trainer counts, sorted."""
+    return tuple(name for name in counts_of(metrics) if name not in SITE_FLAGS)
+
+
+def are_sites_compared(metrics: Iterable[Metric]) -> bool:
+    """Whether a metric asks how each site's loss compares with that of the initial adapter."""
+    return any(name in SITE_FLAGS for name in counts_of(metrics))
+
+
 def values_of(metrics: Iterable[Metric], totals: EvaluationTotals) -> dict[str, float]:
-    """The metrics by name; one that has no value is left out."""
-    found = {metric.value: METRICS[metric].value(totals) for metric in metrics}
+    """The metrics by name, and those that are shown beside them; one that has no value is left out."""
+    shown = (each for metric in metrics for each in (metric, *METRICS[metric].beside))
+    found = {metric.value: METRICS[metric].value(totals) for metric in shown}
     return {name: value for name, value in found.items() if value is not None}

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.algorithm import Publishes
-from fl_protocol.spec.metrics import counts_of
+from fl_protocol.spec.metrics import SITE_FLAGS, counted_by_trainer, counts_of
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.spec.run_spec_parts import AlgorithmName, LocalRule, Quantization
 from fl_protocol.spec.tasks.concept_vocabulary import ConceptVocabulary
@@ -98,9 +98,10 @@ def in_the_sum(run_spec: RunSpec) -> str:
         "whether it was clipped",
         "loss and its units in training and on held-out records, and how many these are",
     ]
-    counts = counts_of(run_spec.evaluation.metrics)
+    counts = counted_by_trainer(run_spec.evaluation.metrics)
     if counts:
         parts.append(f"counts for the metrics ({', '.join(counts)})")
+    parts += [SITE_FLAGS[name] for name in counts_of(run_spec.evaluation.metrics) if name in SITE_FLAGS]
     if run_spec.local.rule is LocalRule.SCAFFOLD:
         parts.append("the change of the control variate, which follows from the update")
     if run_spec.aggregation.algorithm is AlgorithmName.FEDMED:

@@ -19,8 +19,7 @@ from site_agent.db.tx import open_site_db
 from site_agent.doctor.model_weights import count_weights
 from site_agent.doctor.scene import Scene
 from site_agent.doctor.trainer_sight import TrainerStanding
-from site_agent.jobs.docker_runner import DockerRunner
-from site_agent.jobs.kubernetes_runner import KubernetesRunner
+from site_agent.jobs.engine_runner import EngineRunner
 from site_agent.jobs.machine_sight import MachineSight
 from site_agent.runners import runner_of
 
@@ -53,7 +52,7 @@ IMAGE_MISMATCH = Outcome(
 def _runner(scene: Scene) -> Iterator[CheckResult]:
     kind = scene.settings().runner.kind
     runner = runner_of(scene.settings())
-    if not isinstance(runner, DockerRunner | KubernetesRunner):
+    if not isinstance(runner, EngineRunner):
         yield found("runner", RUNNER_GOOD, f"kind {kind}", runner=kind)
         return
     try:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from site_agent.errors import ImageMismatchError, RunnerError
 from site_agent.jobs.job_dir import JobSpec
+from site_agent.jobs.spool_files import INSPECTIONS_FOLDER, JobNames
 
 JOBS_IN_CONTAINER = PurePosixPath("/srv/wardround/jobs")
 """Where the jobs folder lies in the trainer's image."""
@@ -109,6 +110,25 @@ def check_image_of_run(image: str, job: JobSpec) -> None:
         message = "the run was approved for another trainer image than runner.image"
         advice = "Load the image that the run names ('wardround-site runs show RUN' prints it) and write its digest."
         raise ImageMismatchError(message, advice=advice, named=named[:80], configured=digest)
+
+
+def work_below(names: JobNames) -> PurePosixPath:
+    """What of the jobs folder a job's container is given: its run's folder.
+
+    A dataset that is looked at has no run: its own folder is all.
+    """
+    run, name = names
+    return PurePosixPath(run, name) if run == INSPECTIONS_FOLDER else PurePosixPath(run)
+
+
+def words_of(names: JobNames, more: tuple[str, ...]) -> tuple[str, ...]:
+    """The command line, after the program, of a trainer that does one job."""
+    return ("run", str(JOBS_IN_CONTAINER.joinpath(*names)), *more)
+
+
+def thread_environment(threads: int | None) -> dict[str, str]:
+    """What bounds the threads of the numeric libraries; nothing where it is left to them."""
+    return {} if threads is None else dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

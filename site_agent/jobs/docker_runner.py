@@ -3,51 +3,44 @@
 Whoever may ask a root engine for containers owns its machine, so the agent takes a rootless engine, or a proxy before a
 socket that lets through little; a root engine's own socket only where ``site.yaml`` says so in words.
 
-The container of a job mounts its run's folder and nothing else for writing. It ends with its job; one that dies before
-is followed by another, which goes on from the checkpoint.
+The container of a job mounts its run's folder and nothing else for writing.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import structlog
 
-from site_agent.errors import (
-    EngineUnavailableError,
-    GpuUnavailableError,
-    ImageMismatchError,
-    JobTimedOutError,
-    RunnerError,
-)
+from site_agent.errors import EngineUnavailableError, GpuUnavailableError, ImageMismatchError, RunnerError
 from site_agent.jobs.container_plan import (
     GPU_ADVICE,
     JOBS_IN_CONTAINER,
     LABEL_JOB,
     LABEL_JOBS,
-    ContainerLimits,
     ContainerPlan,
     ReadOnlyMount,
     check_image_found,
     check_image_name,
     check_image_of_run,
     gpu_error_of,
+    thread_environment,
+    words_of,
+    work_below,
 )
 from site_agent.jobs.documents import write_file
-from site_agent.jobs.held_folder import JobsFolderUnsafeError, held_folder, unsafe_errors
-from site_agent.jobs.job_dir import JobFailure, JobResult, JobSpec, read_result, write_job
-from site_agent.jobs.lives import LOG_FILE, EndCause, Lives, ProgressFollower, TrainerEnd
-from site_agent.jobs.runner import ProgressListener, succeeded
-from site_agent.jobs.spool import names_of
-from site_agent.jobs.spool_files import INSPECTIONS_FOLDER
+from site_agent.jobs.engine_runner import EngineRunner, EngineRunnerOptions, Standing
+from site_agent.jobs.held_folder import JobsFolderUnsafeError, held_folder
+from site_agent.jobs.job_dir import JobSpec
+from site_agent.jobs.lives import LOG_FILE, EndCause, TrainerEnd
+from site_agent.jobs.spool_files import JobNames, is_of_a_round
 
 if TYPE_CHECKING:
     import docker
@@ -55,7 +48,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_LOOK_EVERY_S = 0.25
 _LOG_LINES = 400
 _MOST_LOGGED = "8m"
 _MAX_LOG_BYTES = 256 << 10
@@ -72,34 +64,25 @@ _ROOT_ADVICE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DockerRunnerOptions:
+class DockerRunnerOptions(EngineRunnerOptions):
     """How containers are asked for.
 
     Attributes:
-        jobs_dir: the jobs folder, as this agent sees it.
-        jobs_source: the same folder, as the engine's machine calls it.
+        jobs_source: the jobs folder, as the engine's machine calls it.
         engine: the engine's address.
-        image: by digest, or by image id.
         is_root_engine_allowed: whether an engine that is not rootless may be used directly.
         user: whom the trainer runs as in its container; it must be able to write the jobs folder.
-        words: after the job's folder.
         entrypoint: the trainer's program; None for the image's.
     """
 
-    jobs_dir: Path
     jobs_source: str
     engine: str
-    image: str
     is_root_engine_allowed: bool = False
     mounts: tuple[ReadOnlyMount, ...] = ()
-    limits: ContainerLimits = field(default_factory=ContainerLimits)
     user: str = "10001:10001"
-    words: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] | None = None
     runtime: str | None = None
-    n_lives_in_vain: int = 3
-    restart_wait_s: float = 1.0
-    idle_timeout_s: float = 1800.0
+    look_every_s: float = 0.25
 
     @property
     def label(self) -> str:
@@ -107,8 +90,8 @@ class DockerRunnerOptions:
         return hashlib.sha256(self.jobs_source.encode()).hexdigest()[:16]
 
 
-class DockerRunner:
-    """Runs each job in a container of its own. Invariant: no container outlives the call that asked for it."""
+class DockerRunner(EngineRunner["Container"]):
+    """Runs each job in containers of a Docker engine."""
 
     def __init__(self, options: DockerRunnerOptions) -> None:
         """Nothing is asked of the engine before the first job.
@@ -117,93 +100,19 @@ class DockerRunner:
             ImageMismatchError: the image is not named by digest.
         """
         check_image_name(options.image)
+        super().__init__(DockerEngine(options), options)
+
+
+class DockerEngine:
+    """A Docker engine, as a ``ContainerEngine``. Invariant: by what it is given, a container can do little."""
+
+    def __init__(self, options: DockerRunnerOptions) -> None:
+        """Nothing is asked of it yet."""
         self._options = options
         self._client: docker.DockerClient | None = None
-        self._locks: dict[str, asyncio.Lock] = {}
-
-    async def run_training_job(self, job_dir: Path, job: JobSpec, *, on_progress: ProgressListener) -> JobResult:
-        """See ``JobRunner``."""
-        names = names_of(self._options.jobs_dir, job_dir)
-        async with self._locks.setdefault(names[0], asyncio.Lock()):
-            with unsafe_errors(), held_folder(self._options.jobs_dir, *names) as held:
-                try:
-                    async with asyncio.timeout(job.timeout_s):
-                        result = await self._run(held, names, job, on_progress)
-                except TimeoutError as error:
-                    message = "the job did not end in its time; raise runner.timeout_s, or ask for fewer steps"
-                    raise JobTimedOutError(message, job_id=job.job_id, timeout_s=job.timeout_s) from error
-        return succeeded(result, job)
-
-    async def end_orphans(self) -> None:
-        """See ``JobRunner``: containers of rounds that carry this jobs folder's label are removed."""
-        try:
-            await asyncio.to_thread(self._remove_orphans)
-        except RunnerError as error:
-            # The agent has more to do than to train; the next job says it again.
-            log.warning("engine_not_asked", code=error.code, cause=error.message)
-
-    async def stop_run(self, run_folder: Path) -> None:
-        """See ``JobRunner``: no container is kept for a run."""
-
-    async def stop(self) -> None:
-        """See ``JobRunner``."""
-        client, self._client = self._client, None
-        if client is not None:
-            await asyncio.to_thread(client.close)
-
-    async def _run(
-        self, job_dir: Path, names: tuple[str, str], job: JobSpec, on_progress: ProgressListener
-    ) -> JobResult | JobFailure:
-        await asyncio.to_thread(write_job, job_dir, job)
-        closed = await asyncio.to_thread(read_result, job_dir)
-        if closed is not None:
-            return closed
-        follower = ProgressFollower(job_dir, on_progress)
-        lives = Lives(follower, job.job_id, n_in_vain_allowed=self._options.n_lives_in_vain)
-        while True:
-            end = await self._live(names, job, follower)
-            if not isinstance(end, TrainerEnd):
-                return end
-            lives.note(end)
-            await asyncio.sleep(lives.wait_s(self._options.restart_wait_s))
-
-    async def _live(
-        self, names: tuple[str, str], job: JobSpec, follower: ProgressFollower
-    ) -> JobResult | JobFailure | TrainerEnd:
-        """One container, from its start to its removal, whatever happens in between."""
-        starting = asyncio.ensure_future(asyncio.to_thread(self._start, names, job))
-        try:
-            container = await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            # The thread goes on; what it makes must not stay.
-            with suppress(RunnerError):
-                await asyncio.to_thread(self._remove, await starting, names)
-            raise
-        try:
-            return await self._wait_for_end(container, follower)
-        finally:
-            await asyncio.to_thread(self._remove, container, names)
-
-    async def _wait_for_end(
-        self, container: Container, follower: ProgressFollower
-    ) -> JobResult | JobFailure | TrainerEnd:
-        now = asyncio.get_running_loop().time
-        alive_at = now()
-        while True:
-            state = await asyncio.to_thread(_state_of, container)
-            if await follower.look():
-                alive_at = now()
-            if state.exit_code is not None:
-                # Only now: what it says last, it says before it ends.
-                await follower.look()
-                result = await asyncio.to_thread(read_result, follower.job_dir)
-                return result if result is not None else _end_of(state)
-            if now() - alive_at > self._options.idle_timeout_s:
-                return TrainerEnd(cause=EndCause.HUNG)
-            await asyncio.sleep(_LOOK_EVERY_S)
 
     def look(self) -> str:
-        """Ask the engine for the image, and start nothing; what was found, in words. Blocks on the engine.
+        """See ``ContainerEngine``: the engine is asked for the image.
 
         Raises:
             RunnerError: the engine is root's own, is not there or refuses, or has another image.
@@ -212,8 +121,8 @@ class DockerRunner:
             image_id = self._find_image(self._engine())
         return f"the engine has the image {image_id[:19]}"
 
-    def _start(self, names: tuple[str, str], job: JobSpec) -> Container:
-        """Ask for the container and start it. Blocks on the engine."""
+    def start(self, names: JobNames, job: JobSpec) -> Container:
+        """See ``ContainerEngine``."""
         with _engine_errors():
             client = self._engine()
             plan = self._plan(client, names, job)
@@ -232,26 +141,68 @@ class DockerRunner:
                 check_image_found(plan.image_id, image_id=str(container.attrs["Image"]), repo_digests=())
                 container.start()
         except BaseException:
-            self._remove(container, names)
+            self.end(container, names)
             raise
         return container
 
-    def _plan(self, client: docker.DockerClient, names: tuple[str, str], job: JobSpec) -> ContainerPlan:
-        options, (run, name) = self._options, names
+    def standing_of(self, started: Container) -> Standing:
+        """See ``ContainerEngine``."""
+        with _engine_errors():
+            started.reload()
+            state = started.attrs["State"]
+        if state.get("Status") not in {"exited", "dead"}:
+            return Standing(is_started=True)
+        end = TrainerEnd(
+            cause=EndCause.EXITED, exit_code=int(state["ExitCode"]), is_out_of_memory=bool(state.get("OOMKilled"))
+        )
+        return Standing(is_started=True, end=end)
+
+    def check_wait(self, waited_s: float) -> None:
+        """See ``ContainerEngine``: a container that is started has begun, and waits for nothing."""
+
+    def end(self, started: Container, names: JobNames) -> None:
+        """See ``ContainerEngine``: killed and removed; what it said last is kept in the run's log."""
+        from docker.errors import DockerException, NotFound
+        from requests.exceptions import RequestException
+
+        with _engine_errors(), suppress(NotFound):
+            # A log that cannot be had keeps nothing from being removed.
+            with suppress(DockerException, RequestException):
+                self._keep_log(started, names[0])
+            started.remove(force=True)
+
+    def remove_orphans(self) -> None:
+        """See ``ContainerEngine``."""
+        from docker.errors import NotFound
+
+        with _engine_errors():
+            found = self._engine().containers.list(all=True, filters={"label": f"{LABEL_JOBS}={self._options.label}"})
+            for container in found:
+                # A dataset that a command has looked at meanwhile is that command's.
+                if is_of_a_round(container.labels.get(LABEL_JOB, "")):
+                    log.warning("orphan_removed", job=container.labels[LABEL_JOB])
+                    with suppress(NotFound):
+                        container.remove(force=True)
+
+    def close(self) -> None:
+        """See ``ContainerEngine``."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _plan(self, client: docker.DockerClient, names: JobNames, job: JobSpec) -> ContainerPlan:
+        options, below = self._options, work_below(names)
         check_image_of_run(options.image, job)
-        # A dataset that is looked at has no run: its own folder is all that is mounted.
-        below = PurePosixPath(run, name) if run == INSPECTIONS_FOLDER else PurePosixPath(run)
-        threads = {} if job.threads is None else dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(job.threads))
         return ContainerPlan(
             image_id=self._find_image(client),
-            words=("run", str(JOBS_IN_CONTAINER / run / name), *options.words),
+            words=words_of(names, options.words),
             work_source=str(PurePosixPath(options.jobs_source) / below),
             work_target=str(JOBS_IN_CONTAINER / below),
             mounts=options.mounts,
             limits=options.limits,
             user=options.user,
-            labels={LABEL_JOBS: self._options.label, LABEL_JOB: f"{run}/{name}"},
-            environment=threads,
+            labels={LABEL_JOBS: options.label, LABEL_JOB: "/".join(names)},
+            environment=thread_environment(job.threads),
             entrypoint=options.entrypoint,
             runtime=options.runtime,
         )
@@ -308,33 +259,10 @@ class DockerRunner:
         if not any("name=rootless" in str(text) for text in said):
             raise RunnerError("runner.engine is a root engine's own socket", advice=_ROOT_ADVICE)
 
-    def _remove(self, container: Container, names: tuple[str, str]) -> None:
-        """Kill and remove a container, and keep what it said last in the run's log; only once it is gone, return."""
-        from docker.errors import DockerException, NotFound
-        from requests.exceptions import RequestException
-
-        with _engine_errors(), suppress(NotFound):
-            # A log that cannot be had keeps nothing from being removed.
-            with suppress(DockerException, RequestException):
-                self._keep_log(container, names[0])
-            container.remove(force=True)
-
     def _keep_log(self, container: Container, run: str) -> None:
         said = container.logs(tail=_LOG_LINES)[-_MAX_LOG_BYTES:]
         with suppress(OSError, JobsFolderUnsafeError), held_folder(self._options.jobs_dir, run) as spool:
             write_file(spool / LOG_FILE, bytes(said))
-
-    def _remove_orphans(self) -> None:
-        from docker.errors import NotFound
-
-        with _engine_errors():
-            found = self._engine().containers.list(all=True, filters={"label": f"{LABEL_JOBS}={self._options.label}"})
-            for container in found:
-                # A dataset that a command has looked at meanwhile is that command's.
-                if container.labels.get(LABEL_JOB, "").startswith("run-"):
-                    log.warning("orphan_removed", job=container.labels[LABEL_JOB])
-                    with suppress(NotFound):
-                        container.remove(force=True)
 
 
 def _try_socket(engine: str) -> None:
@@ -346,25 +274,6 @@ def _try_socket(engine: str) -> None:
     if engine.startswith("unix://"):
         with socket.socket(socket.AF_UNIX) as tried:
             tried.connect(engine.removeprefix("unix://"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _State:
-    exit_code: int | None
-    is_out_of_memory: bool = False
-
-
-def _state_of(container: Container) -> _State:
-    with _engine_errors():
-        container.reload()
-        state = container.attrs["State"]
-    if state.get("Status") not in {"exited", "dead"}:
-        return _State(exit_code=None)
-    return _State(exit_code=int(state["ExitCode"]), is_out_of_memory=bool(state.get("OOMKilled")))
-
-
-def _end_of(state: _State) -> TrainerEnd:
-    return TrainerEnd(cause=EndCause.EXITED, exit_code=state.exit_code, is_out_of_memory=state.is_out_of_memory)
 
 
 @contextmanager

@@ -1,14 +1,15 @@
 """The lives of a trainer over one job: how each ended, whether it got further, and when starting again is in vain.
 
 The same for every runner: a trainer that dies, or that says nothing for too long, goes on from its checkpoint for as
-long as each life gets further than all lives before it; a few in a row that do not end the job. Starts nothing itself.
+long as each life gets further than all lives before it; a few in a row that do not end the job. How a life is started,
+watched and ended is its runner's to say.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,7 +19,16 @@ from pathlib import Path
 import structlog
 
 from site_agent.errors import TrainerDiedError
-from site_agent.jobs.job_dir import PROGRESS_FILE, ProgressLine, ProgressState
+from site_agent.jobs.job_dir import (
+    PROGRESS_FILE,
+    JobFailure,
+    JobResult,
+    JobSpec,
+    ProgressLine,
+    ProgressState,
+    read_result,
+    write_job,
+)
 from site_agent.jobs.progress_file import read_progress_from
 from site_agent.jobs.runner import ProgressListener
 
@@ -175,6 +185,44 @@ class Lives:
     def wait_s(self, first_s: float) -> float:
         """How long to wait before the next life: ``first_s``, doubled with every life in vain."""
         return min(first_s * float(2**self._n_in_vain), _LONGEST_RESTART_WAIT_S)
+
+
+async def run_lives(
+    job_dir: Path,
+    job: JobSpec,
+    live: Callable[[ProgressFollower], Awaitable[JobResult | JobFailure | TrainerEnd]],
+    *,
+    on_progress: ProgressListener,
+    n_in_vain_allowed: int,
+    restart_wait_s: float | None,
+) -> JobResult | JobFailure:
+    """Run a job to its end, over as many lives of its trainer as get further.
+
+    Args:
+        job_dir: holds all but ``job.json``; where an earlier start closed the very same job, its outcome is given.
+        job: written into it.
+        live: one life, from its start to its end; the job's outcome, or how the life ended without one.
+        on_progress: called with each new line.
+        n_in_vain_allowed: lives in a row that get no further.
+        restart_wait_s: before the second life, and doubled with every life in vain; None where whoever starts the
+            trainers waits.
+
+    Raises:
+        TrainerDiedError: too many lives in a row got no further.
+    """
+    await asyncio.to_thread(write_job, job_dir, job)
+    closed = await asyncio.to_thread(read_result, job_dir)
+    if closed is not None:
+        return closed
+    follower = ProgressFollower(job_dir, on_progress)
+    lives = Lives(follower, job.job_id, n_in_vain_allowed=n_in_vain_allowed)
+    while True:
+        end = await live(follower)
+        if not isinstance(end, TrainerEnd):
+            return end
+        lives.note(end)
+        if restart_wait_s is not None:
+            await asyncio.sleep(lives.wait_s(restart_wait_s))
 
 
 def stamp_of(path: Path) -> tuple[int, int] | None:

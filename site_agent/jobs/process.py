@@ -23,17 +23,9 @@ from pathlib import Path
 import structlog
 
 from site_agent.errors import JobTimedOutError
-from site_agent.jobs.job_dir import (
-    READY_FILE,
-    STOP_FILE,
-    JobFailure,
-    JobResult,
-    JobSpec,
-    read_result,
-    write_job,
-)
-from site_agent.jobs.lives import LOG_FILE, EndCause, Lives, ProgressFollower, TrainerEnd
-from site_agent.jobs.runner import ProgressListener, succeeded
+from site_agent.jobs.job_dir import READY_FILE, STOP_FILE, JobFailure, JobResult, JobSpec, read_result
+from site_agent.jobs.lives import LOG_FILE, EndCause, ProgressFollower, TrainerEnd, run_lives
+from site_agent.jobs.runner import ProgressListener, job_time, succeeded
 from site_agent.jobs.trainer_environment import trainer_environment
 
 _MAX_LOG_BYTES = 4 << 20
@@ -91,13 +83,16 @@ class ProcessRunner:
         async with self._locks.setdefault(spool, asyncio.Lock()):
             trainer = self._trainers.setdefault(spool, WarmTrainer(spool, self._options))
             try:
-                async with asyncio.timeout(job.timeout_s):
-                    result = await self._run(trainer, job_dir, job, on_progress)
-            except TimeoutError as error:
-                await trainer.kill()
-                message = "the job did not end in its time; raise runner.timeout_s, or ask for fewer steps"
-                raise JobTimedOutError(message, job_id=job.job_id, timeout_s=job.timeout_s) from error
-            except asyncio.CancelledError:
+                async with job_time(job):
+                    result = await run_lives(
+                        job_dir,
+                        job,
+                        lambda follower: self._live(trainer, follower),
+                        on_progress=on_progress,
+                        n_in_vain_allowed=self._options.n_lives_in_vain,
+                        restart_wait_s=self._options.restart_wait_s,
+                    )
+            except (JobTimedOutError, asyncio.CancelledError):
                 await trainer.kill()
                 raise
         return succeeded(result, job)
@@ -118,23 +113,12 @@ class ProcessRunner:
         for run_folder in tuple(self._trainers):
             await self.stop_run(run_folder)
 
-    async def _run(
-        self, trainer: WarmTrainer, job_dir: Path, job: JobSpec, on_progress: ProgressListener
-    ) -> JobResult | JobFailure:
-        await asyncio.to_thread(write_job, job_dir, job)
-        closed = await asyncio.to_thread(read_result, job_dir)
-        if closed is not None:
-            return closed
-        options, follower = self._options, ProgressFollower(job_dir, on_progress)
-        lives = Lives(follower, job.job_id, n_in_vain_allowed=options.n_lives_in_vain)
-        while True:
-            await trainer.ensure_started()
-            end = await _wait_for_end(trainer, follower, idle_timeout_s=options.idle_timeout_s)
-            if not isinstance(end, TrainerEnd):
-                return end
+    async def _live(self, trainer: WarmTrainer, follower: ProgressFollower) -> JobResult | JobFailure | TrainerEnd:
+        await trainer.ensure_started()
+        end = await _wait_for_end(trainer, follower, idle_timeout_s=self._options.idle_timeout_s)
+        if isinstance(end, TrainerEnd):
             await trainer.kill()
-            lives.note(end)
-            await asyncio.sleep(lives.wait_s(options.restart_wait_s))
+        return end
 
 
 def _bound_log(path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
-from site_agent.errors import JobFailedError
+from site_agent.errors import JobFailedError, JobTimedOutError
 from site_agent.jobs.job_dir import JobFailure, JobResult, JobSpec, ProgressLine
 
 ProgressListener = Callable[[ProgressLine], None]
@@ -57,3 +59,18 @@ def succeeded(outcome: JobResult | JobFailure, job: JobSpec) -> JobResult:
     if isinstance(outcome, JobFailure):
         raise JobFailedError(outcome.message, failure_code=outcome.code, advice=outcome.advice, job_id=job.job_id)
     return outcome
+
+
+@asynccontextmanager
+async def job_time(job: JobSpec) -> AsyncIterator[None]:
+    """Bound what is done inside by the job's time.
+
+    Raises:
+        JobTimedOutError: ``job.timeout_s`` passed.
+    """
+    try:
+        async with asyncio.timeout(job.timeout_s):
+            yield
+    except TimeoutError as error:
+        message = "the job did not end in its time; raise runner.timeout_s, or ask for fewer steps"
+        raise JobTimedOutError(message, job_id=job.job_id, timeout_s=job.timeout_s) from error

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from site_agent.errors import JobTimedOutError, TrainerAbsentError
+from site_agent.errors import TrainerAbsentError
 from site_agent.jobs.documents import write_file
 from site_agent.jobs.held_folder import held_folder, remove_without_following, unsafe_errors
 from site_agent.jobs.job_dir import (
@@ -28,17 +28,19 @@ from site_agent.jobs.job_dir import (
     JobResult,
     JobSpec,
     read_result,
-    write_job,
 )
-from site_agent.jobs.lives import EndCause, Lives, ProgressFollower, TrainerEnd, stamp_of
-from site_agent.jobs.runner import ProgressListener, succeeded
+from site_agent.jobs.lives import EndCause, ProgressFollower, TrainerEnd, run_lives, stamp_of
+from site_agent.jobs.runner import ProgressListener, job_time, succeeded
 from site_agent.jobs.spool_files import (
     CANCEL_FILE,
     HEARTBEAT_FILE,
     INSPECTIONS_FOLDER,
     RESTART_FILE,
     Heartbeat,
+    JobNames,
+    is_of_a_round,
     is_trainer_alive,
+    names_of,
     read_ends_from,
     read_heartbeat,
 )
@@ -90,12 +92,8 @@ class SpoolRunner:
             # The folder is held for as long as the job takes: what a trainer puts in its place meanwhile is not it.
             with unsafe_errors(), held_folder(self._options.jobs_dir, *names) as held:
                 try:
-                    async with asyncio.timeout(job.timeout_s):
-                        result = await self._run(held, "/".join(names), job, on_progress)
-                except TimeoutError as error:
-                    await self._give_up(held, "/".join(names))
-                    message = "the job did not end in its time; raise runner.timeout_s, or ask for fewer steps"
-                    raise JobTimedOutError(message, job_id=job.job_id, timeout_s=job.timeout_s) from error
+                    async with job_time(job):
+                        result = await self._run(held, names, job, on_progress)
                 except BaseException:
                     # Cancelled, or given up: either way the trainer must not go on with it.
                     await self._give_up(held, "/".join(names))
@@ -116,31 +114,27 @@ class SpoolRunner:
         """See ``JobRunner``: the trainer is not this agent's to stop."""
 
     async def _run(
-        self, job_dir: Path, name: str, job: JobSpec, on_progress: ProgressListener
+        self, job_dir: Path, names: JobNames, job: JobSpec, on_progress: ProgressListener
     ) -> JobResult | JobFailure:
-        await asyncio.to_thread(self._open_job, job_dir, name, job)
-        closed = await asyncio.to_thread(read_result, job_dir)
-        if closed is not None:
-            return closed
-        follower = ProgressFollower(job_dir, on_progress)
+        await asyncio.to_thread(self._clear_signs, job_dir, names[0])
         watch = _TrainerWatch(self._options.jobs_dir, absent_after_s=self._options.absent_after_s)
-        waiting = _Waiting(name, job_dir, follower, watch, idle_timeout_s=self._options.idle_timeout_s)
-        lives = Lives(follower, job.job_id, n_in_vain_allowed=self._options.n_lives_in_vain)
-        while True:
-            end = await waiting.for_end()
-            if not isinstance(end, TrainerEnd):
-                return end
-            if end.cause is EndCause.HUNG:
-                await asyncio.to_thread(write_file, job_dir / RESTART_FILE, b"")
+        waiting = _Waiting("/".join(names), job_dir, watch, idle_timeout_s=self._options.idle_timeout_s)
+        return await run_lives(
+            job_dir,
+            job,
+            waiting.for_end,
+            on_progress=on_progress,
+            n_in_vain_allowed=self._options.n_lives_in_vain,
             # The trainer itself waits before it starts another.
-            lives.note(end)
+            restart_wait_s=None,
+        )
 
-    def _open_job(self, job_dir: Path, name: str, job: JobSpec) -> None:
+    def _clear_signs(self, job_dir: Path, run: str) -> None:
+        """Take away what an earlier start of the job told the trainer."""
         remove_without_following(job_dir / CANCEL_FILE)
         remove_without_following(job_dir / RESTART_FILE)
-        with held_folder(self._options.jobs_dir, name.split("/", maxsplit=1)[0]) as spool:
+        with held_folder(self._options.jobs_dir, run) as spool:
             remove_without_following(spool / STOP_FILE)
-        write_job(job_dir, job)
 
     async def _give_up(self, job_dir: Path, name: str) -> None:
         """Have the trainer let go of a job, so that its folder may be deleted or filled anew."""
@@ -186,18 +180,12 @@ class SpoolRunner:
             write_file(spool / STOP_FILE, b"")
 
 
-def names_of(jobs_dir: Path, job_dir: Path) -> tuple[str, str]:
-    """The two names under which a job's folder lies in the jobs folder: its run's, or ``inspections``; and its own."""
-    run, name = job_dir.relative_to(jobs_dir).parts
-    return run, name
-
-
-def open_jobs_below(jobs_dir: Path) -> list[tuple[str, str]]:
+def open_jobs_below(jobs_dir: Path) -> list[JobNames]:
     """The rounds' jobs that are opened and not closed, without following a link. Blocks on the disk."""
-    found: list[tuple[str, str]] = []
+    found: list[JobNames] = []
     if not jobs_dir.exists():
         return found
-    for run in sorted(entry.name for entry in jobs_dir.iterdir() if entry.name.startswith("run-")):
+    for run in sorted(entry.name for entry in jobs_dir.iterdir() if is_of_a_round(entry.name)):
         with suppress(OSError), held_folder(jobs_dir, run) as spool:
             for entry in spool.iterdir():
                 is_folder = entry.is_dir() and not entry.is_symlink()
@@ -238,28 +226,25 @@ class _TrainerWatch:
 class _Waiting:
     """Waits for the end of a job, or of a life of its trainer."""
 
-    def __init__(
-        self, name: str, job_dir: Path, follower: ProgressFollower, watch: _TrainerWatch, *, idle_timeout_s: float
-    ) -> None:
+    def __init__(self, name: str, job_dir: Path, watch: _TrainerWatch, *, idle_timeout_s: float) -> None:
         self._name = name
         self._job_dir = job_dir
-        self._follower = follower
         self._watch = watch
         self._idle_timeout_s = idle_timeout_s
         self._life_at_work: str | None = None
         self._ends_offset = 0
         self._ends: list[int] = []
 
-    async def for_end(self) -> JobResult | JobFailure | TrainerEnd:
-        """The job's result, or how its trainer ended without one."""
+    async def for_end(self, follower: ProgressFollower) -> JobResult | JobFailure | TrainerEnd:
+        """The job's result, or how its trainer ended without one; one that hangs is asked to start again."""
         alive_at = time.monotonic()
         while True:
             beat = await self._watch.look()
-            is_alive = await self._follower.look()
+            is_alive = await follower.look()
             result = await asyncio.to_thread(read_result, self._job_dir)
             if result is not None:
                 # Once more: what it said last may have come between the look and the result.
-                await self._follower.look()
+                await follower.look()
                 return result
             end = await self._end(beat)
             if end is not None:
@@ -269,6 +254,7 @@ class _Waiting:
                 alive_at = time.monotonic()
             if time.monotonic() - alive_at > self._idle_timeout_s:
                 self._life_at_work = None
+                await asyncio.to_thread(write_file, self._job_dir / RESTART_FILE, b"")
                 return TrainerEnd(cause=EndCause.HUNG)
             await asyncio.sleep(_LOOK_EVERY_S)
 

@@ -33,6 +33,9 @@ RESTART_FILE = "restart"
 ENDS_FILE = "ends.jsonl"
 INSPECTIONS_FOLDER = "inspections"
 
+JobNames = tuple[str, str]
+"""Under which a job's folder lies in the jobs folder: its run's, or ``inspections``; and its own."""
+
 BEAT_EVERY_S = 2.0
 STALE_AFTER_S = 30.0
 """A heartbeat that is older says that there is no trainer."""
@@ -59,6 +62,17 @@ class Heartbeat:
     def to_document(self) -> dict[str, object]:
         """As it stands in the file."""
         return {"life": self.life, "n_beats": self.n_beats, "jobs": list(self.jobs)}
+
+
+def names_of(jobs_dir: Path, job_dir: Path) -> JobNames:
+    """The two names under which a job's folder lies in the jobs folder."""
+    run, name = job_dir.relative_to(jobs_dir).parts
+    return run, name
+
+
+def is_of_a_round(name: str) -> bool:
+    """Whether a folder, as ``RUN`` or ``RUN/ROUND``, is a round's, and not a dataset's that a command looks at."""
+    return name.startswith("run-")
 
 
 def write_heartbeat(jobs_dir: Path, heartbeat: Heartbeat) -> None:

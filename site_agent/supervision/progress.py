@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from fl_protocol.spec.context import RoundContext
+from fl_protocol.spec.metrics import are_sites_compared
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.telemetry.span_names import SpanName
 from fl_protocol.telemetry.tracing import current_ids
@@ -106,6 +107,7 @@ def most_steps(spec: RunSpec) -> Mapping[ProgressState, int]:
     """How far each state of a run's job may count, as the approved specification says."""
     return {
         ProgressState.LOADING: 1,
-        ProgressState.EVALUATING: spec.evaluation.max_records,
+        # Twice where adapter v0 is evaluated beside the one that was received.
+        ProgressState.EVALUATING: spec.evaluation.max_records * (1 + are_sites_compared(spec.evaluation.metrics)),
         ProgressState.TRAINING: spec.local.steps,
     }

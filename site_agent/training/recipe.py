@@ -16,7 +16,7 @@ import torch
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.spec.adapters import AdapterKind
 from fl_protocol.spec.learning_rate import learning_rate_at
-from fl_protocol.spec.metrics import EvaluationTotals, counts_of, values_of
+from fl_protocol.spec.metrics import counted_by_trainer
 from fl_protocol.spec.run_spec import RunSpec, parse_run_spec
 from fl_protocol.spec.tasks import TaskKind
 from fl_protocol.tensors.adapter_layout import AdapterLayout
@@ -44,7 +44,12 @@ from site_agent.training.adapter_io import (
 from site_agent.training.checkpoints import Checkpoint, CheckpointStore
 from site_agent.training.counting import count_codes
 from site_agent.training.device import Compute, choose_compute, peak_memory_bytes
-from site_agent.training.errors import LossNotFiniteError
+from site_agent.training.evaluating import (
+    evaluate,
+    evaluate_initial,
+    metrics_of_evaluation,
+    n_evaluations,
+)
 from site_agent.training.exchange import ALGORITHM_SEGMENTS
 from site_agent.training.exchange.fedavg_lora import (
     NOT_EVALUATED,
@@ -73,8 +78,6 @@ from site_agent.training.versions import installed_versions
 
 CHECKPOINT_EVERY_S = 30.0
 """The shortest time between two checkpoints; the first comes after twice that, so that a small round writes none."""
-
-_EVALUATION_BATCH = 8
 
 
 def perform_job(
@@ -145,20 +148,24 @@ def train_adapter(
 
     # Evaluate the adapter that was received, on records that are never trained on.
     evaluated, held_out_fits = NOT_EVALUATED, FitCounts()
+    held_out: list[TaskExample] = []
     if job.kind is JobKind.EVALUATE or job.round_index % spec.evaluation.every == 0:
-        held_out = list(encode_records(split.held_out, model, held_out_fits))
+        held_out += encode_records(split.held_out, model, held_out_fits)
         evaluated = evaluate(
             model,
             held_out,
             progress=progress,
             keep=checkpoints.offer,
             resumed=resumed,
+            n_in_all=n_evaluations(spec, state) * len(held_out),
         )
-    metrics = metrics_of_evaluation(evaluated, held_out_fits, spec)
+    initial = evaluate_initial(model, held_out, state=state, spec=spec, evaluated=evaluated, progress=progress)
+    metrics = metrics_of_evaluation(evaluated, held_out_fits, spec, initial=initial)
+    counts = counted_by_trainer(spec.evaluation.metrics)
 
     # Train, and put into the payload what the secure sum is to add up.
     if job.kind is JobKind.EVALUATE:
-        segments = evaluation_segments(evaluated, counts_of(spec.evaluation.metrics))
+        segments = evaluation_segments(evaluated, counts, initial=initial)
     else:
         fits = FitCounts()
         rule, half = local_steps(spec, job.round_index), LOCAL_RULES[spec.local.rule]
@@ -179,7 +186,8 @@ def train_adapter(
             global_adapter=state.adapter,
             trained=trained,
             evaluated=evaluated,
-            counts=counts_of(spec.evaluation.metrics),
+            counts=counts,
+            initial=initial,
         )
         segments |= ALGORITHM_SEGMENTS[spec.aggregation.algorithm](start, read_adapter(model.module))
         outcome = half.finish(start, segments["adapter_update"])
@@ -258,42 +266,6 @@ def local_steps(spec: RunSpec, round_index: int) -> LocalSteps:
     )
 
 
-def evaluate(
-    task: LoadedTask,
-    examples: Sequence[TaskExample],
-    *,
-    progress: ProgressReporter,
-    keep: Callable[[Callable[[], Checkpoint]], None] = lambda _: None,
-    resumed: Checkpoint | None = None,
-) -> EvaluationSums:
-    """Sum the loss, and what the metrics count, over held-out examples; none give zeros.
-
-    Raises:
-        LossNotFiniteError: the loss is NaN or infinite.
-    """
-    if resumed is not None and resumed.is_evaluated:
-        return resumed.evaluated
-    sums = NOT_EVALUATED if resumed is None else resumed.evaluated
-    by_length = sorted(examples, key=lambda example: example.n_tokens)
-    steps = len(by_length)
-    progress.report(ProgressState.EVALUATING, step=sums.n_records, steps=steps, is_resumed=resumed is not None)
-    with torch.inference_mode():
-        for start in range(sums.n_records, steps, _EVALUATION_BATCH):
-            batch = by_length[start : start + _EVALUATION_BATCH]
-            answer = task.evaluate(batch)
-            sums = EvaluationSums(
-                loss_sum=sums.loss_sum + answer.loss_sum,
-                n_tokens=sums.n_tokens + answer.n_units,
-                n_records=sums.n_records + len(batch),
-                counts={name: sums.counts.get(name, 0) + counted for name, counted in answer.counts.items()},
-            )
-            keep(partial(Checkpoint, evaluated=sums, is_evaluated=sums.n_records == steps))
-            progress.report(ProgressState.EVALUATING, step=sums.n_records, steps=steps, n_records=sums.n_records)
-    if not math.isfinite(sums.loss_sum):
-        raise LossNotFiniteError("the evaluation loss is not finite")
-    return sums
-
-
 def train(
     task: LoadedTask,
     examples: Sequence[TaskExample],
@@ -347,22 +319,6 @@ def train(
 def checkpoint_of_training(checkpoints: CheckpointStore, evaluated: EvaluationSums, done: StepDone) -> None:
     """Write how far training is, if it is time to."""
     checkpoints.offer(lambda: Checkpoint(evaluated=evaluated, is_evaluated=True, trained=done.capture()))
-
-
-def metrics_of_evaluation(evaluated: EvaluationSums, fits: FitCounts, spec: RunSpec) -> dict[str, float]:
-    """What this site may see of its own evaluation."""
-    metrics: dict[str, float] = {"held_out_cut": fits.cut, "held_out_left_out": fits.no_room}
-    if evaluated.n_tokens:
-        metrics["eval_loss"] = evaluated.loss_sum / evaluated.n_tokens
-        totals = EvaluationTotals(
-            loss_sum=evaluated.loss_sum,
-            n_units=evaluated.n_tokens,
-            n_records=evaluated.n_records,
-            counts={name: evaluated.counts.get(name, 0) for name in counts_of(spec.evaluation.metrics)},
-        )
-        of_run = values_of(spec.evaluation.metrics, totals)
-        metrics |= {f"eval_{name}": value for name, value in of_run.items()}
-    return metrics
 
 
 def metrics_of_training(segments: RawSegments, trained: TrainingSums, fits: FitCounts) -> dict[str, float]:

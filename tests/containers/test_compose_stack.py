@@ -36,12 +36,12 @@ def first_run(stack: Stack) -> dict[str, object]:
     """The summary of the first run, when it has ended."""
     code = stack.wait_for_end("demo", timeout_s=_RUN_S)
     assert code == 0, stack.logs("demo")
-    return summary_of(stack)
+    return summary_in(stack, stack.container("demo"))
 
 
-def summary_of(stack: Stack) -> dict[str, object]:
+def summary_in(stack: Stack, container: str) -> dict[str, object]:
     # A container that has ended has no shell: the file is copied out of its volume.
-    done = stack.docker("cp", f"{stack.container('demo')}:/srv/demo/summary.json", "-")
+    done = stack.docker("cp", f"{container}:/srv/demo/summary.json", "-")
     assert done.returncode == 0, done.stderr
     text = done.stdout
     return dict(json.loads(text[text.index("{") : text.rindex("}") + 1]))
@@ -149,8 +149,8 @@ def test_database_and_coordinator_restarted_in_a_run_cost_nothing(stack: Stack, 
         stack.compose("start", service)
     waited = stack.docker("wait", again, timeout_s=_RUN_S)
     told = stack.docker("logs", again)
-    assert waited.stdout.strip() == "0", told.stdout + told.stderr
-    report = summary_of(stack)
+    assert waited.stdout.strip() == "0", told.stdout + told.stderr + _errors_of(stack, "coordinator")
+    report = summary_in(stack, again)
     assert report["run_id"] != first_run["run_id"]
     # The same seed, data and base: what was interrupted comes to the same figures, to the last bit.
     assert report["eval_loss_after"] == first_run["eval_loss_after"]
@@ -160,6 +160,13 @@ def test_database_and_coordinator_restarted_in_a_run_cost_nothing(stack: Stack, 
 
 def _url_of(stack: Stack) -> tuple[str, ...]:
     return ("--coordinator", f"https://coordinator:{stack.environment['WARDROUND_REST_PORT']}")
+
+
+def _errors_of(stack: Stack, service: str) -> str:
+    """What a service wrote of its own faults: from each traceback on, and lines of errors."""
+    lines = stack.logs(service).splitlines()
+    faults = [place for place, line in enumerate(lines) if "[error" in line or "Traceback" in line]
+    return "\n".join(line for place in faults[:3] for line in ("", *lines[max(0, place - 1) : place + 80]))
 
 
 def _since(stack: Stack, service: str, container: str) -> str:

@@ -44,6 +44,7 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(1500)]
 SITES = ("st-mary", "charite", "ucsf")
 COMPOSE = ROOT / "deploy" / "compose"
 _USER = 10001
+_ASKED_NOTHING = "error:transaction-end-before-headers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +189,8 @@ def test_hospitals_behind_a_proxy_take_part_in_a_run_to_its_release(town: Town) 
     asked = {line.split(" CONNECT ")[1].split()[0] for line in town.proxy.requests() if " CONNECT " in line}
     assert asked
     assert asked <= allowed
-    assert not [line for line in town.proxy.requests() if " CONNECT " not in line]
+    # A connection that ended before it asked for anything, such as those of the test beside this one, is no request.
+    assert not [line for line in town.proxy.requests() if " CONNECT " not in line and _ASKED_NOTHING not in line]
 
 
 def test_status_and_doctor_of_a_hospital_say_that_all_is_well(town: Town) -> None:

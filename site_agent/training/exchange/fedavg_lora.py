@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_protocol.folds.site_comparison import INITIAL_LOSS, INITIAL_UNITS
 from fl_protocol.tensors.adapter_layout import AdapterLayout
 from site_agent.training.errors import LossNotFiniteError
 from site_agent.training.local.steps import TrainingSums
@@ -39,20 +40,27 @@ NOT_EVALUATED = EvaluationSums(loss_sum=0.0, n_tokens=0, n_records=0)
 """What a site adds in a round that ``evaluation.every`` leaves out."""
 
 
-def evaluation_segments(sums: EvaluationSums, counts: Collection[str] = ()) -> RawSegments:
+def evaluation_segments(
+    sums: EvaluationSums, counts: Collection[str] = (), *, initial: EvaluationSums | None = None
+) -> RawSegments:
     """What an evaluation adds to the sum: eval_loss_sum float64, eval_tokens and eval_records int64, shape (1,).
 
     Args:
         sums: of this site.
         counts: names of the counts that the run's metrics need; each is one more ``eval_<name>``, int64, 0 where
             nothing of the kind was counted. Others are left out.
+        initial: of adapter v0 over the same records, where the run compares sites. The agent makes flags of it.
     """
-    return {
+    segments: RawSegments = {
         "eval_loss_sum": np.array([sums.loss_sum], dtype=np.float64),
         "eval_tokens": np.array([sums.n_tokens], dtype=np.int64),
         "eval_records": np.array([sums.n_records], dtype=np.int64),
         **{f"eval_{name}": np.array([sums.counts.get(name, 0)], dtype=np.int64) for name in counts},
     }
+    if initial is not None:
+        segments[INITIAL_LOSS] = np.array([initial.loss_sum], dtype=np.float64)
+        segments[INITIAL_UNITS] = np.array([initial.n_tokens], dtype=np.int64)
+    return segments
 
 
 def training_segments(
@@ -63,6 +71,7 @@ def training_segments(
     trained: TrainingSums,
     evaluated: EvaluationSums,
     counts: Collection[str] = (),
+    initial: EvaluationSums | None = None,
 ) -> RawSegments:
     """What a trained round adds to the sum.
 
@@ -81,5 +90,5 @@ def training_segments(
         "adapter_update": update,
         "train_loss_sum": np.array([trained.loss_sum], dtype=np.float64),
         "train_tokens": np.array([trained.n_tokens], dtype=np.int64),
-        **evaluation_segments(evaluated, counts),
+        **evaluation_segments(evaluated, counts, initial=initial),
     }

@@ -121,7 +121,7 @@ class Probe:
 
 def probed(stack: Stack, service: str, *, writable: tuple[str, ...]) -> Probe:
     """Try everything inside a service's container; ``writable`` are the folders in which it may write."""
-    folders = (*PROBE.system_folders, "/data", "/models", "/srv/secrets", *writable)
+    folders = (*PROBE.system_folders, "/data", "/models", "/srv/secrets", "/etc/wardround", *writable)
     asked = {
         "addresses": PROBE.addresses,
         "names": PROBE.names,

@@ -54,16 +54,16 @@ def engine_in(namespace: Namespace, folder: Path, environment: Mapping[str, str]
 def copy_images(images: list[str], source: Mapping[str, str], target: Mapping[str, str]) -> float:
     """Load images of one engine into another; the seconds that it took."""
     began = time.monotonic()
-    save = subprocess.Popen(["docker", "save", *images], env=dict(source), stdout=subprocess.PIPE)
-    load = subprocess.run(
-        ["docker", "load", "--quiet"],
-        env=dict(target),
-        stdin=save.stdout,
-        capture_output=True,
-        timeout=600,
-        check=False,
-    )
-    assert save.wait() == 0
+    with subprocess.Popen(["docker", "save", *images], env=dict(source), stdout=subprocess.PIPE) as save:
+        load = subprocess.run(
+            ["docker", "load", "--quiet"],
+            env=dict(target),
+            stdin=save.stdout,
+            capture_output=True,
+            timeout=600,
+            check=False,
+        )
+    assert save.returncode == 0
     assert load.returncode == 0, load.stderr.decode()
     return time.monotonic() - began
 

@@ -58,14 +58,17 @@ class Stack:
         return self.docker("exec", self.container(service), *words, timeout_s=timeout_s)
 
     def container(self, service: str) -> str:
-        """The id of a service's container."""
-        lines = self.compose("ps", "--all", "--quiet", service).split()
+        """The id of a service's container; those of `compose run` do not count."""
+        labels = (f"project={self.name}", f"service={service}", "oneoff=False")
+        filters = [word for label in labels for word in ("--filter", f"label=com.docker.compose.{label}")]
+        lines = self.docker("ps", "--all", "--no-trunc", "--quiet", *filters).stdout.split()
         assert len(lines) == 1, f"{service}: {lines}"
         return lines[0]
 
     def logs(self, service: str) -> str:
-        """What a service wrote, without compose's own marks."""
-        return self.compose("logs", "--no-color", "--no-log-prefix", service, is_checked=False)
+        """What a service wrote, byte for byte: `compose logs` puts codes of a terminal before the lines."""
+        done = self.docker("logs", self.container(service))
+        return done.stdout + done.stderr
 
     def inspect(self, service: str) -> dict[str, object]:
         """The engine's account of a service's container."""

@@ -8,6 +8,7 @@ hospital's agent is down is told when it is up again, and marks the release; one
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ from wardround.documents import text_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.timeout(900)]
 
-STUDY = Study(name="gate", rounds=1, steps=2)
+STUDY = Study(name="gate", rounds=1, steps=2, changes=(("evaluation.metrics", ("loss", "sites-made-worse")),))
 SITE = STUDY.sites[1]
 NO_COORDINATOR = {key: value for key, value in ENVIRONMENT.items() if not key.startswith("WARDROUND_")}
 Typed = tuple[int, dict[str, object]]
@@ -137,6 +138,10 @@ def _verifies_alone(release: Path) -> None:
         (f"user:{PRIVACY_OFFICER}", "privacy-officer", "read by a test"),
     ]
     assert (verified["site_approvals"], verified["rounds"]) == (3, 2)
+    # Three real trainers evaluated both adapters; how the two steps went at each, nobody here can know.
+    assert re.search(
+        r"\| sites at which .+ worse than the initial one \| [0-3] of 3 \|", (release / "README.md").read_text()
+    )
     weights = release / "adapter_model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

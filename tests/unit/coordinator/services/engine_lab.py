@@ -154,6 +154,8 @@ class LabSite:
     told: list[AbandonRound] = field(default_factory=list)
     adds: Callable[[dict[str, np.ndarray], PublicState], None] = field(default=lambda _raw, _state: None)
     """What the run's algorithm asks for besides, of a training round that starts from this state."""
+    evaluates: Callable[[dict[str, np.ndarray], RoundRef], None] = field(default=lambda _raw, _ref: None)
+    """What the run's metrics ask for besides, and other losses, of a round."""
 
     @property
     def n_records(self) -> int:
@@ -167,6 +169,7 @@ class LabSite:
             "eval_tokens": np.array([11], np.int64),
             "eval_records": np.array([3], np.int64),
         }
+        self.evaluates(evaluated, ref)
         if kind is RoundKind.EVALUATE:
             return evaluated
         raw = {

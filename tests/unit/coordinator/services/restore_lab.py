@@ -13,7 +13,8 @@ from coordinator.ca.key_files import replace_file
 from coordinator.db.migrate import migrate
 from coordinator.db.models import AuditCheckpoint, Run
 from coordinator.db.tx import Database
-from coordinator.installation import Installation, Ports, install, open_installation
+from coordinator.installation import Installation, open_installation
+from coordinator.new_installation import Ports, install
 from coordinator.services.accept_round import DeclineKind, decline_round
 from coordinator.services.context import EngineContext
 from coordinator.services.resources import origin_of

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 
 from coordinator.services.model_card import model_card
 from coordinator.services.release_lineage import Lineage, read_lineage
+from fl_protocol.spec.metrics import Metric
 from fl_protocol.testing.run_specs import resolved_run_spec
 from tests.support.released_run import FIRST, SECOND, CompletedRuns, state_of
 
@@ -76,10 +77,43 @@ def test_card_says_the_sums_that_were_published_and_no_figure_of_one_site(card) 
 
 
 def test_card_says_plainly_that_the_worst_site_is_not_known_and_why(card) -> None:
-    assert "| worst site | not available |" in card
+    assert "Why the worst site's own loss is not here" in card
+    assert "| sites at which this adapter does worse than the initial one | not asked for (`sites-made-worse`" in card
+    assert "Nor did the run ask at how many sites it does worse" in card
     assert "the largest of several figures is no sum" in card
     assert "no differential-privacy guarantee" in card
     assert "the privacy ledger in `evidence/` is empty" in card
+
+
+def compared(lineage: Lineage, worse: float | None, compared: float) -> Lineage:
+    """The same run, had it asked at how many sites the adapter does worse."""
+    spec = replace(
+        lineage.spec, evaluation=replace(lineage.spec.evaluation, metrics=(Metric.LOSS, Metric.SITES_MADE_WORSE))
+    )
+    last = lineage.rounds[-1]
+    found = {} if worse is None else {"sites-made-worse": worse, "sites-compared": compared}
+    rounds = (*lineage.rounds[:-1], replace(last, report={**last.report, "metrics": found}))
+    return replace(lineage, spec=spec, rounds=rounds)
+
+
+@pytest.mark.parametrize(
+    ("worse", "n_compared", "said"),
+    [
+        (0.0, 3.0, "0 of 3"),
+        (1.0, 3.0, "1 of 3"),
+        (3.0, 3.0, "3 of 3"),
+        (1.0, 2.0, "1 of 2; 1 of the 3 sites in the sum had no held-out record"),
+        (None, 0.0, "not evaluated"),
+    ],
+)
+def test_card_of_a_run_that_asked_says_at_how_many_sites_the_adapter_does_worse(
+    lineage, clock, worse, n_compared, said
+) -> None:
+    card = model_card(compared(lineage, worse, n_compared), release_id="rel-x", created_at=clock.now())
+    assert f"| sites at which this adapter does worse than the initial one | {said} |" in card
+    assert "larger by more than 1/1024 nat a unit" in card
+    assert "the mean above may hide a site" in card
+    assert "Nor did the run ask" not in card
 
 
 def test_run_without_an_evaluation_claims_none(lineage, clock) -> None:

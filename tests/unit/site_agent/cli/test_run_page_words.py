@@ -27,6 +27,8 @@ WORDS = {
     "counted": None,
     "layer_weight": "one weight a layer",
     "selected": "reaches the threshold",
+    "eval_compared": "whether it has held-out records",
+    "eval_made_worse": "whether the adapter does worse on them than the initial one",
 }
 """Of each segment, what the page calls it; ``counted`` says 1 at each site that is in the sum."""
 
@@ -41,6 +43,7 @@ def lines_of(run_spec: RunSpec) -> str:
         {},
         {"local.rule": "scaffold", "local.optimizer": "sgd"},
         {"aggregation.algorithm": "fedmed"},
+        {"evaluation.metrics": ["loss", "sites-made-worse"]},
     ],
 )
 def test_every_segment_of_a_training_round_is_in_the_words(

@@ -45,3 +45,8 @@ def test_bounds_are_the_approved_specifications() -> None:
     bounds = most_steps(spec)
     assert bounds[ProgressState.TRAINING] == spec.local.steps
     assert bounds[ProgressState.EVALUATING] == spec.evaluation.max_records
+
+
+def test_bound_is_twice_the_records_where_the_initial_adapter_is_evaluated_too() -> None:
+    spec = resolved_run_spec({"evaluation.metrics": ["sites-made-worse"], "evaluation.max_records": 50})
+    assert most_steps(spec)[ProgressState.EVALUATING] == 100

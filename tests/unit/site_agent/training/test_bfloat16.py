@@ -12,9 +12,10 @@ from safetensors.numpy import load_file
 from site_agent.jobs.job_dir import DeviceChoice
 from site_agent.training.adapter_io import adapter_parameters, load_adapter, read_adapter
 from site_agent.training.device import choose_compute, cpu_flags
+from site_agent.training.evaluating import evaluate
 from site_agent.training.formats.prompt_jsonl import read_prompts
 from site_agent.training.progress import ProgressReporter
-from site_agent.training.recipe import evaluate, local_steps, train
+from site_agent.training.recipe import local_steps, train
 from site_agent.training.shelf import ModelShelf
 from site_agent.training.task_half import LoadedTask
 from site_agent.training.tasks.drawing import FitCounts, encode_records, sample_examples

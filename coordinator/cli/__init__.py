@@ -1,0 +1,1 @@
+"""What whoever runs the coordinator types: one module a subject, and what their answers share."""
