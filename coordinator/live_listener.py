@@ -2,6 +2,9 @@
 
 Each process has this listener whatever its roles, so that a driver without any other can be asked as well. It tells
 what ``/readyz`` tells everybody, and nothing of a run. Part of the composition root.
+
+Two questions, because what follows from the answers differs: whoever is not well (``/healthz``) is given no work, and
+whoever stands still (``/loop``) is started again. A database that is away is no reason for the second.
 """
 
 from __future__ import annotations
@@ -23,7 +26,11 @@ LIVE_HOST = "127.0.0.1"
 
 
 def live_server(resources: Resources, *, roles: Collection[str], stop_grace_s: float) -> QuietServer:
-    """A server for ``GET /healthz``: 200 where every part is well, 503 where one is not, with the parts by name."""
+    """A server for ``GET /healthz`` and ``GET /loop``.
+
+    The first answers 200 where every part is well and 503 where one is not, with the parts by name; the second answers
+    200 and asks nothing and nobody.
+    """
 
     async def answer(request: Request) -> JSONResponse:
         del request
@@ -32,9 +39,14 @@ def live_server(resources: Resources, *, roles: Collection[str], stop_grace_s: f
         document = {"roles": sorted(roles), "checks": dict(checks)}
         return JSONResponse(document, status_code=200 if all(checks.values()) else 503)
 
+    async def turn(request: Request) -> JSONResponse:
+        del request
+        return JSONResponse({"roles": sorted(roles)})
+
+    routes = [Route("/healthz", answer, methods=["GET"]), Route("/loop", turn, methods=["GET"])]
     return QuietServer(
         uvicorn.Config(
-            Starlette(routes=[Route("/healthz", answer, methods=["GET"])]),
+            Starlette(routes=routes),
             log_config=None,
             access_log=False,
             lifespan="off",

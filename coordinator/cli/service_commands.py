@@ -181,6 +181,10 @@ def doctor(
     is_live: Annotated[
         bool, typer.Option("--live", help="Only ask whether the coordinator that runs here is well; for healthchecks.")
     ] = False,
+    is_loop_only: Annotated[
+        bool,
+        typer.Option("--loop", help="With --live: only whether its loop turns; for whoever would start it again."),
+    ] = False,
     serve_file: Annotated[
         Path | None,
         typer.Option(envvar=_SERVE_FILE, help="The process that `serve` told this file; by default all of the folder."),
@@ -191,8 +195,10 @@ def doctor(
     Example: wardround-coordinator doctor --config ./coordinator/coordinator.yaml
     """
     if is_live:
-        _answer_live(config, serve_file)
+        _answer_live(config, serve_file, is_loop_only=is_loop_only)
         return
+    if is_loop_only:
+        raise typer.BadParameter("--loop is said with --live", param_hint="--loop")
     from coordinator.doctor.table import diagnose
     from fl_protocol.telemetry.findings import Health, page, verdict
 
@@ -206,11 +212,11 @@ def doctor(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _answer_live(config: Path, serve_file: Path | None) -> None:
+def _answer_live(config: Path, serve_file: Path | None, *, is_loop_only: bool) -> None:
     # Asked as a program of its own, this is answered in ``coordinator.program``, before anything else is loaded.
     from coordinator.doctor.live import ask_live
 
-    said = ask_live(config.resolve().parent, serve_file)
+    said = ask_live(config.resolve().parent, serve_file, is_loop_only=is_loop_only)
     answer(said.document(), [said.sentence])
     if not said.is_well:
         raise typer.Exit(EXIT_FAILED)

@@ -2,6 +2,8 @@
 
 Asked every few seconds, so it loads next to nothing: it reads where the processes of the folder say that they listen,
 asks each on loopback, and looks that its listeners take connections. It neither opens the database nor reads a key.
+With ``--loop`` it asks only whether the processes' loops turn, for whoever would start them again: a process whose
+database is away is not well, and is not helped by a restart either.
 """
 
 from __future__ import annotations
@@ -59,22 +61,24 @@ def answer_live(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("command", choices=["doctor"])
     parser.add_argument("--live", action="store_true", required=True)
+    parser.add_argument("--loop", action="store_true")
     config = os.environ.get(_CONFIG_VARIABLE) or "coordinator.yaml"
     parser.add_argument("--config", "-c", type=Path, default=Path(config))
     named = os.environ.get(SERVE_FILE_VARIABLE)
     parser.add_argument("--serve-file", type=Path, default=Path(named) if named else None)
     asked = parser.parse_args(arguments)
-    answer = ask_live(asked.config.resolve().parent, asked.serve_file)
+    answer = ask_live(asked.config.resolve().parent, asked.serve_file, is_loop_only=asked.loop)
     sys.stdout.write((json.dumps(answer.document(), indent=2) if asked.json else answer.sentence) + "\n")
     return 0 if answer.is_well else 1
 
 
-def ask_live(folder: Path, serve_file: Path | None = None) -> LiveAnswer:
+def ask_live(folder: Path, serve_file: Path | None = None, *, is_loop_only: bool = False) -> LiveAnswer:
     """Ask the coordinators of a folder that are alive on this machine.
 
     Args:
         folder: where ``serve`` leaves ``serve.json`` and ``serve-ROLES-PID.json``.
         serve_file: the one process to ask, by the file that ``serve --serve-file`` was given.
+        is_loop_only: whether a process is well whose loop turns, whatever it says of its parts.
     """
     files = sorted(folder.glob("serve*.json")) if serve_file is None else [serve_file]
     alive = tuple(said for path in files if (said := said_by_process(path)) is not None)
@@ -84,7 +88,7 @@ def ask_live(folder: Path, serve_file: Path | None = None) -> LiveAnswer:
         return LiveAnswer(code="not-running", sentence=sentence)
     processes = tuple(int(str(said["pid"])) for said in alive)
     for said in alive:
-        if (fault := _fault(said)) is not None:
+        if (fault := _loop_fault(said) if is_loop_only else _fault(said)) is not None:
             return LiveAnswer(code=fault[0], sentence=f"process {said['pid']}: {fault[1]}", processes=processes)
     return LiveAnswer(code="well", sentence=f"well: {_listed(processes)}", processes=processes)
 
@@ -112,14 +116,27 @@ def said_by_process(path: Path) -> Mapping[str, object] | None:
     return dict(said)
 
 
-def _fault(said: Mapping[str, object]) -> tuple[str, str] | None:
+def _asked(said: Mapping[str, object], path: str) -> tuple[int, object] | str:
+    """A process's status and document, or why there is none."""
     address = said.get("live")
     if not isinstance(address, str):
-        return "no-answer", "it is of an earlier version, which cannot be asked; start it again"
+        return "it is of an earlier version, which cannot be asked; start it again"
     try:
-        status, document = _get(address, "/healthz")
+        return _get(address, path)
     except (OSError, ValueError, http.client.HTTPException):
-        return "no-answer", f"it does not answer at {address} within {_ANSWER_S:.0f} s: it is stuck; see its log"
+        return f"it does not answer at {address} within {_ANSWER_S:.0f} s: it is stuck; see its log"
+
+
+def _loop_fault(said: Mapping[str, object]) -> tuple[str, str] | None:
+    answer = _asked(said, "/loop")
+    return ("no-answer", answer) if isinstance(answer, str) else None
+
+
+def _fault(said: Mapping[str, object]) -> tuple[str, str] | None:
+    answer = _asked(said, "/healthz")
+    if isinstance(answer, str):
+        return "no-answer", answer
+    status, document = answer
     if status != 200:
         unwell = ", ".join(_unwell(document)) or f"its answer is {status}"
         return "part-unwell", f"not at work: {unwell}; `doctor` without --live says why"

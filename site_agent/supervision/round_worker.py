@@ -62,7 +62,7 @@ log = structlog.get_logger(__name__)
 _RECORD_AGAIN_S = 1.0
 
 _Relay = asked.RelayKeys | asked.RelayShares | asked.RelaySurvivors | asked.RelayConfirmations
-_Word = do.ReportReady | do.DeclineRound | do.SendComplaint
+_Word = do.AcceptRound | do.ReportReady | do.DeclineRound | do.SendComplaint
 
 _EVENTS: Mapping[type[_Relay], Callable[..., on.RelayedInput]] = {
     asked.RelayKeys: on.KeysRelayed,
@@ -269,19 +269,19 @@ class RoundWorker:
                 await asyncio.to_thread(self._jobs.delete, self._session.round)
             raise
 
-    async def _perform_one(self, command: SessionCommand) -> SessionEvent | None:  # noqa: C901, PLR0912 - one a command
+    async def _perform_one(self, command: SessionCommand) -> SessionEvent | None:  # noqa: C901 - one a command
         if self._session is None:
             raise IllegalTransitionError("this site is not at work on a round", run_id=self._run_id)
         match command:
             case do.CheckRound():
                 return await self._check_round(self._session.round)
-            case do.AcceptRound():
-                await self._seams.client.accept_round(self._session.round)
             case do.StartJob():
                 self._job = self._seams.spawn(self._run_job())
             case do.StopJob():
                 await self.stop()
-            case do.ReportReady() | do.DeclineRound() | do.SendComplaint():
+            # An acceptance whose answer is lost may have been heard. The round is then held, and assigned no second
+            # time: so the trainer is started in any case, and the word is said again.
+            case do.AcceptRound() | do.ReportReady() | do.DeclineRound() | do.SendComplaint():
                 await self._say_or_keep(command, self._session.round)
             case do.TakeStep():
                 with step_span(self._seams, command.step, command.context):
@@ -455,16 +455,23 @@ class RoundWorker:
         return on.JobFailed(code=code)
 
     async def _say_or_keep(self, command: _Word, round_context: RoundContext) -> None:
-        try:
-            await self._say(command, round_context)
-        except CoordinatorUnavailableError:
-            self._unsent.append(command)
-            self._unsent_round = round_context
+        # In their order: that a round is ready is not taken before it was accepted.
+        if not self._unsent:
+            try:
+                await self._say(command, round_context)
+            except CoordinatorUnavailableError:
+                pass
+            else:
+                return
+        self._unsent.append(command)
+        self._unsent_round = round_context
 
     async def _say(self, command: _Word, round_context: RoundContext) -> None:
         client = self._seams.client
         try:
             match command:
+                case do.AcceptRound():
+                    await client.accept_round(round_context)
                 case do.ReportReady():
                     await client.report_ready(round_context)
                 case do.DeclineRound():

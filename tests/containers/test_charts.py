@@ -92,9 +92,11 @@ def cluster(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
         patch.undo()
 
 
-@pytest.mark.parametrize("role", ["gateway", "driver"])
-def test_probes_find_each_role_well(cluster: Cluster, role: str) -> None:
-    assert cluster.node.probe(cluster.coordinator, f"Deployment/{COORDINATOR}-{role}", "livenessProbe") == 0
+@pytest.mark.parametrize(
+    ("role", "probe"), [("gateway", "livenessProbe"), ("driver", "livenessProbe"), ("driver", "readinessProbe")]
+)
+def test_probes_find_each_role_well(cluster: Cluster, role: str, probe: str) -> None:
+    assert cluster.node.probe(cluster.coordinator, f"Deployment/{COORDINATOR}-{role}", probe) == 0
 
 
 def test_init_that_finds_a_coordinator_changes_nothing(cluster: Cluster) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ssl
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import httpx
 import typer
@@ -30,14 +31,15 @@ def login(
         str | None, typer.Option("--root-fingerprint", help="Instead of --root: the SHA-256 that the root must have.")
     ] = None,
     token_file: Annotated[
-        Path | None, typer.Option("--token-file", help="The file that holds your token; else you are asked for it.")
+        Path | None,
+        typer.Option("--token-file", help="The file that holds your token; else it is read from the standard input."),
     ] = None,
 ) -> None:
     """Remember a coordinator and your token on this account, after both were tried."""
     shell = shell_of(context)
     url = url.rstrip("/")
     pem = _root_pem(url, root=root, fingerprint=root_fingerprint)
-    token = read_token(token_file) if token_file is not None else typer.prompt("Token", hide_input=True, err=True)
+    token = read_token(token_file) if token_file is not None else ask_for_token(sys.stdin)
     folder = ProfileFolder.of_user(shell.environment)
     folder.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     trial = folder.root / "root.pem.trial"
@@ -49,6 +51,23 @@ def login(
         trial.unlink(missing_ok=True)
     folder.save(url=url, token=token, root_pem=pem)
     shell.show_facts({**me, "url": url}, _FACTS)
+
+
+def ask_for_token(source: TextIO) -> str:
+    """The token that a person types where it is not shown, or that a file or a program gives to the standard input.
+
+    Raises:
+        UsageInvalidError: nothing arrived.
+    """
+    if source.isatty():
+        return str(typer.prompt("Token", hide_input=True, err=True))
+    # A prompt would ask the terminal, whatever `login < admin.token` names.
+    token = source.readline().strip()
+    if not token:
+        raise UsageInvalidError(
+            "no token arrived on the standard input", advice="Give it by '< FILE' or by --token-file FILE."
+        )
+    return token
 
 
 def whoami(context: typer.Context) -> None:

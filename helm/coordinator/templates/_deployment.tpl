@@ -104,7 +104,8 @@ ports:
 
 {{/*
 Probes. `doctor --live` asks the running process of this container; a port that answers says that sites can dial. A process
-waits a minute for its database, so a start may take longer.
+waits a minute for its database, so a start may take longer. Invariant: no probe of liveness asks for the database, which no
+restart brings back; a process without it is given no work, and that is all.
 */}}
 {{- define "coordinator.probes.api" -}}
 startupProbe:
@@ -127,6 +128,14 @@ exec:
   command: [wardround-coordinator, doctor, --live, --config, /srv/wardround/coordinator.yaml]
 {{- end -}}
 
+{{- define "coordinator.loop" -}}
+exec:
+  command: [wardround-coordinator, doctor, --live, --loop, --config, /srv/wardround/coordinator.yaml]
+periodSeconds: 30
+failureThreshold: 4
+timeoutSeconds: 10
+{{- end -}}
+
 {{- define "coordinator.probes.gateway" -}}
 startupProbe:
   tcpSocket: {port: gateway}
@@ -134,9 +143,7 @@ startupProbe:
   failureThreshold: 60
   timeoutSeconds: 3
 livenessProbe:
-  {{- include "coordinator.live" . | nindent 2 }}
-  periodSeconds: 30
-  timeoutSeconds: 10
+  {{- include "coordinator.loop" . | nindent 2 }}
 readinessProbe:
   tcpSocket: {port: gateway}
   periodSeconds: 10
@@ -150,9 +157,7 @@ startupProbe:
   failureThreshold: 40
   timeoutSeconds: 10
 livenessProbe:
-  {{- include "coordinator.live" . | nindent 2 }}
-  periodSeconds: 30
-  timeoutSeconds: 10
+  {{- include "coordinator.loop" . | nindent 2 }}
 readinessProbe:
   {{- include "coordinator.live" . | nindent 2 }}
   periodSeconds: 30

@@ -33,7 +33,7 @@ metadata:
   annotations:
     helm.sh/hook: {{ . }}
     helm.sh/hook-weight: "-10"
-    helm.sh/hook-delete-policy: before-hook-creation
+    helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
   {{- end }}
 spec:
   podSelector:

@@ -66,9 +66,10 @@ def test_process_that_stands_still_does_not_answer(running) -> None:
     running.process.send_signal(signal.SIGSTOP)
     try:
         answer = ask_live(running.directory)
+        loop = ask_live(running.directory, is_loop_only=True)
     finally:
         running.process.send_signal(signal.SIGCONT)
-    assert answer.code == "no-answer"
+    assert (answer.code, loop.code) == ("no-answer", "no-answer")
     assert str(running.process.pid) in answer.sentence
     assert until_well(running.directory).is_well
 
@@ -83,8 +84,11 @@ def test_coordinator_that_cannot_record_is_not_well(running) -> None:
         deadline = time.monotonic() + 10
         while (answer := ask_live(running.directory)).is_well and time.monotonic() < deadline:
             time.sleep(0.2)
+        # Nobody who would start it again is told to: that mends no database.
+        loop = running.run_process("doctor", "--live", "--loop", "--config", str(running.config))
         connection.execute("DROP TRIGGER refuse")
     assert answer.code == "part-unwell"
+    assert (loop.returncode, loop.stdout.startswith(b"well")) == (0, True)
     assert "audit" in answer.sentence
     assert until_well(running.directory).is_well
 

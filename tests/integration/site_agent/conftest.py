@@ -40,6 +40,7 @@ from site_agent.audit.own_tree import OwnTree
 from site_agent.audit.store import AuditLog
 from site_agent.db.models import RunLedgerRow
 from site_agent.db.tx import SiteDb, open_site_db
+from site_agent.errors import CoordinatorUnavailableError
 from site_agent.jobs.job_dir import (
     DeviceChoice,
 )
@@ -289,14 +290,20 @@ class FakeCoordinator:
 
 
 class FakeClient:
-    """One site's calls. Dies where it is told: at the n-th call of a name, before or after it arrives."""
+    """One site's calls. Dies, or hears nothing, where it is told: at a call of a name, before or after it arrives."""
 
     def __init__(self, coordinator: FakeCoordinator, site: SiteId) -> None:
         self.coordinator = coordinator
         self.site = site
         self.dies_at: tuple[str, bool] | None = None
+        self.hears_nothing_at: tuple[str, bool] | None = None
 
     def _call(self, name: str, arrive: Callable[[], None]) -> None:
+        if self.hears_nothing_at is not None and self.hears_nothing_at[0] == name:
+            (_, has_arrived), self.hears_nothing_at = self.hears_nothing_at, None
+            if has_arrived:
+                arrive()
+            raise CoordinatorUnavailableError("no answer in time", call=name)
         dies = self.dies_at is not None and self.dies_at[0] == name
         if dies and self.dies_at is not None and not self.dies_at[1]:
             self.dies_at = None

@@ -101,6 +101,22 @@ async def test_site_that_dies_at_a_call_comes_back_and_says_the_same(
     assert_states_agree(federation)
 
 
+@pytest.mark.parametrize("has_arrived", [False, True])
+@pytest.mark.parametrize("call", ["accept", "ready", "M1", "M3", "M5", "M7", "M9", "acknowledge"])
+async def test_call_without_an_answer_is_made_again_and_nothing_is_trained_twice(
+    federation_of: FederationOf, call: str, has_arrived: bool
+) -> None:
+    federation = federation_of(n_sites=3, rounds=1)
+    deaf = federation.sites["beta"]
+    deaf.client.hears_nothing_at = (call, has_arrived)
+    await federation.run_to_the_end()
+    assert deaf.client.hears_nothing_at is None
+    assert federation.coordinator.declined == []
+    # The round of training, and the evaluation after it.
+    assert len(deaf.runner.seeds) == 2
+    assert_states_agree(federation)
+
+
 async def test_site_that_dies_while_masked_does_not_train_again(federation_of: FederationOf) -> None:
     federation = federation_of(n_sites=3, rounds=1)
     dying = federation.sites["gamma"]
