@@ -45,3 +45,13 @@ def trainer_environment(environment: Mapping[str, str], *, threads: int | None) 
     if threads is not None:
         scrubbed |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     return scrubbed
+
+
+def threads_in(environment: Mapping[str, str]) -> int | None:
+    """How many threads an environment bounds the numeric libraries to; None where it says nothing that they understand.
+
+    For a trainer that no agent starts: its container's variable is the only word on it. Several trainers on a machine,
+    each with as many threads as there are cores, wait for each other for longer than they compute.
+    """
+    said = environment.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isascii() and said.isdigit() and int(said) > 0 else None

@@ -31,7 +31,7 @@ from site_agent.jobs.spool_files import (
     append_end,
     write_heartbeat,
 )
-from site_agent.jobs.trainer_environment import trainer_environment
+from site_agent.jobs.trainer_environment import threads_in, trainer_environment
 
 _log = logging.getLogger(__name__)
 
@@ -214,7 +214,7 @@ def start_inner_trainer(command: tuple[str, ...]) -> InnerTrainer:
         process = subprocess.Popen(  # noqa: S603 - the program is this installation's own
             [*command, "--answers", str(write)],
             stdin=subprocess.PIPE,
-            env=trainer_environment(os.environ, threads=None),
+            env=trainer_environment(os.environ, threads=threads_in(os.environ)),
             pass_fds=(write,),
             start_new_session=True,
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from site_agent.jobs.trainer_environment import trainer_environment
+import pytest
+
+from site_agent.jobs.trainer_environment import threads_in, trainer_environment
 
 
 def test_keys_tokens_and_proxies_do_not_reach_the_trainer() -> None:
@@ -29,3 +31,11 @@ def test_trainer_is_offline_and_has_its_threads() -> None:
 
 def test_threads_left_open_are_the_libraries_choice() -> None:
     assert "OMP_NUM_THREADS" not in trainer_environment({"OMP_NUM_THREADS": "64"}, threads=None)
+
+
+@pytest.mark.parametrize(
+    ("said", "threads"), [("3", 3), ("", None), ("0", None), ("-1", None), ("2,1", None), ("²", None)]
+)
+def test_threads_that_a_trainers_own_environment_bounds_are_read(said: str, threads: int | None) -> None:
+    assert threads_in({"OMP_NUM_THREADS": said}) == threads
+    assert threads_in({}) is None
