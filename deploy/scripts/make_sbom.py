@@ -26,6 +26,10 @@ Document = dict[str, object]
 
 # Packages whose metadata name no licence: read in their source by a person.
 READ_BY_A_PERSON = {
+    # Holds no file: it names which of NVIDIA's packages belong together.
+    "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary",
+    # Its own LICENSE.txt; like the other libraries of CUDA it may be redistributed as part of a program, as it is.
+    "nvidia-cusparselt-cu13": "LicenseRef-NVIDIA-Proprietary",
     "protobuf": "BSD-3-Clause",
     "transformers": "Apache-2.0",
     "wardround": "Apache-2.0",
