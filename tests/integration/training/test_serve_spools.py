@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -32,14 +33,18 @@ PROGRAM = [sys.executable, "-m", "site_agent.training"]
 
 
 @contextmanager
-def trainer(jobs: Path) -> Iterator[None]:
+def trainer(jobs: Path, **variables: str) -> Iterator[int]:
+    """Its process id."""
     with (jobs.parent / "trainer.log").open("ab") as said:
         process = subprocess.Popen(
-            [*PROGRAM, "serve-spools", "--jobs", str(jobs)], env=ENVIRONMENT, stdout=said, stderr=said
+            [*PROGRAM, "serve-spools", "--jobs", str(jobs)],
+            env={**ENVIRONMENT, **variables},
+            stdout=said,
+            stderr=said,
         )
         try:
             wait_until(lambda: is_trainer_alive(jobs), "no heartbeat")
-            yield
+            yield process.pid
         finally:
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0
@@ -72,6 +77,19 @@ async def test_rounds_of_a_tiny_model_are_trained_and_a_missing_gpu_is_said(tmp_
             await runner.run_training_job(jobs / "run-a" / "2.0", gpu, on_progress=heard.append)
     assert failed.value.failure_code == "device-unavailable"
     assert failed.value.advice
+
+
+def test_threads_that_the_programs_own_environment_allows_bound_its_jobs(tmp_path: Path, jobs: Path) -> None:
+    model = tmp_path / "model"
+    make_tiny_model(model)
+    folder = jobs / "run-a" / "0.0"
+    make_job(folder, model_folder=model, records=write_records(tmp_path / "records.jsonl", 12))
+    runner = SpoolRunner(SpoolRunnerOptions(jobs_dir=jobs))
+    with trainer(jobs, OMP_NUM_THREADS="3") as process_id:
+        asyncio.run(runner.run_training_job(folder, read_job(folder), on_progress=lambda _: None))
+        (child,) = Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()
+        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+    assert b"OMP_NUM_THREADS=3" in environment
 
 
 @pytest.fixture
