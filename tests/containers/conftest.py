@@ -36,7 +36,7 @@ def engine() -> Engine:
 def images(engine: Engine) -> dict[str, str]:
     """The environment of compose in which every image is this checkout's, built now; unchanged layers are cached."""
     environment = {**engine.environment, "WARDROUND_TRAINER_TARGET": "cpu"}
-    environment["WARDROUND_WHEELS"] = _wheels()
+    environment["WARDROUND_WHEELS"] = wheels_of_torch()
     environment.setdefault("WARDROUND_POSTGRES_IMAGE", POSTGRES_IMAGE)
     if os.environ.get(AS_THEY_ARE):
         return {**environment, "WARDROUND_VERSION": os.environ[AS_THEY_ARE]}
@@ -97,7 +97,8 @@ def free_ports(n_ports: int) -> list[int]:
     return ports
 
 
-def _wheels() -> str:
+def wheels_of_torch() -> str:
+    """The folder that holds torch's wheel for CPUs; the test is skipped where nobody names one."""
     named = os.environ.get("WARDROUND_WHEELS")
     folders = [named] if named else os.environ.get("PIP_FIND_LINKS", "").split()
     found = next((folder for folder in folders if any(Path(folder).glob("torch-*+cpu-*.whl"))), None)

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from tests.containers.conftest import wheels_of_torch
 from tests.containers.images.conftest import NAMES, Docker, load_script
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
@@ -146,14 +147,15 @@ def test_coordinator_is_made_and_becomes_healthy_on_a_read_only_root(docker: Doc
 def twice(docker: Docker, build_images: ModuleType, request: pytest.FixtureRequest) -> Iterator[list[str]]:
     """Two builds of this checkout; in the second no layer of an earlier one counts."""
     tags = [f"wardround-test/{request.param}:{which}" for which in ("once", "again")]
+    wheels = Path(wheels_of_torch()) if request.param.startswith("trainer") else None
     for tag, use_cache in zip(tags, (True, False), strict=True):
-        build = build_images.build_now(wheels=None, use_cache=use_cache, base=None)
+        build = build_images.build_now(wheels=wheels, use_cache=use_cache, base=None)
         docker(*build_images.command_of(build_images.IMAGES[request.param], build, tag=tag)[1:])
     yield tags
     docker("image", "rm", *tags)
 
 
-@pytest.mark.parametrize("twice", ["coordinator", "site-agent"], indirect=True)
+@pytest.mark.parametrize("twice", NAMES, indirect=True)
 def test_two_builds_add_the_same_files(docker: Docker, twice: list[str], tmp_path: Path) -> None:
     script = load_script("scripts/compare_images.py")
     saved = [tmp_path / "once.tar", tmp_path / "again.tar"]
