@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from site_agent.jobs.documents import DocumentReader, JobFileInvalidError, json_from_bytes, read_member
-from site_agent.jobs.held_folder import JobsFolderUnsafeError, read_bounded_from
+from site_agent.jobs.lines_file import read_lines_from
 
 PROGRESS_FILE = "progress.jsonl"
 
@@ -100,22 +100,14 @@ def read_progress_from(job_dir: Path, offset: int) -> tuple[tuple[ProgressLine, 
     Raises:
         JobFileInvalidError: what stands in the file's place is none.
     """
-    try:
-        content = read_bounded_from(job_dir / PROGRESS_FILE, offset, _MAX_LOOK_BYTES)
-    except FileNotFoundError:
-        return (), offset
-    except JobsFolderUnsafeError as error:
-        raise JobFileInvalidError(error.message, file=PROGRESS_FILE) from error
-    whole = content[: content.rfind(b"\n") + 1]
-    # A line without an end is as long as the look: it is none of ours, and is passed over.
-    passed = len(whole) if whole or len(content) < _MAX_LOOK_BYTES else len(content)
-    return tuple(_progress_lines(whole.decode("utf-8", errors="replace").split("\n")[:-1])), offset + passed
+    lines, beyond = read_lines_from(job_dir / PROGRESS_FILE, offset, _MAX_LOOK_BYTES)
+    return tuple(_progress_lines(lines)), beyond
 
 
-def _progress_lines(texts: Iterable[str]) -> Iterable[ProgressLine]:
-    for text in texts:
+def _progress_lines(lines: Iterable[bytes]) -> Iterable[ProgressLine]:
+    for content in lines:
         try:
-            reader = DocumentReader(json_from_bytes(text.encode()), PROGRESS_FILE)
+            reader = DocumentReader(json_from_bytes(content), PROGRESS_FILE)
             line = ProgressLine(
                 state=read_member(ProgressState, reader.text("state"), field_name="state"),
                 step=reader.integer("step"),

@@ -25,7 +25,7 @@ from site_agent.jobs.documents import (
     read_document,
     write_document,
 )
-from site_agent.jobs.held_folder import JobsFolderUnsafeError, read_bounded_from
+from site_agent.jobs.lines_file import read_lines_from
 
 HEARTBEAT_FILE = "trainer.json"
 CANCEL_FILE = "cancel"
@@ -115,17 +115,11 @@ def read_ends_from(job_dir: Path, offset: int) -> tuple[tuple[int, ...], int]:
     Raises:
         JobFileInvalidError: what stands in the file's place is none.
     """
-    try:
-        content = read_bounded_from(job_dir / ENDS_FILE, offset, _MAX_LOOK_BYTES)
-    except FileNotFoundError:
-        return (), offset
-    except JobsFolderUnsafeError as error:
-        raise JobFileInvalidError(error.message, file=ENDS_FILE) from error
-    whole = content[: content.rfind(b"\n") + 1]
+    lines, beyond = read_lines_from(job_dir / ENDS_FILE, offset, _MAX_LOOK_BYTES)
     codes: list[int] = []
-    for line in whole.splitlines():
+    for line in lines:
         try:
             codes.append(DocumentReader(json_from_bytes(line), ENDS_FILE).integer("exit_code"))
         except (ValueError, JobFileInvalidError):
             continue
-    return tuple(codes), offset + len(whole)
+    return tuple(codes), beyond
