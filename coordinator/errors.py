@@ -26,7 +26,8 @@
         ├── IllegalTransitionError           rounds: a pair of state and event that no table lists
         ├── AggregationError                 aggregation
         │   └── VectorLengthError
-        └── EffectFailedError                driver: an effect has been tried as often as it may be
+        ├── EffectFailedError                driver: an effect has been tried as often as it may be
+        └── ListenerError                    a port cannot be bound
 
 The gateway and the REST rooms translate them once, by class; their ``code`` and facts travel, their sentences too.
 """
@@ -190,3 +191,9 @@ class EffectFailedError(CoordinatorError):
     """An effect has been tried as often as it may be."""
 
     code = "effect-failed"
+
+
+class ListenerError(CoordinatorError):
+    """A listener could not be opened."""
+
+    code = "listener-failed"

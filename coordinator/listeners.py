@@ -7,24 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import tempfile
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-import uvicorn
 
 from coordinator.api.main import create_app
 from coordinator.api.rate_limits import RateRule, RateRules
 from coordinator.ca.authority import GATEWAY_SERVER_NAME
-from coordinator.ca.key_files import replace_file
 from coordinator.gateway.http1_server import open_http1_enrolment, open_http1_gateway
 from coordinator.gateway.served_identity import ServedIdentity
-from coordinator.gateway.server import Listener, ListenerError, open_enrolment, open_gateway
-from coordinator.http_server import QuietServer, address_of, bound_socket
+from coordinator.gateway.server import Listener, open_enrolment, open_gateway
+from coordinator.http_server import QuietServer, address_of, bound_socket, quiet_server
 from coordinator.live_listener import LIVE_HOST, live_server
 from coordinator.parts import Parts, ServiceRole
 from coordinator.settings import RateLimitSettings
+from fl_protocol.pki.contexts import open_server_context
 
 _STOP_GRACE_S = 2.0
 
@@ -111,21 +107,18 @@ def open_rest(parts: Parts) -> Listening:
     settings = parts.installation.settings.rest
     served = ServedIdentity(parts.resources.authority, names=settings.names, now=parts.resources.now)
     identity, _, _ = served.current()
-    # uvicorn reads its certificate from files: a private folder of this process's, gone as soon as they are read.
-    with tempfile.TemporaryDirectory(prefix="wardround-rest-") as folder:
-        certificate, key = Path(folder) / "rest.pem", Path(folder) / "rest.key.pem"
-        replace_file(certificate, identity.certificate_pem, mode=0o600)
-        replace_file(key, identity.key_pem, mode=0o600)
-        config = _rest_config(parts, certificate=certificate, key=key)
-        config.load()
-    context = config.ssl
-    assert context is not None, "the configuration names a certificate"
-    server = QuietServer(config)
+    context = open_server_context(certificate_pem=identity.certificate_pem, private_key_pem=identity.key_pem)
+    app = create_app(
+        parts.resources,
+        max_body_bytes=settings.max_body_bytes,
+        rate_rules=_rate_rules(parts.installation.settings.rate_limits),
+    )
+    server = quiet_server(app, grace_s=_STOP_GRACE_S, context=context)
 
     def end() -> None:
         server.should_exit = True
 
-    listening = _http_listening("rest", server, _bound_socket(settings.host, settings.port), end=end)
+    listening = _http_listening("rest", server, bound_socket(settings.host, settings.port, listener="rest"), end=end)
     return replace(listening, refresh=lambda: served.refresh(context, believes_roots=False))
 
 
@@ -136,28 +129,7 @@ def open_live(parts: Parts, roles: frozenset[ServiceRole]) -> Listening:
     def end() -> None:
         server.should_exit = True
 
-    return _http_listening("live", server, _bound_socket(LIVE_HOST, 0, listener="live"), end=end)
-
-
-def _rest_config(parts: Parts, *, certificate: Path, key: Path) -> uvicorn.Config:
-    settings = parts.installation.settings.rest
-    return uvicorn.Config(
-        create_app(
-            parts.resources,
-            max_body_bytes=settings.max_body_bytes,
-            rate_rules=_rate_rules(parts.installation.settings.rate_limits),
-        ),
-        ssl_certfile=certificate,
-        ssl_keyfile=key,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        ws="none",
-        server_header=False,
-        # Failures are counted by address: one that a header names is one that its sender made up.
-        proxy_headers=False,
-        timeout_graceful_shutdown=int(_STOP_GRACE_S),
-    )
+    return _http_listening("live", server, bound_socket(LIVE_HOST, 0, listener="live"), end=end)
 
 
 def _rate_rules(settings: RateLimitSettings) -> RateRules:
@@ -166,15 +138,6 @@ def _rate_rules(settings: RateLimitSettings) -> RateRules:
         failures=RateRule(per_minute=settings.failures_per_minute, burst=settings.failures_burst),
         max_tracked=settings.max_tracked,
     )
-
-
-def _bound_socket(host: str, port: int, *, listener: str = "rest") -> socket.socket:
-    try:
-        return bound_socket(host, port)
-    except OSError as error:
-        raise ListenerError(
-            "the port cannot be bound; is it in use?", listener=listener, address=f"{host}:{port}"
-        ) from error
 
 
 async def _hold_listener(listener: Listener) -> None:

@@ -12,13 +12,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from coordinator.http_server import QuietServer
+from coordinator.http_server import QuietServer, quiet_server
 from coordinator.services.check_health import check_health
 from coordinator.services.resources import Resources
 
@@ -44,15 +43,4 @@ def live_server(resources: Resources, *, roles: Collection[str], stop_grace_s: f
         return JSONResponse({"roles": sorted(roles)})
 
     routes = [Route("/healthz", answer, methods=["GET"]), Route("/loop", turn, methods=["GET"])]
-    return QuietServer(
-        uvicorn.Config(
-            Starlette(routes=routes),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=int(stop_grace_s),
-        )
-    )
+    return quiet_server(Starlette(routes=routes), grace_s=stop_grace_s)

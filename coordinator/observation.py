@@ -9,7 +9,7 @@ from datetime import datetime
 import structlog
 
 from coordinator.api.main import program_version
-from coordinator.gateway.server import ListenerError
+from coordinator.errors import ListenerError
 from coordinator.installation import Installation, Keys
 from coordinator.metrics.committed import CommittedCounts
 from coordinator.metrics.scraped import Scraped, ScrapeDesk

@@ -12,7 +12,6 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from coordinator.ca.authority import ServerIdentity
@@ -22,8 +21,8 @@ from coordinator.gateway.http1_app import PEER_CERTIFICATE, Http1Gateway, enrolm
 from coordinator.gateway.round_servicer import RoundServicer
 from coordinator.gateway.run_servicer import RunServicer
 from coordinator.gateway.served_identity import ServedIdentity
-from coordinator.gateway.server import ListenerError, identify_by
-from coordinator.http_server import QuietServer, address_of, bound_socket
+from coordinator.gateway.server import identify_by
+from coordinator.http_server import QuietServer, address_of, bound_socket, quiet_server
 from coordinator.services.context import EngineContext
 from coordinator.services.resources import Resources
 from fl_protocol.pki.contexts import open_server_context, server_context
@@ -92,7 +91,7 @@ def open_http1_gateway(
         ),
         handlers=gateway_handlers(RoundServicer(engine), RunServicer(resources), IdentityServicer(resources)),
     )
-    bound = _bound("gateway http/1.1", host, port)
+    bound = bound_socket(host, port, listener="gateway http/1.1")
     identity, roots, _ = served.current()
     listener = http1_listener(app, bound, root_pem=roots, identity=identity, grace_s=stop_grace_s)
     return replace(listener, refresh=lambda: served.refresh(listener.context, believes_roots=True))
@@ -112,7 +111,7 @@ def open_http1_enrolment(
         admission=Admission(identify=None, meter=resources.meter, tracing=resources.tracing),
         handlers=enrolment_handlers(EnrolmentServicer(resources)),
     )
-    bound = _bound("enrolment http/1.1", host, port)
+    bound = bound_socket(host, port, listener="enrolment http/1.1")
     context = open_server_context(certificate_pem=identity.certificate_pem, private_key_pem=identity.key_pem)
     return _listener(
         app, bound, context, protocol=H11Protocol, max_connections=_MAX_CONCURRENT_ENROLMENTS, grace_s=stop_grace_s
@@ -131,15 +130,6 @@ def http1_listener(
     )
 
 
-def _bound(listener: str, host: str, port: int) -> socket.socket:
-    try:
-        return bound_socket(host, port)
-    except OSError as error:
-        raise ListenerError(
-            "the port cannot be bound; is it in use?", listener=listener, address=f"{host}:{port}"
-        ) from error
-
-
 def _listener(
     app: Http1Gateway,
     bound: socket.socket,
@@ -149,19 +139,12 @@ def _listener(
     max_connections: int,
     grace_s: float,
 ) -> Http1Listener:
-    config = uvicorn.Config(
+    server = quiet_server(
         app,
-        http=protocol,
-        ssl_context_factory=lambda _config, _default: context,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        ws="none",
-        server_header=False,
-        # A site's doctor compares its clock with it.
-        date_header=True,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        limit_concurrency=max_connections,
-        timeout_graceful_shutdown=int(grace_s),
+        grace_s=grace_s,
+        context=context,
+        protocol=protocol,
+        keep_alive_s=_KEEP_ALIVE_S,
+        max_connections=max_connections,
     )
-    return Http1Listener(server=QuietServer(config), app=app, socket=bound, context=context)
+    return Http1Listener(server=server, app=app, socket=bound, context=context)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import grpc
 
 from coordinator.ca.authority import ServerIdentity
+from coordinator.errors import ListenerError
 from coordinator.gateway.admission import IdentifySite
 from coordinator.gateway.enrolment_servicer import EnrolmentServicer, IdentityServicer
 from coordinator.gateway.interceptors import GatewayInterceptor
@@ -24,7 +25,6 @@ from coordinator.services.context import EngineContext
 from coordinator.services.identify_site import CallingSite, identify_site
 from coordinator.services.resources import Resources
 from coordinator.services.wakeups import Bell
-from fl_protocol.errors import WardroundError
 from fl_protocol.ids import SiteId
 from fl_protocol.wire.v1 import enrolment_pb2_grpc, round_pb2_grpc, run_pb2_grpc
 
@@ -49,12 +49,6 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # Two processes on one port would split the sites between them, silently.
     ("grpc.so_reuseport", 0),
 )
-
-
-class ListenerError(WardroundError):
-    """A listener could not be opened."""
-
-    code = "listener-failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

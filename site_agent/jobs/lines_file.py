@@ -1,4 +1,4 @@
-"""Files of the jobs folder that only grow, a line at a time: the reader's side, which believes nothing of the writer."""
+"""Files of the jobs folder that only grow, a line at a time: a reader that believes nothing of the writer."""
 
 from __future__ import annotations
 

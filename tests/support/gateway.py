@@ -227,7 +227,7 @@ async def running_gateway(
     port = server.add_secure_port(f"127.0.0.1:{grpc_port}", credentials)
     await server.start()
     app = Http1Gateway(admission=Admission(identify=identify), handlers=gateway_handlers(servicer, run_servicer))
-    bound = bound_socket("127.0.0.1", http1_port)
+    bound = bound_socket("127.0.0.1", http1_port, listener="http/1.1")
     http1 = http1_listener(app, bound, root_pem=pki.root_pem, identity=identity, grace_s=2.0)
     serving = asyncio.create_task(http1.server.serve(sockets=[bound]))
     await http1.server.is_up.wait()

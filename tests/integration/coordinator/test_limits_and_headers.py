@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+
 import pytest
 
 HEADERS = {
@@ -70,3 +73,28 @@ def test_who_asks_too_often_is_told_when_to_come_again(new_coordinator) -> None:
         assert admin.get("/healthz").status_code == 200
     with new_coordinator.client(other) as unseen:
         assert unseen.get("/api/v1/me").status_code == 429, "the address has failed, and this token was never seen"
+
+
+def test_no_cipher_without_authentication_of_its_content_is_agreed_on(coordinator) -> None:
+    # Of TLS 1.2, what every client of today has; a block cipher with a MAC beside it is what downgrades ask for.
+    assert handshake(coordinator, "ECDHE-ECDSA-AES128-GCM-SHA256") == "ECDHE-ECDSA-AES128-GCM-SHA256"
+    with pytest.raises(ssl.SSLError):
+        handshake(coordinator, "ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0")
+
+
+def handshake(coordinator, ciphers: str) -> str:
+    """The cipher that the REST listener agrees on with a client of TLS 1.2 that has only these."""
+    address = coordinator.addresses()["rest"]
+    host, port = address.rsplit(":", 1)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_ciphers(ciphers)
+    with (
+        socket.create_connection((host, int(port)), timeout=20) as connection,
+        context.wrap_socket(connection) as secured,
+    ):
+        agreed = secured.cipher()
+        assert agreed is not None
+        return agreed[0]
