@@ -1,35 +1,25 @@
-"""The program ``wardround``: one typer application, one place where errors become exit codes.
-
-``--json`` means the same wherever it stands in the line, so it is taken out before the line is read.
-"""
+"""The program ``wardround``: one typer application, a room of commands for each thing that people work on."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
-from fl_protocol.errors import WardroundError
 from wardround import __version__
 from wardround.cli.account import login, whoami
 from wardround.cli.audit import audit_app
 from wardround.cli.demo import demo
 from wardround.cli.passphrase import passphrase_app
+from wardround.cli.program import read_line, run_line
 from wardround.cli.releases import releases_app
 from wardround.cli.rounds import rounds_app
 from wardround.cli.runs import runs_app
-from wardround.cli.shell import Shell, open_client
+from wardround.cli.shell import Shell
 from wardround.cli.sites import sites_app
 from wardround.cli.users import tokens_app, users_app
-from wardround.errors import CommandError, CommandFailedError, DemoFailedError, ExitCode
-from wardround.exit_codes import INTERRUPTED, error_document, exit_code_of
-
-_PIPE_WIDTH = 160
 
 app = typer.Typer(
     name="wardround",
@@ -77,47 +67,13 @@ def global_options(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    shell = Shell(
-        as_json="--json" in words,
-        environment=os.environ,
-        # A pipe has no width; tables in it are not cut to that of a terminal of 1980.
-        out=Console(file=sys.stdout, width=None if sys.stdout.isatty() else _PIPE_WIDTH),
-        err=Console(file=sys.stderr),
-        open_client=open_client,
-    )
-    return run_command([word for word in words if word != "--json"], shell)
+    words, shell = read_line(arguments)
+    return run_command(words, shell)
 
 
 def run_command(words: Sequence[str], shell: Shell) -> int:
-    """Run one command in the given shell; every error becomes its exit code and a message here."""
-    try:
-        app(list(words), prog_name="wardround", obj=shell)
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except KeyboardInterrupt:
-        shell.note("Interrupted.")
-        return INTERRUPTED
-    except WardroundError as error:
-        show_error(error, shell)
-        return int(exit_code_of(error))
-    except OSError as error:
-        # A full disk, a folder without rights: the operating system's own words say it best.
-        show_error(CommandFailedError(str(error)), shell)
-        return int(ExitCode.FAILED)
-    return 0
-
-
-def show_error(error: WardroundError, shell: Shell) -> None:
-    """The sentence, the end of a log where there is one, and what to do; the document as well under ``--json``."""
-    shell.err.print(Text.assemble(("Error: ", "bold red"), str(error)))
-    if isinstance(error, DemoFailedError):
-        for line in error.log_tail:
-            shell.err.print(Text(f"  | {line}", style="dim"))
-    if isinstance(error, CommandError) and error.advice:
-        shell.err.print(Text(error.advice))
-    if shell.as_json:
-        shell.show_document(error_document(error))
+    """Run one command in the given shell; returns the exit code."""
+    return run_line(app, words, shell, name="wardround")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ from site_agent.jobs.record_schema import RecordSchema, schema_from_document
 from site_agent.training.errors import DatasetMalformedError, TrainerError, UnexpectedFailureError
 from site_agent.training.formats import format_called
 from site_agent.training.inspection import FileReport
-from site_agent.training.outcomes import write_outcome
-from site_agent.training.versions import installed_versions
+from site_agent.training.outcomes import result_without_training, write_outcome
 
 _log = logging.getLogger(__name__)
 
@@ -84,16 +83,8 @@ def inspect_for_job(job_dir: Path, job: JobSpec) -> JobResult:
     if report.n_faults:
         message = f"{report.n_faults} faults in {report.n_records} records"
         raise DatasetMalformedError(message, record=report.faults[0].line, fault=report.faults[0].fault)
-    return JobResult(
-        records=report.n_records,
-        patients=report.n_patients,
-        held_out_records=0,
-        seconds=time.monotonic() - started,
-        peak_memory_bytes=0,
-        device="none",
-        precision="none",
-        versions=installed_versions(),
-        sha256=report.sha256,
+    return result_without_training(
+        records=report.n_records, patients=report.n_patients, sha256=report.sha256, started=started
     )
 
 

@@ -19,10 +19,10 @@ from site_agent.training.code_list import count_patients, published_layout, read
 from site_agent.training.data import Dataset, Split
 from site_agent.training.device import Compute
 from site_agent.training.errors import BaseModelInvalidError
+from site_agent.training.outcomes import result_without_training
 from site_agent.training.progress import ProgressReporter
 from site_agent.training.task_half import LoadedTask, TaskHalf
 from site_agent.training.timelines.timeline import Timeline
-from site_agent.training.versions import installed_versions
 
 
 def write_counts(
@@ -60,16 +60,11 @@ def write_counts(
         n_listed = int((counts > 0).sum())
     write_file(job_dir / PAYLOAD_FILE, bytes_from_tensors(segments))
     progress.report(ProgressState.LOADING, step=1, steps=1)
-    return JobResult(
+    return result_without_training(
         records=len(dataset.records),
         patients=dataset.n_patients,
-        held_out_records=0,
-        seconds=time.monotonic() - started,
-        peak_memory_bytes=0,
-        device="none",
-        precision="none",
-        versions=installed_versions(),
         sha256=dataset.sha256,
+        started=started,
         metrics={"codes_of_this_site": float(n_listed)},
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,11 +12,9 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from fl_protocol.errors import WardroundError
-from wardround.__main__ import show_error
-from wardround.cli.shell import Shell, open_client, shell_of
+from wardround.cli.program import read_line, run_line
+from wardround.cli.shell import Shell, shell_of
 from wardround.demo.containers.enrol import ContainerSites, enrol
 from wardround.demo.containers.places import Places
 from wardround.demo.containers.prepare import prepare
@@ -29,11 +26,9 @@ from wardround.demo.study import RunChoices
 from wardround.demo.summary import print_report
 from wardround.demo.workspace import DEFAULT_STUDY, Checkout, Programs, child_environment
 from wardround.documents import document_from_text, integer_of, text_of
-from wardround.errors import CommandFailedError, ExitCode
-from wardround.exit_codes import INTERRUPTED, exit_code_of
 from wardround.studies.catalogue import find_study
 
-_WIDTH = 160
+_STOPPED = "Stopped. What was done is kept; 'docker compose --profile demo up' goes on."
 _NEXT = (
     "The release is in the volume of this demonstration. To look at it, and to end:",
     "  docker compose --profile demo cp demo:/srv/demo/release ./release",
@@ -111,31 +106,11 @@ def run_command(
     _say_next(shell)
 
 
-def main(words: list[str] | None = None) -> int:
-    """Run one stage; every error becomes its exit code and a message here."""
-    words = sys.argv[1:] if words is None else words
-    shell = Shell(
-        as_json="--json" in words,
-        environment=os.environ,
-        out=Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDTH),
-        err=Console(file=sys.stderr, width=None if sys.stderr.isatty() else _WIDTH),
-        open_client=open_client,
-    )
+def main(arguments: list[str] | None = None) -> int:
+    """Run one stage; returns the exit code."""
+    words, shell = read_line(arguments)
     signal.signal(signal.SIGTERM, _stop_as_by_ctrl_c)
-    try:
-        app([word for word in words if word != "--json"], prog_name="python -m wardround.demo.containers", obj=shell)
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except KeyboardInterrupt:
-        shell.note("Stopped. What was done is kept; 'docker compose --profile demo up' goes on.")
-        return INTERRUPTED
-    except WardroundError as error:
-        show_error(error, shell)
-        return int(exit_code_of(error))
-    except OSError as error:
-        show_error(CommandFailedError(str(error)), shell)
-        return int(ExitCode.FAILED)
-    return 0
+    return run_line(app, words, shell, name="python -m wardround.demo.containers", if_interrupted=_STOPPED)
 
 
 def _sites_of(places: Places, run_spec: dict[str, object], supervisor: Supervisor) -> ContainerSites:
