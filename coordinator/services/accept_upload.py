@@ -190,6 +190,8 @@ async def _store(
                 "the bytes do not have the signed root; send all of them again", site_id=incoming.site_id
             )
         await asyncio.to_thread(sink.finish, sha256)
+        if (tree := sink.digests.wire_tree) is not None:
+            ctx.upload_leaves.remember(sha256, tree)
     finally:
         await asyncio.to_thread(sink.close)
         await notes.settle()

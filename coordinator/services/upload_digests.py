@@ -55,6 +55,11 @@ class UploadDigests:
             if self._n_open == self._chunk_bytes:
                 self._close_chunk()
 
+    @property
+    def wire_tree(self) -> ChunkTreeBuilder | None:
+        """The tree over chunks as they travel, once it is finished; None where the run's own has others."""
+        return self._tree if self._plain is None else None
+
     def finish(self) -> tuple[str, bytes]:
         """The blob's name, and the tree's root; nothing is added afterwards."""
         if self._n_open:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from coordinator_engine_lab import RUN_ID, EngineLab
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from coordinator.db.models import Site
+from coordinator.blobs.filesystem import FilesystemBlobStore
+from coordinator.db.models import Site, Upload
 from coordinator.driver.janitor import Janitor, JanitorSettings
 from coordinator.errors import NotFoundError, NotInCohortError, ScrubbedError
 from coordinator.services.get_result import get_result
@@ -152,3 +155,15 @@ async def test_after_the_window_there_are_the_signed_words_of_those_that_checked
         assert unpack(body, 4)[2] == hashlib.sha256(found.result.m10).digest()
     with pytest.raises(ScrubbedError):
         await get_masked_chunk(lab.ctx, site_id=A_SITE, run_id=RUN_ID, round_index=0, of_site=A_SITE, chunk_index=0)
+
+
+async def test_the_process_that_received_the_uploads_reads_none_of_them_for_its_paths(
+    make_lab: MakeLab, tmp_path: Path
+) -> None:
+    lab = await lab_with_a_sum(make_lab)
+    nothing = FilesystemBlobStore(tmp_path / "no-blob")
+    names = lab.db.read("names", lambda session: session.scalars(select(Upload.blob_sha256)).all())
+    assert len(names) == len(FIVE)
+    for name in names:
+        assert name is not None
+        assert len(lab.ctx.upload_leaves.of(nothing, name)) >= 1
