@@ -12,6 +12,9 @@ from benchmarks.studies.errors import MetricUnknownError
 from fl_protocol.spec.metrics import METRICS, EvaluationTotals, Metric
 from wardround.studies.description import Arm, ShownMetric
 
+WORST_ALONE = "local, worst site"
+"""How the name of the row begins that repeats the worst of those who were trained alone."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
@@ -114,7 +117,7 @@ def _local_rows(sites: Mapping[str, Mapping[int, Cell]], seeds: Sequence[int], m
     for row in alone[1:]:
         worst = worst if metric.is_better(row.pooled.mean, worst.pooled.mean) else row
     named = ArmFigures(
-        name=f"local, worst site ({worst.name.removeprefix('local, ')})",
+        name=f"{WORST_ALONE} ({worst.name.removeprefix('local, ')})",
         pooled=worst.pooled,
         worst_site=worst.worst_site,
         learning_rate=worst.learning_rate,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 
 from benchmarks.studies.cells import Cell, Phase
 from benchmarks.studies.errors import TableMixedError
-from benchmarks.studies.figures import ArmFigures, pooled_value, rows_of_table, spread_of
+from benchmarks.studies.figures import WORST_ALONE, ArmFigures, pooled_value, rows_of_table, spread_of
 from benchmarks.studies.table_file import Table
 from wardround.documents import optional_number_of, section_of
 from wardround.studies.description import Arm, Better, ShownMetric
@@ -31,6 +32,7 @@ def block_of(table: Table, metric: ShownMetric) -> str:
     parts = [BEGIN]
     if rows:
         parts += [_arms_table(table, rows, metric), "\n".join(_conclusions(rows, metric))]
+        parts += _others_table(table, cells, metric)
     searched = [cell for cell in cells if cell.key.phase is Phase.SEARCH]
     if searched:
         parts.append(_search_table(table, searched, metric))
@@ -70,10 +72,33 @@ def _arms_table(table: Table, rows: Sequence[ArmFigures], metric: ShownMetric) -
     return "\n".join(lines)
 
 
+def _others_table(table: Table, cells: Sequence[Cell], metric: ShownMetric) -> list[str]:
+    """The run's other metrics of the same cells: nobody is chosen by them, and a reader sees that none was left out."""
+    spec = section_of(next(iter(table.common.values()), {}), "run_spec")
+    measured = section_of(spec, "evaluation").get("metrics")
+    others = [str(name) for name in measured if name != metric.name] if isinstance(measured, list) else []
+    # Which way is better decides nothing but the worst site alone, which is left out here.
+    shown = {name: rows_of_table(cells, replace(metric, name=name)) for name in others}
+    if not shown:
+        return []
+    lines = [
+        "The run's other metrics of the same cells, on all sites' held-out records. No setting was chosen by them.",
+        "",
+        "| arm | " + " | ".join(f"`{name}`" for name in others) + " |",
+        "|---|" + "---|" * len(others),
+    ]
+    lines += [
+        f"| {rows[0].name} | " + " | ".join(row.pooled.text() for row in rows) + " |"
+        for rows in zip(*shown.values(), strict=True)
+        if not rows[0].name.startswith(WORST_ALONE)
+    ]
+    return ["\n".join(lines)]
+
+
 def _conclusions(rows: Sequence[ArmFigures], metric: ShownMetric) -> list[str]:
     by_name = {row.name: row for row in rows}
     federated = by_name.get(Arm.FEDERATED.value)
-    worst = next((row for row in rows if row.name.startswith("local, worst site")), None)
+    worst = next((row for row in rows if row.name.startswith(WORST_ALONE)), None)
     others = (
         ("the mean of local-only", by_name.get("local, mean of sites")),
         ("the worst local-only site", worst),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from benchmarks.studies.cells import Phase
@@ -57,6 +59,22 @@ def test_block_holds_a_federation_without_a_site_against_the_whole_one() -> None
     block = block_of(made, LOSS)
     assert "| without b | 0.5 | 3.0000 | 4.0000 |" in block
     assert "- Federated is better than the same without b by 0.9625" in block
+
+
+def test_the_other_metrics_of_the_run_stand_beside_the_one_that_a_study_is_judged_by() -> None:
+    made = table()
+    spec = {**COMMON["run_spec"], "evaluation": {"metrics": ["perplexity", "loss"]}}
+    made.common["c"] = {**COMMON, "run_spec": spec}
+    block = block_of(made, LOSS)
+    assert "| arm | `perplexity` |" in block
+    # Mean losses of 2.035 and 2.04 nats: e to their powers, whose deviation is their difference / sqrt 2.
+    first, second = math.exp(2.035), math.exp(2.04)
+    shown = f"{(first + second) / 2:.4f} ± {(second - first) / math.sqrt(2):.4f}"
+    assert f"| federated | {shown} |" in block
+    others = block.split("| arm | `perplexity` |")[1]
+    assert "| local, a |" in others
+    assert "local, worst site" not in others
+    assert "`perplexity`" not in block_of(table(), LOSS)
 
 
 def test_cells_of_different_settings_are_not_shown_side_by_side() -> None:
