@@ -45,21 +45,34 @@ model: setup $(MODEL)/manifest.json ## convert the small language model once
 demo: setup model ## run a real federation on this machine: coordinator, three sites, secure aggregation
 	@$(BIN)/wardround demo --models-dir .wardround/models
 
+# Two lists of commands at a time, one for each core; what the first says is told after the second. Fails if any fails.
+define BESIDE
+said=$$(mktemp); trap 'pkill -P $$beside 2>/dev/null || true; rm -f $$said' EXIT; first=0; second=0; \
+( $(1) ) >$$said 2>&1 & beside=$$!; \
+( $(2) ) || second=$$?; \
+wait $$beside || first=$$?; cat $$said; \
+test $$first -eq 0 && test $$second -eq 0
+endef
+
+# The second command runs whatever the first one found.
+define BOTH
+one=0; other=0; $(1) || one=$$?; $(2) || other=$$?; test $$one -eq 0 && test $$other -eq 0
+endef
+
+PYTEST = $(BIN)/python -m pytest -q
+
 test: setup ## run the tests (no root, no network)
-	@# The simulation and the suites of real processes keep one core busy for long: they run beside the others, and are
-	@# told after them.
-	@said=$$(mktemp); trap 'pkill -P $$beside 2>/dev/null || true; rm -f $$said' EXIT; rest=0; besides=0; \
-	( simulation=0; suites=0; \
-	  $(BIN)/python -m pytest -q tests/simulation -m "not system" || simulation=$$?; \
-	  $(BIN)/python -m pytest -q tests/e2e -m "not system" || suites=$$?; \
-	  test $$simulation -eq 0 && test $$suites -eq 0 ) >$$said 2>&1 & beside=$$!; \
-	$(BIN)/python -m pytest -q tests --ignore=tests/system --ignore=tests/simulation --ignore=tests/e2e -m "not system and not containers" || rest=$$?; \
-	wait $$beside || besides=$$?; cat $$said; \
-	test $$rest -eq 0 && test $$besides -eq 0
+	@# The simulation and the suites of real processes keep one core busy for as long as all others the other.
+	@$(call BESIDE,\
+	  $(call BOTH,$(PYTEST) tests/simulation -m "not system",$(PYTEST) tests/e2e -m "not system"),\
+	  $(PYTEST) tests --ignore=tests/system --ignore=tests/simulation --ignore=tests/e2e -m "not system and not containers")
 
 test-system: setup model ## run what needs real servers, network namespaces or the real language model; some of it as root
-	@$(BIN)/python -m pytest -q tests -m system
-	@$(BIN)/python -m pytest -q tests/system tests/integration/training/test_real_model.py
+	@# The suites mostly wait, for lines that are cut and servers that come back.
+	@$(call BESIDE,\
+	  $(PYTEST) tests/e2e -m system,\
+	  $(call BOTH,$(PYTEST) tests --ignore=tests/e2e -m system,\
+	    $(PYTEST) tests/system tests/integration/training/test_real_model.py -m "not system"))
 
 test-containers: setup ## run the stacks in containers, on the engine that docker reaches or WARDROUND_ENGINE_SCRIPT starts
 	@$(BIN)/python -m pytest -q -s tests/containers tests/contract -m containers --durations=20 --durations-min=5

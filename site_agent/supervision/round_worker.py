@@ -16,8 +16,7 @@ from typing import assert_never
 import structlog
 
 from fl_protocol.audit.events import AuditKind
-from fl_protocol.errors import ProtocolError, WardroundError
-from fl_protocol.folds.control_variate import has_control
+from fl_protocol.errors import ProtocolError
 from fl_protocol.ids import RunId
 from fl_protocol.secagg.reasons import SecAggRefusedError
 from fl_protocol.signing.signed import SignedBody
@@ -25,8 +24,6 @@ from fl_protocol.spec.context import ExchangeContext, RoundContext
 from fl_protocol.telemetry import site_metrics as metrics
 from site_agent.db.errors import SiteDatabaseError
 from site_agent.errors import (
-    CoordinatorRefusedError,
-    CoordinatorUnavailableError,
     IllegalTransitionError,
     JobError,
     JobFailedError,
@@ -36,8 +33,6 @@ from site_agent.errors import (
 )
 from site_agent.jobs.documents import JobDirectoryError
 from site_agent.jobs.failure_codes import code_to_tell
-from site_agent.jobs.job_dir import JobSpec
-from site_agent.jobs.lives import telling_ends
 from site_agent.link import instructions as asked
 from site_agent.link.instructions import Instruction, PublishedResult
 from site_agent.session import commands as do
@@ -45,24 +40,21 @@ from site_agent.session import events as on
 from site_agent.session.commands import SessionCommand
 from site_agent.session.events import DeclineKind, SessionEvent, Step, round_of
 from site_agent.session.machine import RECORDED, TABLE, RoundSession, SessionPhase, open_session, step
-from site_agent.state.disk_space import require_space
 from site_agent.state.public_state import StoredState
 from site_agent.supervision.admission import Admission, AdmittedRound
 from site_agent.supervision.approved_runs import record_completed
 from site_agent.supervision.exchange_desk import ExchangeDesk
 from site_agent.supervision.job_desk import JobDesk
-from site_agent.supervision.progress import ProgressRelay, most_steps
 from site_agent.supervision.restoring import RestoredRound
-from site_agent.supervision.round_spans import step_span, training_span
+from site_agent.supervision.round_spans import step_span
+from site_agent.supervision.round_training import RECORD_AGAIN_S, RoundTraining
 from site_agent.supervision.seams import SiteSeams
 from site_agent.supervision.settlement import Settler
+from site_agent.supervision.site_words import SiteWords
 
 log = structlog.get_logger(__name__)
 
-_RECORD_AGAIN_S = 1.0
-
 _Relay = asked.RelayKeys | asked.RelayShares | asked.RelaySurvivors | asked.RelayConfirmations
-_Word = do.AcceptRound | do.ReportReady | do.DeclineRound | do.SendComplaint
 
 _EVENTS: Mapping[type[_Relay], Callable[..., on.RelayedInput]] = {
     asked.RelayKeys: on.KeysRelayed,
@@ -82,6 +74,8 @@ class RoundWorker:
         self._admission = admission
         self._settler = settler
         self._jobs = JobDesk(seams.jobs, seams.site_id)
+        self._training = RoundTraining(seams, self._jobs)
+        self._words = SiteWords(seams.client, complain=self._complain)
         self._lock = asyncio.Lock()
         self._session: RoundSession | None = None
         self._signed: SignedBody | None = None
@@ -91,8 +85,6 @@ class RoundWorker:
         self._message = b""
         self._published: PublishedResult | None = None
         self._job: asyncio.Task[None] | None = None
-        self._unsent: list[_Word] = []
-        self._unsent_round: RoundContext | None = None
 
     @property
     def holding(self) -> RoundContext | None:
@@ -111,19 +103,16 @@ class RoundWorker:
         self._take_up(restored.admitted)
         self._state = restored.state
         if restored.complaint is not None:
-            self._unsent.append(do.SendComplaint(context=restored.complaint))
+            self._words.keep(do.SendComplaint(context=restored.complaint), restored.session.round)
         if restored.session.phase is SessionPhase.READY:
             # Said again after a restart: the coordinator may not have heard it.
-            self._unsent.append(do.ReportReady())
-        self._unsent_round = restored.session.round
+            self._words.keep(do.ReportReady(), restored.session.round)
         self._show()
 
     async def announce(self) -> None:
         """Say again what did not get through."""
         async with self._lock:
-            while self._unsent and self._unsent_round is not None:
-                await self._say(self._unsent[0], self._unsent_round)
-                self._unsent.pop(0)
+            await self._words.say_kept()
 
     async def follow(self, instruction: Instruction) -> None:
         """Do what the coordinator asks, if it may be done.
@@ -208,7 +197,7 @@ class RoundWorker:
             if self.holding is None and (is_opening or is_forgotten):
                 # The coordinator counts on this site, and this site has no payload (any more): say so at once. It may
                 # be waiting for this site alone, and would for ever.
-                await self._say(do.DeclineRound(kind=DeclineKind.FAILED, reason="payload-lost"), round_context)
+                await self._words.say(do.DeclineRound(kind=DeclineKind.FAILED, reason="payload-lost"), round_context)
                 if is_opening:
                     return
             raise IllegalTransitionError("this site is not at work on that round", run_id=self._run_id)
@@ -282,7 +271,7 @@ class RoundWorker:
             # An acceptance whose answer is lost may have been heard. The round is then held, and assigned no second
             # time: so the trainer is started in any case, and the word is said again.
             case do.AcceptRound() | do.ReportReady() | do.DeclineRound() | do.SendComplaint():
-                await self._say_or_keep(command, self._session.round)
+                await self._words.say_or_keep(command, self._session.round)
             case do.TakeStep():
                 with step_span(self._seams, command.step, command.context):
                     return await self._take_step(command)
@@ -290,7 +279,7 @@ class RoundWorker:
                 with step_span(self._seams, command.step, command.context):
                     return await self._send_step(command)
             case do.CloseExchange():
-                if self._unsent and isinstance(self._unsent[-1], do.SendComplaint):
+                if self._words.has_unsaid_complaint:
                     return None  # the complaint is still to be sent; the next exchange, or the end, closes this one
                 await self._desk().close(command.context)
             case do.SettleResult():
@@ -359,7 +348,9 @@ class RoundWorker:
             after = await self._settler.settle(admitted.run, self._signed, published, role=role)
         except RoundRefusedError as error:
             log.warning("result_refused", run_id=self._run_id, reason=error.reason, cause=str(error))
-            await self._record(AuditKind.RESULT_REFUSED, round_of(context), reason=error.reason)
+            await asyncio.to_thread(
+                self._seams.book.record_event, AuditKind.RESULT_REFUSED, round_of(context), reason=error.reason
+            )
             return on.ResultRefused(context=context, reason=error.reason)
         await self._settler.acknowledge(published, after)
         return on.ResultSettled(context=context)
@@ -385,43 +376,8 @@ class RoundWorker:
     async def _run_job(self) -> None:
         """Train, then tell the machine. Runs beside the instructions, in a task of its own."""
         admitted, state = self._admitted, self._state
-        if admitted is None or state is None:
-            return
-        began_s, ended = asyncio.get_running_loop().time(), "stopped"
-        try:
-            with training_span(self._seams, admitted.round) as span:
-                event = await self._trained(admitted, state)
-                ended = "done" if isinstance(event, on.JobSucceeded) else "failed"
-                span.set("outcome", ended)
-        finally:
-            self._seams.meter.observe(metrics.JOB_SECONDS, asyncio.get_running_loop().time() - began_s, ended)
-        await self._conclude(admitted.round, event)
-
-    async def _trained(self, admitted: AdmittedRound, state: StoredState) -> SessionEvent:
-        relay = ProgressRelay(self._seams, admitted.round, most_steps=most_steps(admitted.run.spec))
-        sender = self._seams.spawn(relay.run())
-        try:
-            await asyncio.to_thread(self._require_space, admitted, state)
-            job = await asyncio.to_thread(self._prepare_job, admitted, state)
-            await self._record_in_time(AuditKind.TRAINING_STARTED, admitted.round, job_kind=job.kind.value)
-            folder = self._jobs.folder(admitted.round)
-            with telling_ends(lambda end: self._seams.meter.count(metrics.TRAINER_DEATHS, end.how)):
-                await self._seams.runner.run_training_job(folder, job, on_progress=relay.note)
-            relay.end_stage()
-            await asyncio.to_thread(self._jobs.prove, admitted)
-            await self._record_in_time(AuditKind.TRAINING_FINISHED, admitted.round)
-        except JobFailedError as error:
-            return await self._job_failed(admitted, error, code=error.failure_code)
-        except WardroundError as error:
-            return await self._job_failed(admitted, error, code=error.code)
-        finally:
-            relay.end_stage()
-            sender.cancel()
-        return on.JobSucceeded()
-
-    def _prepare_job(self, admitted: AdmittedRound, state: StoredState) -> JobSpec:
-        # Its bytes were found to have its digest when it was loaded; it is in memory since it was folded.
-        return self._jobs.prepare(admitted, self._seams.states.load(state))
+        if admitted is not None and state is not None:
+            await self._conclude(admitted.round, await self._training.run(admitted, state))
 
     async def _conclude(self, round_context: RoundContext, event: SessionEvent) -> None:
         """Tell the machine how the job ended; again while that cannot be recorded."""
@@ -438,66 +394,11 @@ class RoundWorker:
                 else:
                     return
             log.warning("record_waits_for_room", run_id=self._run_id)
-            await asyncio.sleep(_RECORD_AGAIN_S)
+            await asyncio.sleep(RECORD_AGAIN_S)
 
-    def _require_space(self, admitted: AdmittedRound, state: StoredState) -> None:
-        """Room for what this round writes: the trainer's copy of the state, its payload, the spool, the next state."""
-        n_state = state.path.stat().st_size
-        n_bytes = 2 * n_state + 2 * admitted.layout.n_bytes
-        if has_control(admitted.run.spec):
-            # What the local rule kept, what it leaves, and the offer of it: a vector each.
-            n_bytes += 3 * 4 * admitted.run.layout.n_parameters
-        require_space(self._seams.jobs.jobs_dir, n_bytes, purpose="training")
-
-    async def _job_failed(self, admitted: AdmittedRound, error: WardroundError, *, code: str) -> SessionEvent:
-        log.error("training_failed", run_id=self._run_id, code=code, cause=str(error))
-        await self._record_in_time(AuditKind.TRAINING_FAILED, admitted.round, code=code)
-        return on.JobFailed(code=code)
-
-    async def _say_or_keep(self, command: _Word, round_context: RoundContext) -> None:
-        # In their order: that a round is ready is not taken before it was accepted.
-        if not self._unsent:
-            try:
-                await self._say(command, round_context)
-            except CoordinatorUnavailableError:
-                pass
-            else:
-                return
-        self._unsent.append(command)
-        self._unsent_round = round_context
-
-    async def _say(self, command: _Word, round_context: RoundContext) -> None:
-        client = self._seams.client
-        try:
-            match command:
-                case do.AcceptRound():
-                    await client.accept_round(round_context)
-                case do.ReportReady():
-                    await client.report_ready(round_context)
-                case do.DeclineRound():
-                    await client.decline_round(round_context, command.kind, reason=command.reason)
-                case do.SendComplaint():
-                    await self._desk().complain(command.context)
-                    await self._desk().close(command.context)
-        except CoordinatorRefusedError as error:
-            # The coordinator is past it. There is nothing to add.
-            log.info("word_not_taken", run_id=self._run_id, code=error.refusal_code, status=error.status)
-
-    async def _record(self, kind: AuditKind, round_context: RoundContext, **facts: str | int | bool | None) -> None:
-        await asyncio.to_thread(self._seams.book.record_event, kind, round_context, **facts)
-
-    async def _record_in_time(
-        self, kind: AuditKind, round_context: RoundContext, **facts: str | int | bool | None
-    ) -> None:
-        """No record, no action: what follows on it waits for as long as it cannot be recorded."""
-        while True:
-            try:
-                await self._record(kind, round_context, **facts)
-            except SiteDatabaseError:
-                log.warning("record_waits_for_room", run_id=self._run_id, kind=kind.value)
-                await asyncio.sleep(_RECORD_AGAIN_S)
-            else:
-                return
+    async def _complain(self, context: ExchangeContext) -> None:
+        await self._desk().complain(context)
+        await self._desk().close(context)
 
     def _desk(self) -> ExchangeDesk:
         if self._exchange is None:
