@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from benchmarks.studies.splits import SiteParts
 from benchmarks.studies.workshop import NOTHING_KEPT, Workshop
-from fl_protocol.codec.fixed_point import SumValues, decode_sums, encode_payload
+from fl_protocol.codec.fixed_point import encode_payload
+from fl_protocol.codec.sums import SumValues, decode_sums
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.ids import SiteId

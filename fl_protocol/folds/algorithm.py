@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from fl_protocol.codec.fixed_point import SumValues
+from fl_protocol.codec.sums import SumValues
 from fl_protocol.errors import ProtocolError
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.spec.payload_layout import PayloadLayout

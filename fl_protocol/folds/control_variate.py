@@ -22,7 +22,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_protocol.codec.fixed_point import ImplausibleSumError, SumValues, sum_error_bound
+from fl_protocol.codec.errors import ImplausibleSumError
+from fl_protocol.codec.fixed_point import sum_error_bound
+from fl_protocol.codec.sums import SumValues
 from fl_protocol.spec.learning_rate import smallest_sum_of_learning_rates, sum_of_learning_rates
 from fl_protocol.spec.payload_layout import PayloadLayout, Segment, SegmentKind
 from fl_protocol.spec.run_spec import RunSpec

@@ -22,7 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_protocol.codec.fixed_point import ImplausibleSumError, SumValues, clip_l2, l2_norm, quantisation_step
+from fl_protocol.codec.clipping import clip_l2, l2_norm
+from fl_protocol.codec.errors import ImplausibleSumError
+from fl_protocol.codec.fixed_point import quantisation_step
+from fl_protocol.codec.sums import SumValues
 from fl_protocol.folds.algorithm import FoldResult, Publishes
 from fl_protocol.folds.control_variate import (
     CONTROL_UPDATE,

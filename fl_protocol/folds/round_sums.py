@@ -8,7 +8,8 @@ from typing import Any, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_protocol.codec.fixed_point import ImplausibleSumError, SumValues, UpdateSum
+from fl_protocol.codec.errors import ImplausibleSumError
+from fl_protocol.codec.sums import SumValues, UpdateSum
 from fl_protocol.folds.algorithm import RawPayloadInvalidError, RoundReport
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.folds.site_comparison import INITIAL_LOSS, INITIAL_UNITS, flags_of

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_protocol.codec.fixed_point import ImplausibleSumError, SumValues
+from fl_protocol.codec.errors import ImplausibleSumError
+from fl_protocol.codec.sums import SumValues
 from fl_protocol.folds.algorithm import FoldResult, Publishes, RawPayloadInvalidError, RoundReport
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.folds.round_sums import check_raw, counted_sites, summed_weight, weight_of

@@ -6,8 +6,8 @@ import asyncio
 import hashlib
 from dataclasses import dataclass
 
-from fl_protocol.codec.fixed_point import read_sums
 from fl_protocol.codec.ring_vector import RingVector
+from fl_protocol.codec.sums import read_sums
 from fl_protocol.errors import ProtocolError
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.packing import pack, u32

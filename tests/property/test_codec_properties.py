@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fl_protocol.codec.fixed_point import clip_l2, decode_sums, encode_payload, fixed_point_scale, sum_error_bound
+from fl_protocol.codec.clipping import clip_l2
+from fl_protocol.codec.fixed_point import encode_payload, fixed_point_scale, sum_error_bound
 from fl_protocol.codec.merkle import (
     consistency_path,
     inclusion_path,
@@ -18,6 +19,7 @@ from fl_protocol.codec.merkle import (
     root_from_leaf_hashes,
 )
 from fl_protocol.codec.ring_vector import RingVector
+from fl_protocol.codec.sums import decode_sums
 from fl_protocol.spec.payload_layout import PayloadLayout, Segment, SegmentKind
 
 BOUNDS = st.floats(1e-6, 1e6)

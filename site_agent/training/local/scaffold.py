@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from fl_protocol.codec.fixed_point import clip_l2
+from fl_protocol.codec.clipping import clip_l2
 from fl_protocol.folds.control_variate import CONTROL_UPDATE, control_of, control_step
 from site_agent.training.local.rule import Float32Array, Parameters, RoundStart, RuleOutcome, tensors_like
 

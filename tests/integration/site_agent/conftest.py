@@ -17,8 +17,8 @@ import pytest
 
 from fl_protocol.clock import SystemClock
 from fl_protocol.codec.chunks import CHUNK_BYTES, ChunkTreeBuilder
-from fl_protocol.codec.fixed_point import decode_sums
 from fl_protocol.codec.ring_vector import RingVector
+from fl_protocol.codec.sums import decode_sums
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.ids import RunId, SiteId

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy.orm import Session
 
-from fl_protocol.codec.fixed_point import clip_l2
+from fl_protocol.codec.clipping import clip_l2
 from fl_protocol.folds.control_variate import control_of, control_step
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.ids import RunId

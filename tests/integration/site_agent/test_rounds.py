@@ -15,7 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fl_protocol.audit.events import event_from_bytes
-from fl_protocol.codec.fixed_point import NonFiniteUpdateError
+from fl_protocol.codec.errors import NonFiniteUpdateError
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.ids import RunId, SiteId
 from fl_protocol.packing import pack, unpack

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fl_protocol.codec.fixed_point import decode_sums, encode_payload, sum_error_bound
+from fl_protocol.codec.fixed_point import encode_payload, sum_error_bound
+from fl_protocol.codec.sums import decode_sums
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.ids import SiteId
 from fl_protocol.spec.round_spec import RoundKind

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fl_protocol.codec.fixed_point import decode_sums, encode_payload
+from fl_protocol.codec.fixed_point import encode_payload
+from fl_protocol.codec.sums import decode_sums
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.algorithm import FoldResult
 from fl_protocol.folds.public_state import PublicState

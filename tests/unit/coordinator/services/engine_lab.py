@@ -46,8 +46,9 @@ from coordinator.services.site_instructions import (
     TrainRound,
 )
 from coordinator.services.wakeups import Wakeups
-from fl_protocol.codec.fixed_point import decode_sums, encode_payload
+from fl_protocol.codec.fixed_point import encode_payload
 from fl_protocol.codec.ring_vector import RingVector
+from fl_protocol.codec.sums import decode_sums
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.ids import RunId, SiteId

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from coordinator_engine_lab import ADAPTER, EngineLab
 
-from fl_protocol.codec.fixed_point import clip_l2
+from fl_protocol.codec.clipping import clip_l2
 from fl_protocol.folds.control_variate import control_of, control_step
 from fl_protocol.folds.fedmed import is_attentive
 from fl_protocol.folds.public_state import PublicState

@@ -7,24 +7,18 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from fl_protocol.codec.fixed_point import (
+from fl_protocol.codec.clipping import clip_l2, l2_norm
+from fl_protocol.codec.errors import (
     ClipExceededError,
     ImplausibleSumError,
     MissingSegmentError,
     NonFiniteUpdateError,
     SegmentShapeError,
     SumSpentError,
-    UpdateSum,
-    clip_l2,
-    decode_sums,
-    encode_payload,
-    fixed_point_scale,
-    l2_norm,
-    quantisation_step,
-    read_sums,
-    sum_error_bound,
 )
+from fl_protocol.codec.fixed_point import encode_payload, fixed_point_scale, quantisation_step, sum_error_bound
 from fl_protocol.codec.ring_vector import RingVector
+from fl_protocol.codec.sums import UpdateSum, decode_sums, read_sums
 from fl_protocol.spec.payload_layout import CapacityError, PayloadLayout, Segment, SegmentKind, UnknownSegmentError
 
 

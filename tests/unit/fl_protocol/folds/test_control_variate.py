@@ -7,13 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from fl_protocol.codec.fixed_point import (
-    ImplausibleSumError,
-    decode_sums,
-    encode_payload,
-    read_sums,
-    sum_error_bound,
-)
+from fl_protocol.codec.errors import ImplausibleSumError
+from fl_protocol.codec.fixed_point import encode_payload, sum_error_bound
+from fl_protocol.codec.sums import decode_sums, read_sums
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.control_variate import control_of, control_step
 from fl_protocol.folds.public_state import PublicState

@@ -9,13 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_protocol.codec.fixed_point import (
-    ImplausibleSumError,
-    decode_sums,
-    encode_payload,
-    quantisation_step,
-    read_sums,
-)
+from fl_protocol.codec.errors import ImplausibleSumError
+from fl_protocol.codec.fixed_point import encode_payload, quantisation_step
+from fl_protocol.codec.sums import decode_sums, read_sums
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.algorithm import RawPayloadInvalidError
 from fl_protocol.folds.fedmed import is_attentive

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from fl_protocol.codec.fixed_point import encode_payload, quantisation_step, read_sums
+from fl_protocol.codec.fixed_point import encode_payload, quantisation_step
 from fl_protocol.codec.ring_vector import RingVector
+from fl_protocol.codec.sums import read_sums
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.ids import SiteId

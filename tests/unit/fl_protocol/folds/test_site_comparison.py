@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_protocol.codec.fixed_point import ClipExceededError, ImplausibleSumError, decode_sums, encode_payload
+from fl_protocol.codec.errors import ClipExceededError, ImplausibleSumError
+from fl_protocol.codec.fixed_point import encode_payload
 from fl_protocol.codec.ring_vector import RingVector
+from fl_protocol.codec.sums import decode_sums
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.algorithm import RawPayloadInvalidError, RoundReport
 from fl_protocol.folds.public_state import PublicState

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fl_protocol.codec.fixed_point import ImplausibleSumError, decode_sums, encode_payload
+from fl_protocol.codec.errors import ImplausibleSumError
+from fl_protocol.codec.fixed_point import encode_payload
+from fl_protocol.codec.sums import decode_sums
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.algorithm import Publishes, RawPayloadInvalidError
 from fl_protocol.folds.public_state import PublicState

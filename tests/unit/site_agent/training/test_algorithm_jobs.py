@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl_protocol.codec.fixed_point import clip_l2, decode_sums, encode_payload
+from fl_protocol.codec.clipping import clip_l2
+from fl_protocol.codec.fixed_point import encode_payload
+from fl_protocol.codec.sums import decode_sums
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.control_variate import control_of
 from fl_protocol.folds.public_state import PublicState
