@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import assert_never
 
 import structlog
@@ -107,7 +106,7 @@ class RoundWorker:
         if restored.session.phase is SessionPhase.READY:
             # Said again after a restart: the coordinator may not have heard it.
             self._words.keep(do.ReportReady(), restored.session.round)
-        self._show()
+        self._seams.board.at_round(restored.session.round, restored.session.phase.value)
 
     async def announce(self) -> None:
         """Say again what did not get through."""
@@ -243,7 +242,7 @@ class RoundWorker:
             event_name=type(event).__name__,
             phase=after.phase.value,
         )
-        self._show()
+        self._seams.board.at_round(after.round, after.phase.value)
         await self._perform(commands)
 
     async def _perform(self, commands: tuple[SessionCommand, ...]) -> None:
@@ -404,17 +403,3 @@ class RoundWorker:
         if self._exchange is None:
             raise IllegalTransitionError("this site is not in an exchange", run_id=self._run_id)
         return self._exchange
-
-    def _show(self) -> None:
-        session = self._session
-        if session is None:
-            return
-        self._seams.board.change(
-            lambda status: replace(
-                status,
-                state=session.phase.value,
-                run_id=session.round.run_id,
-                round_index=session.round.round_index,
-                activity=status.activity if session.phase.value == "training" else None,
-            )
-        )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fl_protocol.clock import Clock
 from fl_protocol.ids import SiteId
+from fl_protocol.spec.context import RoundContext
 from site_agent.db.instants import instant_text
 from site_agent.durable_files import write_whole
 
@@ -75,6 +76,16 @@ class StatusBoard:
         """When the certificate ends, and when the agent renews it."""
         self._status = replace(
             self._status, certificate_until=instant_text(until), certificate_renews_at=instant_text(renews_at)
+        )
+
+    def at_round(self, round_context: RoundContext, phase: str) -> None:
+        """Which round the agent works on, and how far it is; what its trainer is at is told while it trains."""
+        self._status = replace(
+            self._status,
+            state=phase,
+            run_id=round_context.run_id,
+            round_index=round_context.round_index,
+            activity=self._status.activity if phase == "training" else None,
         )
 
     def change_state(self, state: str) -> None:
