@@ -200,3 +200,12 @@ def test_run_yaml_is_a_valid_run_whose_task_takes_the_studys_format(study: str) 
     assert described["metric"]["name"] in {metric.value for metric in spec.evaluation.metrics}
     assert described["sites"] == len(spec.cohort.sites)
     assert spec.data.dataset == study
+
+
+def test_fedmed_is_compared_with_fedavg_by_nothing_but_the_aggregation() -> None:
+    folder = EXAMPLES / "clinical-language"
+    by_mean, by_attention = (yaml.safe_load((folder / name).read_bytes()) for name in ("run.yaml", "fedmed.yaml"))
+    spec = parse_run_spec(by_attention)
+    assert spec.aggregation.attention is not None
+    different = {key for key in by_mean | by_attention if by_mean.get(key) != by_attention.get(key)}
+    assert different == {"name", "aggregation"}
