@@ -102,16 +102,14 @@ class ExchangeDesk:
         else:
             await self._seams.client.send_statement(step, context, message=record.message)
 
-    async def complain(self, context: ExchangeContext) -> None:
-        """Send the journalled complaint."""
-        record = await asyncio.to_thread(self._seams.journal.read, context)
-        if record is not None and record.is_complaint:
-            await self._seams.client.complain(context, complaint=record.message)
-
     async def close(self, context: ExchangeContext) -> None:
         """Delete the exchange's key and files."""
-        self._role = None
+        self.forget_role()
         await asyncio.to_thread(self._seams.journal.close, context)
+
+    def forget_role(self) -> None:
+        """Hold no key of an exchange any more; what is asked for again is read from the journal."""
+        self._role = None
 
     def _take(self, step: Step, context: ExchangeContext, message: bytes, input_sha256: str) -> None:
         if self._is_in_journal(step, context, input_sha256):

@@ -74,7 +74,7 @@ class RoundWorker:
         self._settler = settler
         self._jobs = JobDesk(seams.jobs, seams.site_id)
         self._training = RoundTraining(seams, self._jobs)
-        self._words = SiteWords(seams.client, complain=self._complain)
+        self._words = SiteWords(seams.client, seams.journal)
         self._lock = asyncio.Lock()
         self._session: RoundSession | None = None
         self._signed: SignedBody | None = None
@@ -278,9 +278,7 @@ class RoundWorker:
                 with step_span(self._seams, command.step, command.context):
                     return await self._send_step(command)
             case do.CloseExchange():
-                if self._words.has_unsaid_complaint:
-                    return None  # the complaint is still to be sent; the next exchange, or the end, closes this one
-                await self._desk().close(command.context)
+                await self._close_exchange(command.context)
             case do.SettleResult():
                 return await self._settle(command.context)
             case do.CloseRound():
@@ -354,6 +352,13 @@ class RoundWorker:
         await self._settler.acknowledge(published, after)
         return on.ResultSettled(context=context)
 
+    async def _close_exchange(self, context: ExchangeContext) -> None:
+        if self._words.has_unsaid_complaint:
+            # The complaint is still to be said, out of the journal, and closes the exchange then.
+            self._desk().forget_role()
+        else:
+            await self._desk().close(context)
+
     async def _close_round(self, outcome: str) -> None:
         session = self._session
         if session is None:
@@ -394,10 +399,6 @@ class RoundWorker:
                     return
             log.warning("record_waits_for_room", run_id=self._run_id)
             await asyncio.sleep(RECORD_AGAIN_S)
-
-    async def _complain(self, context: ExchangeContext) -> None:
-        await self._desk().complain(context)
-        await self._desk().close(context)
 
     def _desk(self) -> ExchangeDesk:
         if self._exchange is None:

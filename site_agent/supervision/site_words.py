@@ -6,7 +6,7 @@ accepted. One that the coordinator refuses is said: it is past it, and there is 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
 
 import structlog
 
@@ -14,6 +14,7 @@ from fl_protocol.spec.context import ExchangeContext, RoundContext
 from site_agent.errors import CoordinatorRefusedError, CoordinatorUnavailableError
 from site_agent.link.client import CoordinatorClient
 from site_agent.session import commands as do
+from site_agent.state.journal import Journal
 
 log = structlog.get_logger(__name__)
 
@@ -23,15 +24,10 @@ Word = do.AcceptRound | do.ReportReady | do.DeclineRound | do.SendComplaint
 class SiteWords:
     """The words of one run's rounds, and those of them that are still to be said."""
 
-    def __init__(self, client: CoordinatorClient, *, complain: Callable[[ExchangeContext], Awaitable[None]]) -> None:
-        """Speak to this coordinator.
-
-        Args:
-            client: the coordinator.
-            complain: sends a complaint that was made, and closes its exchange.
-        """
+    def __init__(self, client: CoordinatorClient, journal: Journal) -> None:
+        """Speak to this coordinator; complaints are what the journal holds of their exchange."""
         self._client = client
-        self._complain = complain
+        self._journal = journal
         self._unsaid: list[tuple[Word, RoundContext]] = []
 
     @property
@@ -74,3 +70,11 @@ class SiteWords:
                     await self._complain(word.context)
         except CoordinatorRefusedError as error:
             log.info("word_not_taken", run_id=round_context.run_id, code=error.refusal_code, status=error.status)
+        if isinstance(word, do.SendComplaint):
+            # It was kept for the complaint's sake, whatever round this site works on by now.
+            await asyncio.to_thread(self._journal.close, word.context)
+
+    async def _complain(self, context: ExchangeContext) -> None:
+        record = await asyncio.to_thread(self._journal.read, context)
+        if record is not None and record.is_complaint:
+            await self._client.complain(context, complaint=record.message)
