@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
 from fl_protocol.codec.errors import ClipExceededError, NonFiniteUpdateError, SegmentShapeError
-from fl_protocol.codec.fixed_point import CACHED_ELEMENTS, Float32Array
+from fl_protocol.codec.fixed_point import CACHED_ELEMENTS, Float32Array, Float64Array
 
 
 def clip_l2(update: Float32Array, clip_norm: float) -> tuple[Float32Array, bool]:
@@ -37,14 +38,8 @@ def clip_l2(update: Float32Array, clip_norm: float) -> tuple[Float32Array, bool]
         return update, False
     factor = clip_norm * (1.0 - 2.0**-22) / norm
     clipped = np.empty_like(update)
-    wide = np.empty(min(CACHED_ELEMENTS, update.size), dtype=np.float64)
-    for start in range(0, update.size, CACHED_ELEMENTS):
-        part = update[start : start + CACHED_ELEMENTS]
-        view = wide[: part.size]
-        # Widened first: numpy multiplies and casts at once through small buffers, which takes twice as long.
-        view[...] = part
-        np.multiply(view, factor, out=view)
-        clipped[start : start + CACHED_ELEMENTS] = view
+    for place, wide in _widened(update):
+        clipped[place] = np.multiply(wide, factor, out=wide)
     return clipped, True
 
 
@@ -55,15 +50,25 @@ def l2_norm(update: Float32Array) -> float:
         NonFiniteUpdateError: an element is NaN or infinite.
     """
     total = 0.0
-    wide = np.empty(min(CACHED_ELEMENTS, update.size), dtype=np.float64)
-    for start in range(0, update.size, CACHED_ELEMENTS):
-        part = update[start : start + CACHED_ELEMENTS]
-        view = wide[: part.size]
-        view[...] = part
-        # Not np.dot: its threads wait for each other longer than a chunk takes.
-        np.multiply(view, view, out=view)
-        total += float(view.sum())
+    for _, wide in _widened(update):
+        # Not np.dot: its threads wait for each other longer than a piece takes.
+        np.multiply(wide, wide, out=wide)
+        total += float(wide.sum())
     # The square of a finite float32 is below 2**256, so float64 overflows on nothing that is finite here.
     if not math.isfinite(total):
         raise NonFiniteUpdateError("the update has an element that is NaN or infinite")
     return math.sqrt(total)
+
+
+def _widened(update: Float32Array) -> Iterator[tuple[slice, Float64Array]]:
+    """The update in float64, a piece at a time: where it belongs, and the piece, to be used up before the next.
+
+    Widened before anything is computed: numpy multiplies and casts at once through small buffers, which takes twice as
+    long.
+    """
+    memory = np.empty(min(CACHED_ELEMENTS, update.size), dtype=np.float64)
+    for start in range(0, update.size, CACHED_ELEMENTS):
+        place = slice(start, min(start + CACHED_ELEMENTS, update.size))
+        piece = memory[: place.stop - start]
+        piece[...] = update[place]
+        yield place, piece
