@@ -16,7 +16,13 @@ sites_app = typer.Typer(no_args_is_help=True, help="Sites: invite, list, show, s
 SiteName = Annotated[str, typer.Argument(help="The site's name, for example st-mary.", metavar="SITE")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it stands in the audit log.")]
 
-_COLUMNS = (("site", "site_id"), ("state", "state"), ("last seen", "last_seen_at"), ("reason", "reason"))
+_COLUMNS = (
+    ("site", "site_id"),
+    ("state", "state"),
+    ("agent", "agent_version"),
+    ("last seen", "last_seen_at"),
+    ("reason", "reason"),
+)
 _FACTS = (
     ("site", "site_id"),
     ("state", "state"),

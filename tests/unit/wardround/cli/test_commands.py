@@ -184,6 +184,12 @@ def test_rounds_list_shows_losses_out_of_the_report() -> None:
     assert "2.25" in typed.out
 
 
+def test_sites_list_shows_the_version_of_each_agent() -> None:
+    # docs/runbooks/upgrade.md sends people here for it.
+    site = {"site_id": "st-mary", "state": "ENROLLED", "agent_version": "0.1.7", "last_seen_at": None, "reason": None}
+    assert "0.1.7" in Typed(["sites", "list"], {"GET /api/v1/sites": page(site)}).out
+
+
 def test_watch_follows_to_the_end_and_fails_where_the_run_failed() -> None:
     ended = {**RUN, "state": "FAILED", "reason": "quorum-not-reached"}
     stream = f'event: run\ndata: {json.dumps(RUN)}\n\nevent: end\ndata: {{"state": "FAILED"}}\n\n'
