@@ -153,9 +153,8 @@ class DatasetMalformedError(DatasetError):
 
     code = "dataset-malformed"
     advice = (
-        "Each record has texts under the keys that its task needs: id and prompt and completion (instruction-tuning), "
-        "id and prompt and chosen and rejected (preference-alignment), or id and text (language-modelling); and "
-        "patient_id, a text or absent."
+        "Mend the file where line and field are named, or correct format and schema in the dataset's registration "
+        "where the file is right; docs/tasks says what a record of each task has."
     )
 
 
