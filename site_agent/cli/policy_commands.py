@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fl_protocol.spec.adapters.adapter_spec import AdapterKind
+from fl_protocol.spec.run_spec_parts import AlgorithmName, LocalRule
+from fl_protocol.spec.tasks.task_spec import TaskKind
 from site_agent.cli.console import REFUSED, console_of
 from site_agent.cli.open_site import open_site
 from site_agent.cli.run_page import RunPage, finding_document, findings_of, findings_table
@@ -116,4 +120,20 @@ def _remarks(policy: SitePolicy) -> tuple[str, ...]:
         "egress.max_bytes_per_round": policy.egress.max_bytes_per_round == 0,
     }
     names = [name for name, is_closed in closed.items() if is_closed]
-    return (f"It permits no run yet: nothing is admitted under {', '.join(names)}.",) if names else ()
+    closing = (f"It permits no run yet: nothing is admitted under {', '.join(names)}.",) if names else ()
+    return (*closing, *_unknown_names(policy))
+
+
+def _unknown_names(policy: SitePolicy) -> Iterator[str]:
+    """Names that no run of this version can have: a typing error denies what it was meant to admit.
+
+    Not a fault: a policy may name what a later version brings, and one with a fault permits nothing at all.
+    """
+    for rule, names, known in (
+        ("tasks", policy.tasks, TaskKind),
+        ("adapters.kinds", policy.adapters.kinds, AdapterKind),
+        ("algorithms", policy.algorithms, AlgorithmName),
+        ("local_rules", policy.local_rules, LocalRule),
+    ):
+        if unknown := sorted(names - set(known)):
+            yield f"{rule}: this version knows no {', '.join(unknown)}; it knows {', '.join(known)}."
