@@ -16,6 +16,7 @@ from fl_protocol.folds.control_variate import has_control
 from fl_protocol.telemetry import site_metrics as metrics
 from site_agent.db.errors import SiteDatabaseError
 from site_agent.errors import JobFailedError
+from site_agent.jobs.failure_codes import code_to_tell
 from site_agent.jobs.job_dir import JobSpec
 from site_agent.jobs.lives import telling_ends
 from site_agent.session import events as on
@@ -68,7 +69,8 @@ class RoundTraining:
             await asyncio.to_thread(self._jobs.prove, admitted)
             await self._record(AuditKind.TRAINING_FINISHED, admitted)
         except JobFailedError as error:
-            return await self._failed(admitted, error, code=error.failure_code)
+            # Safety: the word is the trainer's, and both the coordinator and whoever is shown the audit log read it.
+            return await self._failed(admitted, error, code=code_to_tell(error.failure_code))
         except WardroundError as error:
             return await self._failed(admitted, error, code=error.code)
         finally:
