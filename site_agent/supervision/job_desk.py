@@ -106,7 +106,7 @@ class JobDesk:
             JobsFolderUnsafeError: a trainer put something into the folder that keeps it from being filled.
         """
         job, names = self._job(admitted), self._names(admitted.round)
-        with suppress(FileNotFoundError, JobsFolderUnsafeError), self._held(admitted.round) as folder:
+        with suppress(FileNotFoundError, PermissionError, JobsFolderUnsafeError), self._held(admitted.round) as folder:
             kept = _worth_keeping(folder) if self._is_left_of(folder, admitted, job) else frozenset()
             if kept:
                 _delete_all_but(folder, kept)
@@ -175,7 +175,7 @@ class JobDesk:
 
     def has_payload(self, round_context: RoundContext) -> bool:
         """Whether the trainer closed its job with a payload."""
-        with suppress(FileNotFoundError, JobsFolderUnsafeError), self._held(round_context) as folder:
+        with suppress(OSError, JobsFolderUnsafeError), self._held(round_context) as folder:
             return (folder / RESULT_FILE).exists() and (folder / PAYLOAD_FILE).exists()
         return False
 
@@ -264,7 +264,7 @@ class JobDesk:
         leaves and is deleted itself; what it leads to is not touched.
         """
         jobs_dir, (run, name) = self._options.jobs_dir, names
-        with suppress(FileNotFoundError, JobsFolderUnsafeError), held_folder(jobs_dir, *names) as folder:
+        with suppress(OSError, JobsFolderUnsafeError), held_folder(jobs_dir, *names) as folder:
             remove_without_following(folder / JOB_FILE)
         try:
             with held_folder(jobs_dir, run) as spool, self._held_leaving() as leaving:
@@ -277,6 +277,10 @@ class JobDesk:
             # The run's own folder is a link: nothing of a round can lie in it.
             log.warning("jobs_folder_unsafe", run_id=run, cause=error.message)
             self._remove(jobs_dir / run)
+        except OSError:
+            # A trainer put a folder of its own there, or in the place of the one that it was to leave for.
+            with suppress(OSError, JobsFolderUnsafeError), held_folder(jobs_dir, run) as spool:
+                self._remove(spool / name)
 
     def _held_leaving(self) -> AbstractContextManager[Path]:
         leaving = self._options.jobs_dir / _LEAVING
