@@ -436,6 +436,23 @@ async def test_word_that_a_trainer_makes_up_of_its_failure_does_not_leave(federa
     assert not [event for event in events_of(beta) if made_up in str(event.facts)]
 
 
+async def test_training_that_breaks_in_a_way_nobody_foresaw_is_said_and_ends_the_round(
+    federation_of: FederationOf,
+) -> None:
+    federation = federation_of(n_sites=3, rounds=1)
+
+    async def break_down(*_: object, **__: object) -> JobResult:
+        raise ValueError("mrn-4711")
+
+    beta = federation.sites["beta"]
+    beta.runner.run_training_job = break_down
+    coordinator = federation.coordinator
+    await federation.run(lambda: bool(coordinator.declined))
+    assert coordinator.declined[0] == ("beta", DeclineKind.FAILED, "unexpected-failure")
+    assert ("participation.state", "unexpected-failure") in audited(beta)
+    assert not [event for event in events_of(beta) if "4711" in str(event.facts)]
+
+
 async def test_sum_that_was_altered_is_not_folded(federation_of: FederationOf) -> None:
     federation = federation_of(n_sites=3, rounds=1)
     coordinator = federation.coordinator
