@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fl_protocol.ids import SiteId
+from fl_protocol.ids import RunId, SiteId
 from fl_protocol.packing import tagged_digest
 from fl_protocol.spec.context import ExchangeContext
 from site_agent.db.models import MaskedCohortRow, RevealedEvaluationRow
@@ -71,6 +71,11 @@ def counts_name(*, list_sha256: str, dataset_sha256: str) -> str:
     most counts do not.
     """
     return tagged_digest("counts", bytes.fromhex(list_sha256), bytes.fromhex(dataset_sha256)).hex()
+
+
+def nothing_name(run_id: RunId) -> str:
+    """The name of what a round holds that evaluates nothing, for one run."""
+    return tagged_digest("nothing", run_id.encode()).hex()
 
 
 def payload_names(payload_sha256: str, evaluation: Evaluation) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ from fl_protocol.spec.secagg_params import SecAggParams
 from fl_protocol.spec.tasks.concept_vocabulary import ConceptVocabulary
 from site_agent.datasets.registry import RegisteredDataset
 from site_agent.errors import PublicStateError, RoundRefusedError
-from site_agent.state.payload_memory import Evaluation, counts_name, evaluation_name
+from site_agent.state.payload_memory import Evaluation, counts_name, evaluation_name, nothing_name
 from site_agent.state.public_state import StoredState, adapter_digest
 from site_agent.supervision.approved_runs import ApprovedRun, check_term, read_approved_run
 from site_agent.supervision.judgement import Permission
@@ -192,6 +192,7 @@ class Admission:
             evaluation=evaluation_of(
                 found.run.spec,
                 found.manifest.kind,
+                run_id=found.run.run_id,
                 state=self._seams.states.load(state),
                 dataset_sha256=dataset.sha256,
             ),
@@ -224,16 +225,19 @@ class Admission:
         return survivors.pop()
 
 
-def evaluation_of(spec: RunSpec, kind: RoundKind, *, state: PublicState, dataset_sha256: str) -> Evaluation:
+def evaluation_of(
+    spec: RunSpec, kind: RoundKind, *, run_id: RunId, state: PublicState, dataset_sha256: str
+) -> Evaluation:
     """The name of what a round's payload holds beside training, and whether it holds nothing else.
 
     Safety: what a vocabulary run counts follows from the list of codes and the dataset, whatever adapter v0 holds. By
-    the adapter, a study lead could give one and the same counts as many names as he likes.
+    the adapter, a study lead could give one and the same counts as many names as he likes. Its last round evaluates
+    nothing, whichever codes were published, and is held against no other run's.
     """
-    if kind is RoundKind.TRAIN and isinstance(spec.task, ConceptVocabulary):
-        return Evaluation(
-            sha256=counts_name(list_sha256=spec.base_model.sha256, dataset_sha256=dataset_sha256), is_alone=False
-        )
+    if isinstance(spec.task, ConceptVocabulary):
+        is_counted = kind is RoundKind.TRAIN
+        of_list = counts_name(list_sha256=spec.base_model.sha256, dataset_sha256=dataset_sha256)
+        return Evaluation(sha256=of_list if is_counted else nothing_name(run_id), is_alone=False)
     name = evaluation_name(adapter_sha256=adapter_digest(state), dataset_sha256=dataset_sha256)
     return Evaluation(sha256=name, is_alone=kind is RoundKind.EVALUATE)
 

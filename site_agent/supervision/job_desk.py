@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import structlog
 
 from fl_protocol.codec.fixed_point import encode_payload
@@ -330,9 +331,15 @@ def _delete_all_but(folder: Path, kept: frozenset[str]) -> None:
             remove_without_following(path)
 
 
-def payload_digest(vector: RingVector) -> str:
-    """The name of an encoded payload, before it is masked."""
-    return hashlib.sha256(b"wardround/payload/" + vector.sha256()).hexdigest()
+def payload_digest(vector: RingVector, run_id: RunId) -> str:
+    """The name of an encoded payload, before it is masked.
+
+    One of nothing but zeros (of a round that evaluates nothing, or of a site that holds nothing out) is the same in
+    every run, and no two sums say anything of it. It is told apart by its run, or a site could end one run only, ever.
+    """
+    is_nothing = not (np.any(vector.ring32) or np.any(vector.ring64))
+    of_run = run_id.encode() if is_nothing else b""
+    return hashlib.sha256(b"wardround/payload/" + vector.sha256() + of_run).hexdigest()
 
 
 def _check_data(result: JobResult, admitted: AdmittedRound) -> None:
