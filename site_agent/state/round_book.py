@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.clock import Clock
 from fl_protocol.ids import RunId, SiteId
-from fl_protocol.packing import pack
+from fl_protocol.packing import pack, u32
 from fl_protocol.spec.context import ExchangeContext, RoundContext
 from site_agent.audit.store import AuditLog
 from site_agent.db.instants import instant_from_text, instant_text
@@ -35,7 +35,14 @@ from site_agent.errors import OneShotSpentError, RoundRefusedError
 from site_agent.session.events import Step, round_of
 from site_agent.session.machine import TERMINAL, SessionPhase
 from site_agent.state import payload_memory
-from site_agent.state.one_shot_flags import PAYLOAD_FLAG, contexts_flagged, has_flag, is_payload_spent, set_flag
+from site_agent.state.one_shot_flags import (
+    PAYLOAD_FLAG,
+    contexts_flagged,
+    has_flag,
+    is_payload_spent,
+    last_flag_at,
+    set_flag,
+)
 from site_agent.state.payload_memory import Evaluation, MaskedCohort, RevealedExchange
 
 SUPERSEDED = "superseded"
@@ -108,20 +115,22 @@ class RoundBook:
 
         return self._db.run_read("joined-rounds", read)
 
-    def last_joined_at(self, round_context: RoundContext) -> datetime | None:
-        """When this site joined that attempt at a round, or else the last one before it; None where it joined none.
+    def last_act_at(self, round_context: RoundContext) -> datetime | None:
+        """When this site took its last step in that attempt at a round, or joined it, or else the last one before it.
 
-        Rounds of a run follow each other, so by this site's own clock that one ended no earlier.
+        By this site's own clock; None where it joined none. A step may leave a little later, and never earlier.
         """
 
         def read(session: Session) -> datetime | None:
             run_id, round_index, round_attempt = _key(round_context)
+            # Rounds of a run follow each other: whoever was in an earlier one was there before this one began.
             is_no_later = tuple_(_ROUNDS.c.round_index, _ROUNDS.c.round_attempt) <= (round_index, round_attempt)
             query = select(func.max(_ROUNDS.c.joined_at)).where(_ROUNDS.c.run_id == run_id, is_no_later)
-            joined_at = session.execute(query).scalar_one()
-            return None if joined_at is None else instant_from_text(joined_at)
+            stepped = last_flag_at(session, pack(run_id.encode(), u32(round_index), u32(round_attempt)))
+            acts = [at for at in (session.execute(query).scalar_one(), stepped) if at is not None]
+            return max(map(instant_from_text, acts), default=None)
 
-        return self._db.run_read("last-joined", read)
+        return self._db.run_read("last-act", read)
 
     def open_rounds(self) -> tuple[JoinedRound, ...]:
         """Every round that is not over, of all runs, in order."""

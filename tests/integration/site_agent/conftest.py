@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl_protocol.clock import SystemClock
+from fl_protocol.clock import Clock, SystemClock
 from fl_protocol.codec.chunks import CHUNK_BYTES, ChunkTreeBuilder
 from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.codec.sums import decode_sums
@@ -390,6 +390,7 @@ class Site:
         self.coordinator = coordinator
         self.client = FakeClient(coordinator, site_id)
         self.runner = FakeRunner()
+        self.clock: Clock = SystemClock()
         self.n_deaths = 0
         self.db: SiteDb | None = None
         self.tasks: set[asyncio.Task[None]] = set()
@@ -423,7 +424,7 @@ class Site:
         db.close()
 
     def seams(self) -> SiteSeams:
-        clock, entropy = SystemClock(), SystemEntropy()
+        clock, entropy = self.clock, SystemEntropy()
         signer = seeded_signer(self.site_id)
         self.db = open_site_db(self.folder / "site.db")
         audit = AuditLog(signer, clock, f"site:{self.site_id}")

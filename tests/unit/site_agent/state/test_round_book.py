@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -115,22 +115,33 @@ def kinds(db: SiteDb) -> list[AuditKind]:
         (attempt(round_index=10), 10),
     ],
 )
-def test_last_joined_is_of_that_attempt_or_of_the_last_before_it(
-    db: SiteDb, asked: RoundContext, joined_h: int
-) -> None:
+def test_last_act_is_joining_that_attempt_or_the_last_before_it(db: SiteDb, asked: RoundContext, joined_h: int) -> None:
     clock = HandClock()
     book = RoundBook(db, AuditLog(seeded_signer("site"), clock, "site:alpha"), clock)
     joined = {1: attempt(), 2: attempt(round_index=1), 3: attempt(1, round_index=1), 10: attempt(round_index=10)}
     for hour, round_context in joined.items():
         clock.at = datetime(2026, 1, 2, hour, tzinfo=UTC)
         join(book, round_context)
-    assert book.last_joined_at(asked) == datetime(2026, 1, 2, joined_h, tzinfo=UTC)
+    assert book.last_act_at(asked) == datetime(2026, 1, 2, joined_h, tzinfo=UTC)
 
 
-def test_last_joined_of_another_run_is_none(book: RoundBook) -> None:
+def test_last_act_is_the_last_step_of_that_attempt(db: SiteDb) -> None:
+    clock = HandClock()
+    book = RoundBook(db, AuditLog(seeded_signer("site"), clock, "site:alpha"), clock)
+    other = RoundContext(run_id=RunId("run-" + "z" * 26), round_index=0, round_attempt=0)
+    for hour, round_context in {1: attempt(), 5: attempt(1), 9: other}.items():
+        clock.at = datetime(2026, 1, 2, hour, tzinfo=UTC)
+        join(book, round_context)
+        clock.at += timedelta(hours=2)
+        reveal(book, round_context, payload=f"{hour:064d}")
+    assert book.last_act_at(attempt()) == datetime(2026, 1, 2, 3, tzinfo=UTC)
+    assert book.last_act_at(attempt(1)) == datetime(2026, 1, 2, 7, tzinfo=UTC)
+
+
+def test_last_act_in_another_run_is_none(book: RoundBook) -> None:
     join(book, attempt())
     other = RoundContext(run_id=RunId("run-" + "z" * 26), round_index=5, round_attempt=0)
-    assert book.last_joined_at(other) is None
+    assert book.last_act_at(other) is None
 
 
 def test_round_joined_twice_with_the_same_manifest_is_joined_once(book: RoundBook, db: SiteDb) -> None:
