@@ -22,6 +22,7 @@ from coordinator.services.site_instructions import (
     Idle,
     Instruction,
     OpenExchange,
+    PublishedResult,
     RelayConfirmations,
     RelayKeys,
     RelayShares,
@@ -409,6 +410,19 @@ async def test_site_that_withdraws_between_rounds_is_not_invited_any_more(make_l
     await lab.settle()
     assert lab.run().state == "COMPLETED"
     assert lab.invited(2) == ("a-site", "b-site", "c-site")
+
+
+async def test_site_that_withdrew_once_it_was_in_the_sum_is_asked_to_take_no_result(make_lab: MakeLab) -> None:
+    lab = make_lab("a-site", "b-site", "c-site", "d-site")
+    site = lab.sites[SiteId("d-site")]
+    site.silent.add(PublishedResult)
+    await lab.settle(until=lambda: lab.run().next_round_index == 1)
+    (held,) = site.holding
+    lab.set_approval("d-site", "withdrawn")
+    # Whoever holds the round has revealed shares in it, and settles it.
+    asked = await poll_instruction(lab.ctx, site_id=site.site_id, holding=[held], wait_s=0.0)
+    assert isinstance(asked, PublishedResult)
+    assert isinstance(await poll_instruction(lab.ctx, site_id=site.site_id, holding=[], wait_s=0.0), Idle)
 
 
 async def test_withdrawal_that_breaks_the_quorum_is_waited_for_by_name(make_lab: MakeLab) -> None:

@@ -21,7 +21,7 @@ from coordinator.services.accept_upload import accept_upload, partial_name, quer
 from coordinator.services.get_result import get_result
 from coordinator.services.poll_instruction import poll_instruction
 from coordinator.services.receive_upload import UploadTruncatedError
-from coordinator.services.site_instructions import PublishedResult, RelayShares
+from coordinator.services.site_instructions import AbandonRound, Idle, PublishedResult, RelayShares
 from fl_protocol.audit.chain import AuditRow as Leaf
 from fl_protocol.audit.events import AuditKind, event_from_bytes
 from fl_protocol.audit.verify import AuditVerified, verify_log
@@ -414,6 +414,28 @@ async def test_sum_goes_with_the_window_where_only_its_fold_is_published(
     state = lab.round(0).state_blob_sha256_after
     assert state is not None
     assert lab.ctx.blobs.has(state)
+
+
+async def test_site_that_was_away_until_its_sum_was_scrubbed_abandons_the_round_and_hears_of_others(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FedAvgLora, "publishes", Publishes.FOLD)
+    lab = make_lab("a-site", "b-site", "c-site", "d-site")
+    late = lab.sites[SiteId("d-site")]
+    late.silent.add(PublishedResult)
+    await lab.settle(until=lambda: lab.run().next_round_index == 1)
+    late.is_lost = True
+    lab.clock.advance(600)
+    await lab.settle()
+    assert lab.run().state == "COMPLETED"
+    assert lab.participation("d-site").state == "COUNTED"
+    lab.clock.advance(WINDOW_S + 1)
+    await janitor_of(lab).sweep()
+    late.is_lost = False
+    held = sorted(late.holding)
+    asked = await poll_instruction(lab.ctx, site_id=late.site_id, holding=held, wait_s=0.0)
+    assert asked == AbandonRound(round=held[0], reason="result-scrubbed")
+    assert isinstance(await poll_instruction(lab.ctx, site_id=late.site_id, holding=[], wait_s=0.0), Idle)
 
 
 async def test_sum_stays_where_it_is_what_is_published(make_lab: MakeLab) -> None:
