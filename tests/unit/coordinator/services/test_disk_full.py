@@ -21,7 +21,7 @@ from coordinator.services.accept_shares import accept_shares
 from coordinator.services.accept_upload import accept_upload
 from coordinator.services.describe_run import waiting_for
 from coordinator.services.site_instructions import RelayKeys, RelayShares
-from fl_protocol.ids import SiteId
+from fl_protocol.ids import RunId, SiteId
 
 MakeLab = Callable[..., EngineLab]
 MIB = 1 << 20
@@ -55,6 +55,43 @@ async def test_round_does_not_open_without_room_and_the_run_says_what_it_waits_f
     room["free"] = 2 * MARGIN_BYTES
     await lab.settle()
     assert (lab.run().state, lab.run().reason) == ("COMPLETED", None)
+
+
+async def test_run_that_lacks_room_and_then_sites_says_that_it_waits_for_sites(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = make_lab()
+    monkeypatch.setattr(type(lab.ctx.blobs), "free_bytes", lambda self: MARGIN_BYTES)
+    await lab.settle()
+    assert "waits for space" in said_of_run(lab)
+    lab.clock.advance(600)
+    while await lab.driver.step(RUN_ID):
+        pass
+    assert said_of_run(lab).startswith("Round 0 waits for 3 more of 3 sites: a-site (last heard of at ")
+
+
+async def test_run_whose_release_finds_no_room_says_that_it_waits_for_it(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = make_lab()
+
+    async def full(run_id: RunId) -> None:
+        raise BlobStoreFullError("the blob store is full", run_id=run_id)
+
+    monkeypatch.setattr(lab, "_release", full)
+    lab.driver = lab.new_driver()
+    await lab.settle()
+    assert lab.run().state == "COMPLETED"
+    assert said_of_run(lab) == (
+        "All rounds are committed; waits for the release, which failed 1 times with blob-store-full and is tried again"
+        " at 12:00 UTC."
+    )
+    monkeypatch.undo()
+    lab.driver = lab.new_driver()
+    lab.clock.advance(61)
+    await lab.settle()
+    assert lab.released == [RUN_ID]
+    assert said_of_run(lab) == "All rounds are committed."
 
 
 async def test_upload_without_room_is_refused_before_its_first_byte_and_taken_later(
