@@ -18,7 +18,14 @@ from sqlalchemy.orm import Session
 from coordinator.db.audit import append_audit
 from coordinator.db.exchanges import exchange_key, find_upload, is_repeated
 from coordinator.db.models import Run, Upload
-from coordinator.errors import BlobError, BlobStoreFullError, ConflictError, InvalidMessageError, NotFoundError
+from coordinator.errors import (
+    BlobError,
+    BlobStoreFullError,
+    BlobStoreUnavailableError,
+    ConflictError,
+    InvalidMessageError,
+    NotFoundError,
+)
 from coordinator.rounds.events import MessageKind, UploadCompleted
 from coordinator.rounds.exchange_machine import ExchangeState
 from coordinator.rounds.participation_machine import ParticipationEvent
@@ -148,17 +155,18 @@ async def accept_upload(
         ChunkAlteredError: a chunk is not what was sent; what came before it is held.
         PartialTakenOverError: a later stream of the same upload came.
         UploadTruncatedError, UploadAlteredError: the bytes are not those that the header announces.
-        BlobStoreFullError, BlobStoreUnavailableError: no room, or no store; resume later.
+        BlobStoreFullError, BlobStoreUnavailableError: no room, or no store; resume later. It counts as progress too.
     """
     incoming = Incoming(site_id=site_id, exchange=exchange, encoded=m5, now=ctx.now())
-    begun = await ctx.db.run_tx_async("begin-upload", lambda session: _begin(ctx, session, incoming))
-    if isinstance(begun, SignedBody):
-        await _discard(ctx, partial_name(exchange, site_id))
-        return begun
     try:
+        begun = await ctx.db.run_tx_async("begin-upload", lambda session: _begin(ctx, session, incoming))
+        if isinstance(begun, SignedBody):
+            await _discard(ctx, partial_name(exchange, site_id))
+            return begun
         async with ctx.uploads.place(begun.partial):
             sha256 = await _store(ctx, incoming, begun, offset=offset, parts=parts)
-    except UploadsBusyError:
+    except (UploadsBusyError, BlobStoreFullError, BlobStoreUnavailableError):
+        # The site is at work, and has to come again for our sake: that is no silence.
         await ctx.db.run_tx_async("note-upload-waits", lambda session: _note_waiting(ctx, session, incoming))
         raise
     complete = Incoming(site_id=site_id, exchange=exchange, encoded=m5, now=ctx.now())
@@ -311,7 +319,7 @@ async def _note_received(ctx: EngineContext, incoming: Incoming, received: int) 
 
 
 def _note_waiting(ctx: EngineContext, session: Session, incoming: Incoming) -> None:
-    """A site that has to wait for a place is at work: the phase waits for it."""
+    """A site that has to wait for a place, for room or for the store is at work: the phase waits for it."""
     access = require_exchange(session, incoming.site_id, incoming.exchange)
     _check_open(access, incoming.site_id)
     note_progress(access, now=ctx.now(), pause=_pause(ctx, session, access))
