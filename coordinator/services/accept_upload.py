@@ -73,7 +73,7 @@ _PROGRESS_BYTES = 16 << 20
 _PROGRESS_EVERY = timedelta(seconds=30)
 _PROGRESS_PAUSE = timedelta(seconds=1)
 """How often the phase's deadline is put off while an upload is on its way: after so many bytes, but on a fast line
-after the pause at the earliest, and on a slow one after thirty seconds at the latest."""
+after the pause at the earliest, and on a slow one after thirty seconds at the latest, or a third of the deadline."""
 
 
 class UploadAlteredError(InvalidMessageError):
@@ -100,6 +100,7 @@ class _Plan:
     chunk_root: bytes
     noted_bytes: int
     noted_at: datetime | None
+    note_every: timedelta
 
 
 async def query_upload(ctx: EngineContext, *, site_id: SiteId, exchange: ExchangeContext) -> UploadStatus:
@@ -187,7 +188,7 @@ async def _store(
     sink = await asyncio.to_thread(
         open_sink, ctx.blobs, ctx.uploads, partial=plan.partial, chunk_bytes=plan.chunk_bytes
     )
-    notes = _ProgressNotes(ctx, incoming, noted_bytes=plan.noted_bytes, noted_at=plan.noted_at)
+    notes = _ProgressNotes(ctx, incoming, plan)
     try:
         await receive_parts(sink, parts, offset=offset, n_bytes=plan.n_bytes, note=notes.hear)
         sha256, root = sink.digests.finish()
@@ -223,11 +224,12 @@ class _ProgressNotes:
     ever puts off nothing.
     """
 
-    def __init__(self, ctx: EngineContext, incoming: Incoming, *, noted_bytes: int, noted_at: datetime | None) -> None:
+    def __init__(self, ctx: EngineContext, incoming: Incoming, plan: _Plan) -> None:
         self._ctx = ctx
         self._incoming = incoming
-        self._noted_bytes = noted_bytes
-        self._noted_at = noted_at
+        self._noted_bytes = plan.noted_bytes
+        self._noted_at = plan.noted_at
+        self._note_every = plan.note_every
         self._writing: asyncio.Task[None] | None = None
 
     async def hear(self, held: int) -> None:
@@ -243,7 +245,7 @@ class _ProgressNotes:
         now = self._ctx.now()
         waited = None if self._noted_at is None else now - self._noted_at
         is_many = held - self._noted_bytes >= _PROGRESS_BYTES and (waited is None or waited >= _PROGRESS_PAUSE)
-        if is_many or (held > self._noted_bytes and (waited is None or waited >= _PROGRESS_EVERY)):
+        if is_many or (held > self._noted_bytes and (waited is None or waited >= self._note_every)):
             self._noted_bytes, self._noted_at = held, now
             self._writing = asyncio.create_task(_note_received(self._ctx, self._incoming, held))
 
@@ -264,7 +266,7 @@ def _begin(ctx: EngineContext, session: Session, incoming: Incoming) -> SignedBo
     _check_open(access, incoming.site_id)
     shared = ctx.roles.shared(session, access.exchange)
     said = check_m5(shared, incoming.encoded, sender=incoming.site_id)
-    noted_at = None
+    noted_at, pause = None, _pause(ctx, session, access)
     if upload is None:
         # What begins is progress, and is noted here.
         noted_at = incoming.now
@@ -279,7 +281,7 @@ def _begin(ctx: EngineContext, session: Session, incoming: Incoming) -> SignedBo
             started_at=incoming.now,
         )
         session.add(upload)
-        note_progress(access, now=incoming.now, pause=_pause(ctx, session, access))
+        note_progress(access, now=incoming.now, pause=pause)
     return _Plan(
         partial=partial_name(access.context, incoming.site_id),
         n_bytes=said.n_bytes,
@@ -287,6 +289,7 @@ def _begin(ctx: EngineContext, session: Session, incoming: Incoming) -> SignedBo
         chunk_root=said.chunk_root,
         noted_bytes=upload.received_bytes,
         noted_at=noted_at,
+        note_every=min(_PROGRESS_EVERY, pause / 3),
     )
 
 

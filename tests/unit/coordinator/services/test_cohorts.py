@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 
 import pytest
-from coordinator_engine_lab import RUN_ID, EngineLab, parts_of
+from coordinator_engine_lab import RUN_ID, START, EngineLab, parts_of
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
@@ -18,6 +18,7 @@ from coordinator.rounds.instructions import RoundRef
 from coordinator.services.accept_round import DeclineKind, accept_round, decline_round
 from coordinator.services.accept_upload import UploadTruncatedError, accept_upload
 from coordinator.services.poll_instruction import poll_instruction
+from coordinator.services.receive_upload import BlobPart
 from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
 from coordinator.services.site_instructions import (
     Idle,
@@ -535,6 +536,36 @@ async def test_upload_that_is_on_its_way_is_word_of_its_site(make_lab: MakeLab) 
         )
     assert lab.db.read("seen", lambda session: session.get(Site, "a-site").last_seen_at) == lab.clock.at
     assert lab.exchange().phase_deadline_at == lab.clock.at + timedelta(seconds=600)  # type: ignore[union-attr]
+
+
+async def test_slow_upload_is_progress_also_where_the_idle_deadline_is_short(make_lab: MakeLab) -> None:
+    lab = make_lab(phase_deadline_s=12)
+    asked = await lab.settle_until(RelayShares)
+    relay = asked[C]
+    assert isinstance(relay, RelayShares)
+    site = lab.sites[C]
+    site.mask(relay.exchange, relay.m4)
+    m5 = site.role(relay.exchange).last_message
+    assert m5 is not None
+
+    def is_put_off() -> bool:
+        exchange = lab.exchange()
+        return exchange is not None and exchange.phase_deadline_at == lab.clock.at + timedelta(seconds=12)
+
+    async def slowly() -> AsyncIterator[BlobPart]:
+        async for part in parts_of(site.uploads[relay.exchange], size=16):
+            yield part
+            async with asyncio.timeout(20):
+                while not is_put_off():  # noqa: ASYNC110 # it is noted beside the stream, which hears nothing of it
+                    await asyncio.sleep(0)
+            lab.clock.advance(4)
+            await lab.driver.step(RUN_ID)
+
+    await accept_upload(lab.ctx, site_id=C, exchange=relay.exchange, m5=m5, offset=0, parts=slowly())
+    # Three idle deadlines long.
+    assert (lab.clock.at - START).total_seconds() >= 36
+    await lab.settle()
+    assert counted(lab) == {"a-site", "b-site", "c-site"}
 
 
 async def test_poll_notes_that_the_site_was_heard_of_at_most_twice_a_minute(make_lab: MakeLab) -> None:
