@@ -16,6 +16,7 @@ from coordinator.db.blob_references import reference_columns
 from coordinator.db.models import AuditCheckpoint, AuditRow, Exchange, ExchangeMessage, Lease, Run, Upload
 from coordinator.driver.janitor import LEASE_NAME, Janitor, JanitorSettings
 from coordinator.errors import ConflictError, NotFoundError, ScrubbedError
+from coordinator.services import collect_blobs
 from coordinator.services.accept_reveal import accept_reveal
 from coordinator.services.accept_upload import accept_upload, partial_name, query_upload
 from coordinator.services.get_result import get_result
@@ -301,6 +302,26 @@ async def test_blob_that_something_else_still_names_is_not_deleted(make_lab: Mak
     await janitor_of(lab).sweep()
     await janitor_of(lab).sweep()
     assert all(lab.ctx.blobs.has(sha256) for sha256 in published)
+
+
+async def test_blob_that_stays_because_it_is_named_keeps_no_other_in_the_store(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect_blobs, "_BATCH", 1)
+    lab = make_lab()
+    await lab.settle()
+    first, *others = sorted((*uploads(lab), *uploads(lab, 1)), key=lambda upload: (upload.started_at, upload.site_id))
+
+    def name_it(session: Session) -> None:
+        run = session.get(Run, RUN_ID)
+        assert run is not None
+        run.layout_blob_sha256 = first.blob_sha256 or ""
+
+    lab.db.run_tx("name-it", name_it)
+    lab.clock.advance(WINDOW_S + 1)
+    await janitor_of(lab).sweep()
+    assert lab.ctx.blobs.has(first.blob_sha256 or "")
+    assert not [upload for upload in others if lab.ctx.blobs.has(upload.blob_sha256 or "")]
 
 
 async def test_orphan_goes_after_its_grace_and_not_if_it_was_named_meanwhile(make_lab: MakeLab) -> None:
