@@ -93,7 +93,8 @@ def predicting_logits(module: torch.nn.Module, examples: Sequence[TimelineExampl
         input_ids[row, : example.n_tokens] = torch.tensor(example.token_ids)
     device = next(module.parameters()).device
     # Padding is on the right: a causal model sees none of it before a code, so no mask is needed.
-    logits = module(input_ids=input_ids.to(device), use_cache=False).logits
+    # Virtual tokens stand before the real ones, and a model that has them answers for them, too.
+    logits = module(input_ids=input_ids.to(device), use_cache=False).logits[:, -longest:]
     rows = [row for row, example in enumerate(examples) for _ in example.targets]
     columns = [place - 1 for example in examples for place in example.targets]
     chosen = logits[torch.tensor(rows, device=device), torch.tensor(columns, device=device)]
