@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from site_agent.jobs.job_dir import (
     BaseModelFolder,
@@ -110,15 +111,46 @@ def test_base_of_another_architecture_is_a_typed_failure(tmp_path: Path, tiny_mo
     records = write_texts(tmp_path / "d", 20)
     make_job(tmp_path / "ok", model_folder=folder, records=records, data_format="text-jsonl", task=LANGUAGE)
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "vit", "architectures": ["ViTModel"]}))
-    job = read_job(tmp_path / "ok")
-    sha256 = digest_model_folder(folder)
-    document = {**(job.run_spec or {}), "base_model": {"name": "tiny", "sha256": sha256}}
-    write_job(
-        tmp_path / "ok", replace(job, run_spec=document, base_model=BaseModelFolder(path=str(folder), sha256=sha256))
-    )
+    name_the_folder_s_own_digest(tmp_path / "ok", folder)
     failure = close_job(tmp_path / "ok", shelf=ModelShelf())
     assert isinstance(failure, JobFailure)
     assert failure.code == "base-model-invalid"
+
+
+def name_the_folder_s_own_digest(job_dir: Path, folder: Path) -> None:
+    job, sha256 = read_job(job_dir), digest_model_folder(folder)
+    document = {**(job.run_spec or {}), "base_model": {"name": "tiny", "sha256": sha256}}
+    write_job(job_dir, replace(job, run_spec=document, base_model=BaseModelFolder(path=str(folder), sha256=sha256)))
+
+
+def test_base_whose_weights_are_of_other_shapes_is_a_typed_failure(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    make_tiny_model(folder)
+    records = write_texts(tmp_path / "d", 20)
+    make_job(tmp_path / "job", model_folder=folder, records=records, data_format="text-jsonl", task=LANGUAGE)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 48}))
+    name_the_folder_s_own_digest(tmp_path / "job", folder)
+    failure = close_job(tmp_path / "job", shelf=ModelShelf())
+    assert isinstance(failure, JobFailure)
+    assert failure.code == "base-model-invalid"
+
+
+def test_base_that_lacks_weights_is_refused_and_never_filled_up_at_random(tmp_path: Path) -> None:
+    """transformers draws what is missing: each site would train on another base, and none would know."""
+    folder = tmp_path / "model"
+    make_tiny_model(folder)
+    records = write_texts(tmp_path / "d", 20)
+    make_job(tmp_path / "job", model_folder=folder, records=records, data_format="text-jsonl", task=LANGUAGE)
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "layers.1." not in name}
+    assert 0 < len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    name_the_folder_s_own_digest(tmp_path / "job", folder)
+    failure = close_job(tmp_path / "job", shelf=ModelShelf())
+    assert isinstance(failure, JobFailure)
+    assert failure.code == "base-model-invalid"
+    assert failure.facts["missing"] == len(weights) - len(kept)
 
 
 def test_base_of_few_bits_without_a_gpu_is_a_typed_failure(tmp_path: Path, tiny_model: Path) -> None:
