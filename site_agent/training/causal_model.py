@@ -15,6 +15,7 @@ from typing import Protocol, cast
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
+from fl_protocol.spec.adapters.virtual_tokens import PrefixSpec, PromptSpec
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.spec.run_spec_parts import Quantization
 from fl_protocol.tensors.adapter_layout import AdapterLayout
@@ -22,7 +23,7 @@ from site_agent.training.adapter_io import adapter_layout, adapter_parameters, a
 from site_agent.training.base_options import QuantizedBits, quantization_config, recompute_activations
 from site_agent.training.completion_loss import CompletionLoss, PaddedCompletionLoss, choose_completion_loss
 from site_agent.training.device import Compute
-from site_agent.training.errors import PackingUnavailableError
+from site_agent.training.errors import BaseModelInvalidError, PackingUnavailableError
 from site_agent.training.sharding import SharedCompletionLoss, n_processes, shard_layers
 from site_agent.training.transformers_loading import load_or_explain, load_whole
 
@@ -78,8 +79,10 @@ def adapt_model(
     Raises:
         TargetModulesUnknownError: as ``attach_adapter``.
         PackingUnavailableError: rows must be packed, and the model does not permit it.
-        BaseModelInvalidError: activations must be computed twice, and the architecture does not permit it.
+        BaseModelInvalidError: activations must be computed twice, and the architecture does not permit it; or as
+            ``check_positions``.
     """
+    check_positions(base.config, spec)
     module = attach_adapter(base, spec)
     pad_id = getattr(tokenizer, "pad_token_id", None) or 0
     loss: CompletionLoss = PaddedCompletionLoss(module, pad_id=pad_id)
@@ -157,14 +160,31 @@ def load_config(folder: Path) -> PretrainedConfig:
     return load_or_explain(lambda: AutoConfig.from_pretrained(str(folder), **_LOCAL_ONLY))
 
 
+def check_positions(config: PretrainedConfig, spec: RunSpec) -> None:
+    """Check that a run's longest example, behind its adapter's virtual tokens, has positions in the base.
+
+    Beyond a table of positions a CPU raises some error or other, and a GPU lets no further job run in its process.
+
+    Raises:
+        BaseModelInvalidError: it has not.
+    """
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    virtual = spec.adapter.virtual_tokens if isinstance(spec.adapter, PromptSpec | PrefixSpec) else 0
+    needed = spec.local.max_length + virtual
+    if isinstance(positions, int) and needed > positions:
+        message = "local.max_length, with the adapter's virtual tokens, is more than the base model's positions"
+        raise BaseModelInvalidError(message, expected=positions, found=needed)
+
+
 def layout_without_weights(folder: Path, spec: RunSpec) -> AdapterLayout:
     """The layout that a run's adapter has on a base model, without reading the base's weights.
 
     Raises:
-        BaseModelInvalidError: transformers does not know the configuration.
+        BaseModelInvalidError: transformers does not know the configuration; or as ``check_positions``.
         TargetModulesUnknownError: as ``attach_adapter``.
     """
     config = load_config(folder)
+    check_positions(config, spec)
     with torch.device("meta"):
         base = load_or_explain(lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=False))
         return adapter_layout(attach_adapter(base, spec), spec)

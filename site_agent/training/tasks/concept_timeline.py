@@ -18,7 +18,7 @@ from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.spec.tasks.concept_timeline import ConceptTimeline
 from fl_protocol.tensors.adapter_layout import AdapterLayout
 from site_agent.training.adapter_io import adapter_layout, attach_adapter
-from site_agent.training.causal_model import layout_without_weights, load_base, load_config
+from site_agent.training.causal_model import check_positions, layout_without_weights, load_base, load_config
 from site_agent.training.device import Compute
 from site_agent.training.errors import BaseModelInvalidError, VocabularyInvalidError
 from site_agent.training.task_half import EncodedRecord, EvaluatedBatch, LossSum, TaskHalf
@@ -160,9 +160,7 @@ def _vocabulary_of_base(folder: Path, spec: RunSpec) -> Vocabulary:
     if config.vocab_size != len(vocabulary.tokens):
         message = "the base model has not one row for each token of its vocabulary"
         raise BaseModelInvalidError(message, expected=len(vocabulary.tokens), found=int(config.vocab_size))
-    if spec.local.max_length > config.max_position_embeddings:
-        message = "local.max_length is more than the base model's positions"
-        raise BaseModelInvalidError(message, expected=config.max_position_embeddings, found=spec.local.max_length)
+    check_positions(config, spec)
     return vocabulary
 
 

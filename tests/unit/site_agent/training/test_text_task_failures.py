@@ -9,20 +9,27 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
+from fl_protocol.spec.run_spec import RunSpec, parse_run_spec
 from site_agent.jobs.job_dir import (
     BaseModelFolder,
+    DeviceChoice,
     JobFailure,
     read_job,
     write_job,
 )
+from site_agent.training.causal_model import layout_without_weights, load_adapted
 from site_agent.training.closing import close_job
+from site_agent.training.device import choose_compute
+from site_agent.training.errors import BaseModelInvalidError
 from site_agent.training.model_files import digest_model_folder
 from site_agent.training.shelf import ModelShelf
 from tests.support.tiny_model import make_tiny_model
 from tests.support.training_jobs import (
     SECRET,
     make_job,
+    spec_document,
     write_preferences,
     write_records,
     write_texts,
@@ -151,6 +158,26 @@ def test_base_that_lacks_weights_is_refused_and_never_filled_up_at_random(tmp_pa
     assert isinstance(failure, JobFailure)
     assert failure.code == "base-model-invalid"
     assert failure.facts["missing"] == len(weights) - len(kept)
+
+
+def test_more_tokens_than_the_base_has_positions_for_are_a_typed_failure(tmp_path: Path) -> None:
+    """On a GPU the process that looks behind the end of a table of positions is lost to every further job."""
+    folder = tmp_path / "model"
+    make_tiny_model(folder)
+    config = json.loads((folder / "config.json").read_text())
+    shape = {"n_positions": 40, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(vocab_size=config["vocab_size"], **shape)).save_pretrained(folder)
+    sha256, prompt = digest_model_folder(folder), {"kind": "prompt", "virtual_tokens": 4}
+
+    def spec_of(max_length: int) -> RunSpec:
+        return parse_run_spec(spec_document(sha256, local={"max_length": max_length}, adapter=prompt))
+
+    assert layout_without_weights(folder, spec_of(36)).n_parameters == 4 * 16
+    with pytest.raises(BaseModelInvalidError, match="positions") as caught:
+        layout_without_weights(folder, spec_of(37))
+    assert caught.value.facts == {"expected": 40, "found": 41}
+    with pytest.raises(BaseModelInvalidError, match="positions"):
+        load_adapted(folder, spec_of(37), choose_compute(DeviceChoice.CPU))
 
 
 def test_base_of_few_bits_without_a_gpu_is_a_typed_failure(tmp_path: Path, tiny_model: Path) -> None:
