@@ -360,6 +360,8 @@ def test_fhir_faults_name_file_place_and_element(tmp_path: Path) -> None:
         condition(code={"text": SECRET}),
         medication | {"medicationReference": {"reference": f"Medication/{SECRET}"}},
         {"resourceType": "Patient", "id": "p1", "gender": SECRET},
+        condition(verificationStatus={"coding": [{"code": [SECRET]}]}),
+        medication | {"status": ["entered-in-error"]},
     ]
     path = tmp_path / "f.ndjson"
     path.write_bytes("".join(json.dumps(item) + "\n" for item in wrong).encode() + b"{\n[1]\n\xff\n")
@@ -372,9 +374,11 @@ def test_fhir_faults_name_file_place_and_element(tmp_path: Path) -> None:
         ("f.ndjson", 5, "code", RowFaultKind.NO_CODE),
         ("f.ndjson", 6, "medicationReference", RowFaultKind.NOT_RESOLVED),
         ("f.ndjson", 7, "gender", RowFaultKind.NOT_A_SEX),
-        ("f.ndjson", 8, None, RowFaultKind.NOT_JSON),
-        ("f.ndjson", 9, None, RowFaultKind.NOT_AN_OBJECT),
-        ("f.ndjson", 10, None, RowFaultKind.NOT_UTF_8),
+        ("f.ndjson", 8, "verificationStatus", RowFaultKind.NOT_TEXT),
+        ("f.ndjson", 9, "status", RowFaultKind.NOT_TEXT),
+        ("f.ndjson", 10, None, RowFaultKind.NOT_JSON),
+        ("f.ndjson", 11, None, RowFaultKind.NOT_AN_OBJECT),
+        ("f.ndjson", 12, None, RowFaultKind.NOT_UTF_8),
     ]
     assert SECRET not in repr(rows)
     with pytest.raises(CodeWithoutDateError):
