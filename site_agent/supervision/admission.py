@@ -231,7 +231,7 @@ def evaluation_of(
     """The name of what a round's payload holds beside training, and whether it holds nothing else.
 
     Safety: what a vocabulary run counts follows from the list of codes and the dataset, whatever adapter v0 holds. By
-    the adapter, a study lead could give one and the same counts as many names as he likes. Its last round evaluates
+    the adapter, a study lead could give one and the same counts as many names as they like. Its last round evaluates
     nothing, whichever codes were published, and is held against no other run's.
     """
     if isinstance(spec.task, ConceptVocabulary):
