@@ -194,7 +194,10 @@ class NoUsableRecordsError(DatasetError):
     """No record is left to train on."""
 
     code = "no-usable-records"
-    advice = "Prompts may fill local.max_length, or evaluation.holdout_fraction may hold out every record."
+    advice = (
+        "evaluation.holdout_fraction may hold out every record; or of no record an example can be made: prompts fill "
+        "local.max_length, timelines have fewer known codes than task.min_tokens, or texts affirm none of the classes."
+    )
 
 
 class VocabularyInvalidError(TrainerError):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load as load_tensors
+from tokenizers.normalizers import Replace
 from transformers import AutoModelForCausalLM
 
 from fl_protocol.folds import ALGORITHMS
@@ -234,6 +235,17 @@ def test_text_begins_with_the_mark_that_the_tokenizer_has(bos: bool, eos: bool, 
     assert example is not None
     assert example.prompt_ids == (first,)  # type: ignore[attr-defined]
     assert example.n_units == n_units
+
+
+def test_text_that_gives_no_token_is_left_out() -> None:
+    """Many tokenizers drop characters without width, which are no blanks; without an end-of-text nothing is left."""
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.eos_token = None
+    tokenizer.backend_tokenizer.normalizer = Replace("\u200b", "")
+    record = PlainTextRecord(record_id="a", patient_id=None, text="\u200b\u200b")
+    assert record.text.strip()
+    encoded = TextEncoder(tokenizer, max_length=10).encode(record)
+    assert (encoded.fit, encoded.example) == (Fit.NO_ROOM, None)
 
 
 def test_tokenizer_without_marks_is_refused() -> None:
