@@ -23,6 +23,7 @@ from fl_protocol.spec.tasks import TaskKind
 from site_agent.jobs.job_dir import (
     PAYLOAD_FILE,
     DeviceChoice,
+    JobFailure,
     JobKind,
     JobResult,
 )
@@ -163,6 +164,17 @@ def test_margin_counts_are_those_of_the_equation(tmp_path: Path, tiny_model: Pat
     assert int(raw["eval_margin_below"][0]) == pytest.approx(1000 * below, abs=8)
     expected = sum(math.log1p(math.exp(-margin)) for margin in margins)
     assert float(raw["eval_loss_sum"][0]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_preference_of_an_adapter_that_has_diverged_is_a_typed_failure(tmp_path: Path, tiny_model: Path) -> None:
+    _, _, initial = bound_spec(tiny_model)
+    state = PublicState(version=1, adapter={name: np.full_like(value, 1e30) for name, value in initial.adapter.items()})
+    records = write_preferences(tmp_path / "d", 20)
+    options = {"data_format": "preferences-jsonl", "task": PREFERENCES, "kind": JobKind.EVALUATE, "state": state}
+    make_job(tmp_path / "job", model_folder=tiny_model, records=records, **options)  # type: ignore[arg-type]
+    failure = close_job(tmp_path / "job", shelf=ModelShelf())
+    assert isinstance(failure, JobFailure)
+    assert failure.code == "loss-not-finite"
 
 
 def test_pair_whose_difference_is_cut_off_is_left_out(tiny_model: Path) -> None:
