@@ -74,7 +74,10 @@ class BaseModelInvalidError(BaseModelError):
     """The base model's folder cannot be used."""
 
     code = "base-model-invalid"
-    advice = "Only safetensors models that this trainer's libraries know can be used, without code of their own."
+    advice = (
+        "Only safetensors models that this trainer's libraries know can be used, without code of their own, with every "
+        "weight, and with as many positions as local.max_length and the adapter's virtual tokens take."
+    )
 
 
 class BaseModelDigestMismatchError(BaseModelError):
@@ -155,7 +158,7 @@ class DatasetMalformedError(DatasetError):
     advice = (
         "Each record has texts under the keys that its task needs: id and prompt and completion (instruction-tuning), "
         "id and prompt and chosen and rejected (preference-alignment), or id and text (language-modelling); and "
-        "patient_id, a text or absent."
+        "patient_id, a text or absent. Timelines have the columns, tables or resources of their format: docs/tasks."
     )
 
 
@@ -194,7 +197,10 @@ class NoUsableRecordsError(DatasetError):
     """No record is left to train on."""
 
     code = "no-usable-records"
-    advice = "Prompts may fill local.max_length, or evaluation.holdout_fraction may hold out every record."
+    advice = (
+        "evaluation.holdout_fraction may hold out every record; or of no record an example can be made: prompts fill "
+        "local.max_length, timelines have fewer known codes than task.min_tokens, or texts affirm none of the classes."
+    )
 
 
 class VocabularyInvalidError(TrainerError):

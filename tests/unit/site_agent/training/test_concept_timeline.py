@@ -299,3 +299,6 @@ def test_job_whose_patients_have_too_few_codes_says_so(base: Path, tmp_path: Pat
     failure = perform(tmp_path / "job")
     assert isinstance(failure, JobFailure)
     assert failure.code == "no-usable-records"
+    # Of a task without prompts, nobody is told to look for a prompt's length.
+    assert "completion" not in failure.message
+    assert "min_tokens" in failure.advice

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPModel
 
 from fl_protocol.folds import ALGORITHMS
@@ -19,8 +20,10 @@ from fl_protocol.tensors.safetensors_io import tensors_from_bytes
 from site_agent.jobs.job_dir import PAYLOAD_FILE, RESULT_FILE, JobFailure, JobKind, JobResult, read_progress
 from site_agent.training.adapter_io import adapter_parameters, load_adapter
 from site_agent.training.clip.hugging_face import MEAN, STD
+from site_agent.training.clip.loading import load_towers
 from site_agent.training.closing import close_job
 from site_agent.training.data import split_dataset
+from site_agent.training.errors import BaseModelInvalidError
 from site_agent.training.formats import format_called
 from site_agent.training.shelf import ModelShelf
 from site_agent.training.tasks import image_text
@@ -111,6 +114,16 @@ def test_the_adapter_alone_is_trained_and_sent(
     check_layout(layout, spec.adapter)
     weighed = ALGORITHMS["fedavg-lora"].weigh(raw, n_records=36, spec=spec, layout=layout, kind=RoundKind.TRAIN)
     assert set(weighed) == set(raw) | {"weight", "was_clipped"}
+
+
+def test_towers_that_lack_weights_are_refused_and_never_filled_up_at_random(tmp_path: Path) -> None:
+    make_tiny_clip(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["visual_projection.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BaseModelInvalidError) as caught:
+        load_towers(tmp_path)
+    assert caught.value.facts == {"missing": 1, "first": "visual_projection.weight"}
 
 
 def test_adapter_v0_is_the_zero_shot_of_transformers(
