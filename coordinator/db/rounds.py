@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, exists, select
 from sqlalchemy.orm import Session
 
-from coordinator.db.models import Participation, Round, Site
+from coordinator.db.models import Approval, Participation, Round, Site
+from coordinator.db.states import ApprovalDecision
 from fl_protocol.ids import SiteId
 
 _ENDED = ("COMMITTED", "ABORTED")
@@ -136,6 +137,12 @@ class SiteRound:
         )
 
 
+_HAS_WITHDRAWN = exists().where(
+    Approval.run_id == Participation.run_id,
+    Approval.site_id == Participation.site_id,
+    Approval.decision == ApprovalDecision.WITHDRAWN.value,
+)
+_IS_RESULT_DUE = (Round.state == "COMMITTED") & Participation.acknowledged_at.is_(None) & ~_HAS_WITHDRAWN
 _ROUNDS_OF_SITES = (
     select(
         Participation.site_id,
@@ -151,12 +158,15 @@ _ROUNDS_OF_SITES = (
     .join(Round, _SAME_ROUND)
     .where(
         Participation.site_id.in_(bindparam("names", expanding=True)),
-        Round.state.not_in(_ENDED) | ((Round.state == "COMMITTED") & Participation.acknowledged_at.is_(None)),
+        Round.state.not_in(_ENDED) | _IS_RESULT_DUE,
     )
 )
 
 
 def rounds_of_sites(session: Session, names: Iterable[SiteId]) -> Sequence[SiteRound]:
-    """Rounds that may ask something of these sites: open ones, and committed ones that they have not acknowledged."""
+    """Rounds that may ask something of these sites: open ones, and committed ones that they have not acknowledged.
+
+    A site that withdrew from a run is counted where its update was in the sum already; it takes no result of that run.
+    """
     rows = session.execute(_ROUNDS_OF_SITES, {"names": list(names)})
     return [SiteRound(**row) for row in rows.mappings()]

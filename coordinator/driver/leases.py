@@ -44,6 +44,15 @@ def claim_lease(session: Session, run_id: RunId, *, holder: str, now: datetime, 
     return True
 
 
+def has_lapsed(session: Session, run_id: RunId, *, holder: str, now: datetime, duration: timedelta) -> bool:
+    """Whether nobody but this holder has driven the run for longer than it takes to take over from one that died.
+
+    A lease that was given back counts too: that the next driver came at once, nobody wrote down.
+    """
+    lease = session.get(Lease, _name(run_id))
+    return lease is None or (lease.holder != holder and now - lease.expires_at > duration)
+
+
 def holds_lease(session: Session, run_id: RunId, *, holder: str, now: datetime) -> bool:
     """Whether the lease is this holder's and has not run out."""
     lease = session.get(Lease, _name(run_id))

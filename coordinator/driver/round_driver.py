@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.db.runs import runs_to_drive
 from coordinator.driver.effects_performer import CreateRelease, DueEffect, EffectsPerformer, RetryRules
-from coordinator.driver.leases import claim_lease, holds_lease, release_lease
+from coordinator.driver.leases import claim_lease, has_lapsed, holds_lease, release_lease
 from coordinator.errors import DatabaseBusyError, DatabaseUnavailableError
 from coordinator.services.advance_run import advance_run
 from coordinator.services.context import EngineContext
@@ -68,6 +68,7 @@ class RoundDriver:
         )
         self._busy: dict[RunId, asyncio.Task[None]] = {}
         self._held: set[RunId] = set()
+        self._was_cut_off = False
         self.last_turn_at: datetime | None = None
 
     async def run(self) -> None:
@@ -100,7 +101,7 @@ class RoundDriver:
         try:
             run_ids = await self._ctx.db.read_async("runs-to-drive", runs_to_drive)
         except (DatabaseUnavailableError, DatabaseBusyError) as error:
-            _log.warning("driver_waits_for_database", code=error.code, error=error.facts.get("error"))
+            self._note_cut_off(error)
             return
         except Exception:  # noqa: BLE001 # the driver's boundary: logged, and tried again at the next turn
             _log.exception("driver_cannot_read_runs")
@@ -112,12 +113,17 @@ class RoundDriver:
                     pass
                 await self._start_effects(run_id)
             except (DatabaseUnavailableError, DatabaseBusyError) as error:
-                _log.warning("driver_waits_for_database", code=error.code, error=error.facts.get("error"))
+                self._note_cut_off(error)
                 return
             except Exception:  # noqa: BLE001 # the driver's boundary: one run's failure is not another's
                 _log.exception("run_turn_failed", run_id=run_id)
+        self._was_cut_off = False
         self._ctx.meter.put(metrics.RUNS_HELD, len(self._held.intersection(run_ids)))
         self.last_turn_at = self._ctx.now()
+
+    def _note_cut_off(self, error: DatabaseUnavailableError | DatabaseBusyError) -> None:
+        self._was_cut_off = True
+        _log.warning("driver_waits_for_database", code=error.code, error=error.facts.get("error"))
 
     async def _advance(self, run_id: RunId) -> TurnOutcome:
         now = self._ctx.now()
@@ -138,9 +144,13 @@ class RoundDriver:
 
     def _advance_held(self, session: Session, run_id: RunId, *, now: datetime) -> tuple[bool, TurnOutcome]:
         """Whether the lease is held, and what came of the turn under it."""
-        if not claim_lease(session, run_id, holder=self._holder, now=now, duration=self._settings.lease):
+        lease = self._settings.lease
+        # Without the database this driver was as good as none.
+        alive = "" if self._was_cut_off else self._holder
+        was_left_alone = has_lapsed(session, run_id, holder=alive, now=now, duration=lease)
+        if not claim_lease(session, run_id, holder=self._holder, now=now, duration=lease):
             return False, TurnOutcome.NOTHING
-        return True, advance_run(self._ctx, session, run_id, now=now)
+        return True, advance_run(self._ctx, session, run_id, now=now, was_left_alone=was_left_alone)
 
     async def _start_effects(self, run_id: RunId) -> None:
         """Perform what is due beside the loop, one run's effects in order, so that time goes on for the other runs.

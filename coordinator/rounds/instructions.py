@@ -1,7 +1,8 @@
 """What a site should do now, derived from what the coordinator knows; there is no queue, so nothing can be lost in one.
 
 The same answer is given until the site has acted on it. Of everything that applies, the first in this order: abandon a
-round, take a published result, the step of an exchange, train.
+round, take the published result of one that it holds, the step of an exchange, train, take any other result. A result
+that a site refuses, for ever perhaps, then keeps no other round waiting.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class ExchangeView:
     """Whether the site belongs to those asked for a message in this phase, and the phase takes messages."""
     is_survivor: bool
     sent: frozenset[MessageKind]
+    is_result_scrubbed: bool = False
+    """Whether the sum was published and can be given to nobody any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +124,7 @@ def derive_due(
     if unknown:
         return DueAbandon(ref=min(unknown), reason="round-unknown")
     ordered = sorted(views, key=lambda view: view.ref)
-    for find in (_abandon, _result, _exchange, _training):
+    for find in (_abandon, _held_result, _exchange, _training, _result):
         for view in ordered:
             due = find(view, view.ref in holding)
             if due is not None:
@@ -135,12 +138,13 @@ def _abandon(view: RoundView, is_held: bool) -> Due | None:  # noqa: FBT001 # ca
     if view.state is RoundState.ABORTED:
         return DueAbandon(ref=view.ref, reason=view.reason or "aborted")
     is_survivor = view.exchange is not None and view.exchange.is_survivor
-    if is_survivor or _may_return(view):
+    is_scrubbed = view.exchange is not None and view.exchange.is_result_scrubbed
+    if (is_survivor and not is_scrubbed) or _may_return(view):
         return None
     if view.participation.is_gone:
         return DueAbandon(ref=view.ref, reason=view.participation_reason or view.participation.value.lower())
     if view.state is RoundState.COMMITTED:
-        return DueAbandon(ref=view.ref, reason="not-counted")
+        return DueAbandon(ref=view.ref, reason="result-scrubbed" if is_survivor else "not-counted")
     return None
 
 
@@ -150,10 +154,16 @@ def _may_return(view: RoundView) -> bool:
     return is_silent and view.state is RoundState.EXCHANGING
 
 
+def _held_result(view: RoundView, is_held: bool) -> Due | None:  # noqa: FBT001 # as above
+    return _result(view, is_held) if is_held else None
+
+
 def _result(view: RoundView, is_held: bool) -> Due | None:  # noqa: FBT001 # as above
     del is_held
     exchange = view.exchange
-    if view.state is not RoundState.COMMITTED or view.is_acknowledged or exchange is None or not exchange.is_survivor:
+    if view.state is not RoundState.COMMITTED or view.is_acknowledged:
+        return None
+    if exchange is None or not exchange.is_survivor or exchange.is_result_scrubbed:
         return None
     return DueResult(ref=view.ref, exchange_index=exchange.exchange_index, exchange_attempt=exchange.exchange_attempt)
 

@@ -74,7 +74,7 @@ class RoundPicture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPicture:
-    """A run. ``said`` is what sites gave as reasons in the attempt that ended last."""
+    """A run. ``said`` is what sites gave as reasons in the attempt that ended last; ``release`` is still to be made."""
 
     state: RunState
     reason: str | None
@@ -86,12 +86,12 @@ class RunPicture:
     following: NextAttempt
     said: Mapping[SiteId, str]
     now: datetime
+    release: EffectPicture | None = None
 
 
 _PLAIN: Mapping[RunState, str] = MappingProxyType(
     {
         RunState.DRAFT: "Waits for a study lead to start it.",
-        RunState.COMPLETED: "All rounds are committed.",
         RunState.CANCELLED: "Was cancelled.",
     }
 )
@@ -110,6 +110,8 @@ def what_run_waits_for(picture: RunPicture) -> str:
     """One sentence."""
     if picture.state is RunState.FAILED:
         return f"Failed: {picture.reason}."
+    if picture.state is RunState.COMPLETED:
+        return _completed(picture)
     if picture.state in _PLAIN:
         return _PLAIN[picture.state]
     if picture.state is RunState.AWAITING_SITES:
@@ -119,6 +121,11 @@ def what_run_waits_for(picture: RunPicture) -> str:
         said = _open_round(picture, picture.round)
         return f"{said[:-1]}; then the run is paused until a person resumes it." if is_paused else said
     return "Is paused, and waits for a person to resume it." if is_paused else _next_round(picture)
+
+
+def _completed(picture: RunPicture) -> str:
+    said = "All rounds are committed"
+    return f"{said}." if picture.release is None else f"{said}; {_effect(picture, picture.release, 'the release')}."
 
 
 def _approvals(picture: RunPicture) -> str:
@@ -165,7 +172,7 @@ def _open_round(picture: RunPicture, found: RoundPicture) -> str:
                 return f"{head} {_fresh_exchange(picture, status)}."
             return f"{head} {_exchange(picture, found, found.exchange)}."
         case RoundState.FOLDING:
-            return f"{head} {_effect(picture, found, 'the new public state')}."
+            return f"{head} {_effect(picture, found.effect, 'the new public state')}."
         case RoundState.COMMITTED | RoundState.ABORTED:
             return f"{head} has ended, and the next is about to be planned."
         case _:
@@ -194,7 +201,7 @@ def _step(found: RoundPicture, site: SiteId) -> str:
 
 def _exchange(picture: RunPicture, found: RoundPicture, exchange: ExchangeStatus) -> str:
     if exchange.u5 is not None:
-        return _effect(picture, found, "the sum")
+        return _effect(picture, found.effect, "the sum")
     missing = ", ".join(_with_note(picture, site) for site in exchange.missing) or "no site"
     n_here, n_needed = len(exchange.arrived), needed(exchange, picture.rules)
     said = f"waits for {_MESSAGES[exchange.state]} of {missing}; it has {n_here} and needs {n_needed}"
@@ -215,8 +222,7 @@ def _fresh_exchange(picture: RunPicture, status: RoundStatus) -> str:
     return f"{said}, until {_clock(status.exchange_failed_at + picture.rules.round_deadline, picture.now)}"
 
 
-def _effect(picture: RunPicture, found: RoundPicture, what: str) -> str:
-    effect = found.effect
+def _effect(picture: RunPicture, effect: EffectPicture | None, what: str) -> str:
     if effect is None or effect.error is None or effect.next_try_at is None:
         return f"waits for {what} to be computed"
     when = _clock(effect.next_try_at, picture.now)

@@ -18,7 +18,14 @@ from sqlalchemy.orm import Session
 from coordinator.db.audit import append_audit
 from coordinator.db.exchanges import exchange_key, find_upload, is_repeated
 from coordinator.db.models import Run, Upload
-from coordinator.errors import BlobError, BlobStoreFullError, ConflictError, InvalidMessageError, NotFoundError
+from coordinator.errors import (
+    BlobError,
+    BlobStoreFullError,
+    BlobStoreUnavailableError,
+    ConflictError,
+    InvalidMessageError,
+    NotFoundError,
+)
 from coordinator.rounds.events import MessageKind, UploadCompleted
 from coordinator.rounds.exchange_machine import ExchangeState
 from coordinator.rounds.participation_machine import ParticipationEvent
@@ -66,7 +73,7 @@ _PROGRESS_BYTES = 16 << 20
 _PROGRESS_EVERY = timedelta(seconds=30)
 _PROGRESS_PAUSE = timedelta(seconds=1)
 """How often the phase's deadline is put off while an upload is on its way: after so many bytes, but on a fast line
-after the pause at the earliest, and on a slow one after thirty seconds at the latest."""
+after the pause at the earliest, and on a slow one after thirty seconds at the latest, or a third of the deadline."""
 
 
 class UploadAlteredError(InvalidMessageError):
@@ -93,6 +100,7 @@ class _Plan:
     chunk_root: bytes
     noted_bytes: int
     noted_at: datetime | None
+    note_every: timedelta
 
 
 async def query_upload(ctx: EngineContext, *, site_id: SiteId, exchange: ExchangeContext) -> UploadStatus:
@@ -148,17 +156,18 @@ async def accept_upload(
         ChunkAlteredError: a chunk is not what was sent; what came before it is held.
         PartialTakenOverError: a later stream of the same upload came.
         UploadTruncatedError, UploadAlteredError: the bytes are not those that the header announces.
-        BlobStoreFullError, BlobStoreUnavailableError: no room, or no store; resume later.
+        BlobStoreFullError, BlobStoreUnavailableError: no room, or no store; resume later. It counts as progress too.
     """
     incoming = Incoming(site_id=site_id, exchange=exchange, encoded=m5, now=ctx.now())
-    begun = await ctx.db.run_tx_async("begin-upload", lambda session: _begin(ctx, session, incoming))
-    if isinstance(begun, SignedBody):
-        await _discard(ctx, partial_name(exchange, site_id))
-        return begun
     try:
+        begun = await ctx.db.run_tx_async("begin-upload", lambda session: _begin(ctx, session, incoming))
+        if isinstance(begun, SignedBody):
+            await _discard(ctx, partial_name(exchange, site_id))
+            return begun
         async with ctx.uploads.place(begun.partial):
             sha256 = await _store(ctx, incoming, begun, offset=offset, parts=parts)
-    except UploadsBusyError:
+    except (UploadsBusyError, BlobStoreFullError, BlobStoreUnavailableError):
+        # The site is at work, and has to come again for our sake: that is no silence.
         await ctx.db.run_tx_async("note-upload-waits", lambda session: _note_waiting(ctx, session, incoming))
         raise
     complete = Incoming(site_id=site_id, exchange=exchange, encoded=m5, now=ctx.now())
@@ -179,7 +188,7 @@ async def _store(
     sink = await asyncio.to_thread(
         open_sink, ctx.blobs, ctx.uploads, partial=plan.partial, chunk_bytes=plan.chunk_bytes
     )
-    notes = _ProgressNotes(ctx, incoming, noted_bytes=plan.noted_bytes, noted_at=plan.noted_at)
+    notes = _ProgressNotes(ctx, incoming, plan)
     try:
         await receive_parts(sink, parts, offset=offset, n_bytes=plan.n_bytes, note=notes.hear)
         sha256, root = sink.digests.finish()
@@ -215,11 +224,12 @@ class _ProgressNotes:
     ever puts off nothing.
     """
 
-    def __init__(self, ctx: EngineContext, incoming: Incoming, *, noted_bytes: int, noted_at: datetime | None) -> None:
+    def __init__(self, ctx: EngineContext, incoming: Incoming, plan: _Plan) -> None:
         self._ctx = ctx
         self._incoming = incoming
-        self._noted_bytes = noted_bytes
-        self._noted_at = noted_at
+        self._noted_bytes = plan.noted_bytes
+        self._noted_at = plan.noted_at
+        self._note_every = plan.note_every
         self._writing: asyncio.Task[None] | None = None
 
     async def hear(self, held: int) -> None:
@@ -235,7 +245,7 @@ class _ProgressNotes:
         now = self._ctx.now()
         waited = None if self._noted_at is None else now - self._noted_at
         is_many = held - self._noted_bytes >= _PROGRESS_BYTES and (waited is None or waited >= _PROGRESS_PAUSE)
-        if is_many or (held > self._noted_bytes and (waited is None or waited >= _PROGRESS_EVERY)):
+        if is_many or (held > self._noted_bytes and (waited is None or waited >= self._note_every)):
             self._noted_bytes, self._noted_at = held, now
             self._writing = asyncio.create_task(_note_received(self._ctx, self._incoming, held))
 
@@ -256,7 +266,7 @@ def _begin(ctx: EngineContext, session: Session, incoming: Incoming) -> SignedBo
     _check_open(access, incoming.site_id)
     shared = ctx.roles.shared(session, access.exchange)
     said = check_m5(shared, incoming.encoded, sender=incoming.site_id)
-    noted_at = None
+    noted_at, pause = None, _pause(ctx, session, access)
     if upload is None:
         # What begins is progress, and is noted here.
         noted_at = incoming.now
@@ -271,7 +281,7 @@ def _begin(ctx: EngineContext, session: Session, incoming: Incoming) -> SignedBo
             started_at=incoming.now,
         )
         session.add(upload)
-        note_progress(access, now=incoming.now, pause=_pause(ctx, session, access))
+        note_progress(access, now=incoming.now, pause=pause)
     return _Plan(
         partial=partial_name(access.context, incoming.site_id),
         n_bytes=said.n_bytes,
@@ -279,6 +289,7 @@ def _begin(ctx: EngineContext, session: Session, incoming: Incoming) -> SignedBo
         chunk_root=said.chunk_root,
         noted_bytes=upload.received_bytes,
         noted_at=noted_at,
+        note_every=min(_PROGRESS_EVERY, pause / 3),
     )
 
 
@@ -311,7 +322,7 @@ async def _note_received(ctx: EngineContext, incoming: Incoming, received: int) 
 
 
 def _note_waiting(ctx: EngineContext, session: Session, incoming: Incoming) -> None:
-    """A site that has to wait for a place is at work: the phase waits for it."""
+    """A site that has to wait for a place, for room or for the store is at work: the phase waits for it."""
     access = require_exchange(session, incoming.site_id, incoming.exchange)
     _check_open(access, incoming.site_id)
     note_progress(access, now=ctx.now(), pause=_pause(ctx, session, access))

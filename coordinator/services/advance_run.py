@@ -19,12 +19,22 @@ from coordinator.errors import NotFoundError
 from coordinator.services.context import EngineContext
 from coordinator.services.drive_round import drive_round
 from coordinator.services.event_rows import event_from_row
+from coordinator.services.give_time_anew import give_time_anew
 from coordinator.services.plan_round import plan_round
 from coordinator.services.turn import Turn, TurnOutcome
 
 
-def advance_run(ctx: EngineContext, session: Session, run_id: str, *, now: datetime) -> TurnOutcome:
+def advance_run(
+    ctx: EngineContext, session: Session, run_id: str, *, now: datetime, was_left_alone: bool = False
+) -> TurnOutcome:
     """Read what happened and go as far as it leads.
+
+    Args:
+        ctx: the engine.
+        session: the transaction's.
+        run_id: which run.
+        now: the present instant.
+        was_left_alone: whether nobody drove the run for a while: nobody is silent who could not be heard.
 
     Returns:
         Whether anything changed, and whether it concerns anybody.
@@ -40,6 +50,8 @@ def advance_run(ctx: EngineContext, session: Session, run_id: str, *, now: datet
     rows = pending_events(session, run_id)
     round_row = find_open_round(session, run_id)
     if round_row is not None:
+        if was_left_alone:
+            give_time_anew(turn, round_row)
         drive_round(turn, round_row, [event_from_row(row) for row in rows])
     else:
         plan_round(turn)

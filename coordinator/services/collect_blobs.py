@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from coordinator.db.blob_references import named_blobs
 from coordinator.db.exchanges import context_of, exchange_key
 from coordinator.db.models import Exchange, OrphanBlob, Upload
+from coordinator.db.tables import table_of
 from coordinator.rounds.exchange_machine import ExchangeState
 from coordinator.services.accept_upload import partial_name
 from coordinator.services.context import EngineContext
@@ -41,13 +42,17 @@ class _Remains:
 def delete_scrubbed(ctx: EngineContext) -> int:
     """Delete what scrubbed uploads left in the store; returns how many uploads are done with. Runs in a thread."""
 
-    def look(session: Session) -> tuple[list[_Remains], frozenset[str]]:
-        rows = _remains(session, Upload.scrubbed_at.is_not(None))
-        return rows, named_blobs(session, {row.blob_sha256 for row in rows if row.blob_sha256 is not None})
+    def look(session: Session) -> list[_Remains]:
+        offset = 0
+        while rows := _remains(session, Upload.scrubbed_at.is_not(None), offset=offset):
+            named = named_blobs(session, {row.blob_sha256 for row in rows if row.blob_sha256 is not None})
+            # Named by something else: not ours to delete, and no reason to leave what comes after it.
+            if free := [row for row in rows if row.blob_sha256 not in named]:
+                return free
+            offset += len(rows)
+        return []
 
-    rows, named = ctx.db.read("scrubbed-uploads", look)
-    # Named by something else: not ours to delete. Should that end, it is an orphan like any other.
-    free = [row for row in rows if row.blob_sha256 not in named]
+    free = ctx.db.read("scrubbed-uploads", look)
     _delete(ctx, free)
     return len(free)
 
@@ -117,7 +122,7 @@ def _take(session: Session, *, seen_before: datetime) -> list[str]:
     return [sha256 for sha256 in old if sha256 not in named]
 
 
-def _remains(session: Session, *conditions: ColumnElement[bool]) -> list[_Remains]:
+def _remains(session: Session, *conditions: ColumnElement[bool], offset: int = 0) -> list[_Remains]:
     on = (
         (Exchange.run_id == Upload.run_id)
         & (Exchange.round_index == Upload.round_index)
@@ -129,7 +134,8 @@ def _remains(session: Session, *conditions: ColumnElement[bool]) -> list[_Remain
         select(Upload, Exchange)
         .join(Exchange, on)
         .where(Upload.blob_deleted_at.is_(None), *conditions)
-        .order_by(Upload.started_at)
+        .order_by(Upload.started_at, *table_of(Upload).primary_key.columns)
+        .offset(offset)
         .limit(_BATCH)
     )
     return [

@@ -64,8 +64,9 @@ def paint_run(session: Session, run: Run, now: datetime) -> RunPicture:
     pins = facts.spec.cohort.pins
     sites = sites_by_name(session, pins)
     words = site_words(session, run.run_id, now=now)
+    state = RunState(run.state)
     return RunPicture(
-        state=RunState(run.state),
+        state=state,
         reason=run.reason,
         round_index=run.next_round_index,
         n_rounds=facts.spec.rounds,
@@ -75,6 +76,7 @@ def paint_run(session: Session, run: Run, now: datetime) -> RunPicture:
         following=following_attempt(session, run),
         said=_said_last(session, run),
         now=now,
+        release=_effect(session, run) if state is RunState.COMPLETED else None,
     )
 
 

@@ -179,6 +179,7 @@ def _exchange_view(seen: _Seen, exchange: Exchange, site_id: SiteId) -> Exchange
         is_asked=site_id in (asked or ()),
         is_survivor=site_id in (exchange.u3 or ()),
         sent=seen.kinds_sent(exchange, site_id),
+        is_result_scrubbed=exchange.scrubbed_at is not None and exchange.sum_bytes is None,
     )
 
 

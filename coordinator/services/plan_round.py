@@ -70,12 +70,15 @@ def _is_short_of_space(turn: Turn, *, n_sites: int) -> bool:
         state_bytes=8 * facts.adapter.n_parameters,
     )
     short = judge_space(needed, turn.ctx.blobs.free_bytes())
-    reason = None if short is None else short.reason()
+    _say_space(turn, None if short is None else short.reason())
+    return short is not None
+
+
+def _say_space(turn: Turn, reason: str | None) -> None:
     was_waiting = (turn.run.reason or "").startswith(WAITS_FOR_SPACE)
     if reason != turn.run.reason and (reason is not None or was_waiting):
         turn.run.reason = reason
         turn.is_changed = True
-    return short is not None
 
 
 def _behind_sites(turn: Turn) -> str | None:
@@ -110,6 +113,8 @@ def _plan(turn: Turn, state: RunState) -> None:
         return
     invited = invitable_sites(turn)
     if len(invited) < turn.rules.min_ready:
+        # Whether there is room is asked again once there are sites.
+        _say_space(turn, None)
         return
     if _is_short_of_space(turn, n_sites=len(invited)):
         return

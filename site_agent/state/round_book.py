@@ -16,17 +16,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import and_, bindparam, select, update
+from sqlalchemy import and_, bindparam, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.clock import Clock
 from fl_protocol.ids import RunId, SiteId
-from fl_protocol.packing import pack
+from fl_protocol.packing import pack, u32
 from fl_protocol.spec.context import ExchangeContext, RoundContext
 from site_agent.audit.store import AuditLog
-from site_agent.db.instants import instant_text
+from site_agent.db.instants import instant_from_text, instant_text
 from site_agent.db.models import JoinedRoundRow
 from site_agent.db.tables import table_of
 from site_agent.db.tx import SiteDb
@@ -34,7 +35,14 @@ from site_agent.errors import OneShotSpentError, RoundRefusedError
 from site_agent.session.events import Step, round_of
 from site_agent.session.machine import TERMINAL, SessionPhase
 from site_agent.state import payload_memory
-from site_agent.state.one_shot_flags import PAYLOAD_FLAG, contexts_flagged, has_flag, is_payload_spent, set_flag
+from site_agent.state.one_shot_flags import (
+    PAYLOAD_FLAG,
+    contexts_flagged,
+    has_flag,
+    is_payload_spent,
+    last_flag_at,
+    set_flag,
+)
 from site_agent.state.payload_memory import Evaluation, MaskedCohort, RevealedExchange
 
 SUPERSEDED = "superseded"
@@ -106,6 +114,23 @@ class RoundBook:
             return tuple(_joined(row) for row in rows)
 
         return self._db.run_read("joined-rounds", read)
+
+    def last_act_at(self, round_context: RoundContext) -> datetime | None:
+        """When this site took its last step in that attempt at a round, or joined it, or else the last one before it.
+
+        By this site's own clock; None where it joined none. A step may leave a little later, and never earlier.
+        """
+
+        def read(session: Session) -> datetime | None:
+            run_id, round_index, round_attempt = _key(round_context)
+            # Rounds of a run follow each other: whoever was in an earlier one was there before this one began.
+            is_no_later = tuple_(_ROUNDS.c.round_index, _ROUNDS.c.round_attempt) <= (round_index, round_attempt)
+            query = select(func.max(_ROUNDS.c.joined_at)).where(_ROUNDS.c.run_id == run_id, is_no_later)
+            stepped = last_flag_at(session, pack(run_id.encode(), u32(round_index), u32(round_attempt)))
+            acts = [at for at in (session.execute(query).scalar_one(), stepped) if at is not None]
+            return max(map(instant_from_text, acts), default=None)
+
+        return self._db.run_read("last-act", read)
 
     def open_rounds(self) -> tuple[JoinedRound, ...]:
         """Every round that is not over, of all runs, in order."""

@@ -25,7 +25,7 @@ from site_agent.approvals.run_records import (
 )
 from site_agent.approvals.statement import Decision
 from site_agent.enrolment.identity_file import SiteIdentity
-from site_agent.errors import CoordinatorRefusedError, LinkError
+from site_agent.errors import CoordinatorRefusedError, CoordinatorUnavailableError, LinkError
 from site_agent.link.client import RunSummary
 from site_agent.policy.evaluate import Allowed
 from site_agent.policy.reading import PolicyFaultsError
@@ -105,10 +105,21 @@ class ApprovalLoop:
         self._looks_to_wait = round(wait_s / _LOOK_EVERY_S) - 1
 
     async def _see_pending(self) -> None:
+        failed: WardroundError | None = None
         for summary in await self._seams.client.list_pending():
-            if summary.run_id not in self._seen:
+            if summary.run_id in self._seen:
+                continue
+            try:
                 await self._see(summary)
+            except CoordinatorUnavailableError:
+                raise
+            except WardroundError as error:
+                # A run that cannot be read (a newer version's, say) keeps no other from being seen.
+                failed = failed or error
+            else:
                 self._seen.add(summary.run_id)
+        if failed is not None:
+            raise failed
 
     async def _see(self, summary: RunSummary) -> None:
         seams = self._seams

@@ -74,7 +74,10 @@ class BaseModelInvalidError(BaseModelError):
     """The base model's folder cannot be used."""
 
     code = "base-model-invalid"
-    advice = "Only safetensors models that this trainer's libraries know can be used, without code of their own."
+    advice = (
+        "Only safetensors models that this trainer's libraries know can be used, without code of their own, with every "
+        "weight, and with as many positions as local.max_length and the adapter's virtual tokens take."
+    )
 
 
 class BaseModelDigestMismatchError(BaseModelError):
@@ -154,7 +157,9 @@ class DatasetMalformedError(DatasetError):
     code = "dataset-malformed"
     advice = (
         "Mend the file where line and field are named, or correct format and schema in the dataset's registration "
-        "where the file is right; docs/tasks says what a record of each task has."
+        "where the file is right. Records of text have the keys of their task: id and prompt and completion "
+        "(instruction-tuning), id and prompt and chosen and rejected (preference-alignment), or id and text "
+        "(language-modelling); timelines have the columns, tables or resources of their format: docs/tasks."
     )
 
 
@@ -193,7 +198,10 @@ class NoUsableRecordsError(DatasetError):
     """No record is left to train on."""
 
     code = "no-usable-records"
-    advice = "Prompts may fill local.max_length, or evaluation.holdout_fraction may hold out every record."
+    advice = (
+        "evaluation.holdout_fraction may hold out every record; or of no record an example can be made: prompts fill "
+        "local.max_length, timelines have fewer known codes than task.min_tokens, or texts affirm none of the classes."
+    )
 
 
 class VocabularyInvalidError(TrainerError):

@@ -61,7 +61,7 @@ def sample_examples(
         counts: where records that did not fit are counted.
 
     Raises:
-        NoUsableRecordsError: no record has room for an example, or there is none.
+        NoUsableRecordsError: no record gives an example, or there is none.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     examples: list[TaskExample] = []
@@ -73,5 +73,5 @@ def sample_examples(
             if len(examples) == n_examples:
                 return examples
         if len(examples) == before:
-            raise NoUsableRecordsError("no record has room for a completion within max_length", records=len(records))
+            raise NoUsableRecordsError("no record gives an example to train on", records=len(records))
     return examples

@@ -39,8 +39,10 @@ class TextEncoder:
         self._begin, self._end = text_marks(tokenizer)
 
     def encode(self, record: PlainTextRecord) -> EncodedRecord:
-        """Tokenise one text."""
+        """Tokenise one text; there is no example of one that gives no token, as of marks that the tokenizer drops."""
         ids = [*self._tokenizer.encode(record.text, add_special_tokens=False), *self._end]
+        if not ids:
+            return EncodedRecord(fit=Fit.NO_ROOM, example=None)
         room = self._max_length - 1
         example = Example(prompt_ids=(self._begin,), completion_ids=tuple(ids[:room]))
         return EncodedRecord(fit=Fit.WHOLE if len(ids) <= room else Fit.CUT, example=example)

@@ -18,6 +18,7 @@ from fl_protocol.spec.tasks.preference_alignment import PreferenceAlignment
 from fl_protocol.tensors.adapter_layout import AdapterLayout
 from site_agent.training.causal_model import AdaptedModel, load_adapted
 from site_agent.training.device import Compute
+from site_agent.training.errors import LossNotFiniteError
 from site_agent.training.formats.text_files import PREFERENCE_FORMATS
 from site_agent.training.preference_loss import PreferenceLoss, PreferencePair
 from site_agent.training.task_half import EncodedRecord, EvaluatedBatch, Fit, LossSum, TaskHalf
@@ -63,8 +64,14 @@ class PreferenceTask:
         return LossSum(loss=self.loss(examples).losses.sum(), n_units=len(examples))
 
     def evaluate(self, examples: Sequence[PreferencePair]) -> EvaluatedBatch:
-        """The loss, how many pairs are preferred as they should be, and the margins, in whole steps."""
+        """The loss, how many pairs are preferred as they should be, and the margins, in whole steps.
+
+        Raises:
+            LossNotFiniteError: a margin is NaN or infinite, of which there is no number of steps.
+        """
         answer = self.loss(examples)
+        if not bool(answer.margins.isfinite().all()):
+            raise LossNotFiniteError("the evaluation loss is not finite")
         steps = [round(margin * MARGIN_STEPS) for margin in answer.margins.tolist()]
         counts = {
             "preferred": int((answer.margins > 0).sum()),

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl_protocol.clock import SystemClock
+from fl_protocol.clock import Clock, SystemClock
 from fl_protocol.codec.chunks import CHUNK_BYTES, ChunkTreeBuilder
 from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.codec.sums import decode_sums
@@ -149,7 +149,7 @@ class FakeCoordinator:
             "previous_result_sha256": self.previous_result,
             "payload_layout_sha256": layout.digest(),
             "min_cohort": 3,
-            "audit_window_s": 86_400,
+            "audit_window_s": self.spec.secure_aggregation.audit_window_s,
             "opened_at": "2026-01-02T03:04:05+00:00",
             "audit_size": len(self.log.leaves),
             "audit_head": self.log.head(),
@@ -390,6 +390,7 @@ class Site:
         self.coordinator = coordinator
         self.client = FakeClient(coordinator, site_id)
         self.runner = FakeRunner()
+        self.clock: Clock = SystemClock()
         self.n_deaths = 0
         self.db: SiteDb | None = None
         self.tasks: set[asyncio.Task[None]] = set()
@@ -423,7 +424,7 @@ class Site:
         db.close()
 
     def seams(self) -> SiteSeams:
-        clock, entropy = SystemClock(), SystemEntropy()
+        clock, entropy = self.clock, SystemEntropy()
         signer = seeded_signer(self.site_id)
         self.db = open_site_db(self.folder / "site.db")
         audit = AuditLog(signer, clock, f"site:{self.site_id}")

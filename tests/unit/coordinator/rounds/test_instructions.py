@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from coordinator.rounds.events import MessageKind
@@ -20,8 +22,8 @@ from coordinator.rounds.round_machine import RoundState
 from fl_protocol.ids import RunId
 
 
-def ref(index: int = 0) -> RoundRef:
-    return RoundRef(run_id=RunId("run-" + "a" * 26), round_index=index, round_attempt=0)
+def ref(index: int = 0, *, run: str = "a") -> RoundRef:
+    return RoundRef(run_id=RunId("run-" + run * 26), round_index=index, round_attempt=0)
 
 
 def view(
@@ -32,9 +34,10 @@ def view(
     index: int = 0,
     exchange: ExchangeView | None = None,
     acknowledged: bool = False,
+    run: str = "a",
 ) -> RoundView:
     return RoundView(
-        ref=ref(index),
+        ref=ref(index, run=run),
         state=state,
         reason="quorum-not-reached" if state is RoundState.ABORTED else None,
         participation=participation,
@@ -111,15 +114,38 @@ def test_site_that_was_silent_keeps_its_payload_while_the_exchange_may_fail(why:
     assert derive_due([folding], holding=[ref()]) == DueAbandon(ref=ref(), reason=why)
 
 
-def test_result_comes_before_training_and_abandoning_before_both() -> None:
+def test_result_of_a_round_that_is_held_comes_before_training_and_abandoning_before_both() -> None:
     committed = view(
         RoundState.COMMITTED, ParticipationState.COUNTED, exchange=exchange(ExchangeState.SUMMED, survivor=True)
     )
     invited = view(RoundState.TRAINING, ParticipationState.INVITED, index=1)
-    assert derive_due([invited, committed], holding=[]) == DueResult(ref=ref(), exchange_index=0, exchange_attempt=1)
+    due = DueResult(ref=ref(), exchange_index=0, exchange_attempt=1)
+    assert derive_due([invited, committed], holding=[ref()]) == due
+    assert derive_due([committed], holding=[]) == due
     assert derive_due([invited, committed], holding=[ref(7)], unknown=[ref(7)]) == DueAbandon(
         ref=ref(7), reason="round-unknown"
     )
+
+
+@pytest.mark.parametrize("state", [RoundState.TRAINING, RoundState.EXCHANGING])
+def test_result_that_a_site_may_refuse_for_ever_keeps_no_other_run_waiting(state: RoundState) -> None:
+    # Refused: the site does not hold the round any more, and does not acknowledge it either.
+    refused = view(
+        RoundState.COMMITTED, ParticipationState.COUNTED, exchange=exchange(ExchangeState.SUMMED, survivor=True)
+    )
+    asks = exchange(ExchangeState.ADVERTISING) if state is RoundState.EXCHANGING else None
+    joined = ParticipationState.INVITED if asks is None else ParticipationState.READY
+    other = view(state, joined, exchange=asks, run="b")
+    due = derive_due([refused, other], holding=[])
+    assert due is not None
+    assert due.ref == ref(run="b")
+
+
+def test_result_that_was_scrubbed_is_given_to_nobody_and_its_round_abandoned_by_who_holds_it() -> None:
+    scrubbed = replace(exchange(ExchangeState.SUMMED, survivor=True), is_result_scrubbed=True)
+    late = view(RoundState.COMMITTED, ParticipationState.COUNTED, exchange=scrubbed)
+    assert derive_due([late], holding=[]) is None
+    assert derive_due([late], holding=[ref()]) == DueAbandon(ref=ref(), reason="result-scrubbed")
 
 
 def test_committed_round_is_over_for_who_acknowledged_and_for_who_was_not_counted() -> None:

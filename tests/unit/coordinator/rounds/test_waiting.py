@@ -86,6 +86,16 @@ def seen(ago: timedelta | None, standing: SiteStanding = SiteStanding.MAY_TAKE_P
     [
         (run(RunState.DRAFT), "Waits for a study lead to start it."),
         (run(RunState.COMPLETED), "All rounds are committed."),
+        (
+            run(
+                RunState.COMPLETED,
+                release=EffectPicture(n_failures=4, error="full", next_try_at=NOW),
+            ),
+            (
+                "All rounds are committed;"
+                " waits for the release, which failed 4 times with full and is tried again at 12:30 UTC."
+            ),
+        ),
         (run(RunState.CANCELLED), "Was cancelled."),
         (run(RunState.FAILED, reason="attempts-exhausted: fold-refused"), "Failed: attempts-exhausted: fold-refused."),
         (

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 
 import pytest
-from coordinator_engine_lab import RUN_ID, EngineLab, parts_of
+from coordinator_engine_lab import RUN_ID, START, EngineLab, parts_of
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
 from coordinator.db.models import Round, Site
-from coordinator.errors import BlobStoreFullError
+from coordinator.errors import BlobStoreFullError, DatabaseUnavailableError
 from coordinator.rounds.instructions import RoundRef
 from coordinator.services.accept_round import DeclineKind, accept_round, decline_round
 from coordinator.services.accept_upload import UploadTruncatedError, accept_upload
 from coordinator.services.poll_instruction import poll_instruction
+from coordinator.services.receive_upload import BlobPart
 from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
 from coordinator.services.site_instructions import (
     Idle,
     Instruction,
     OpenExchange,
+    PublishedResult,
     RelayConfirmations,
     RelayKeys,
     RelayShares,
@@ -50,6 +53,88 @@ def attempts(lab: EngineLab) -> list[tuple[int, int, str, str | None]]:
 
 def counted(lab: EngineLab, index: int = 0, attempt: int = 0) -> set[str]:
     return {name for name in lab.invited(index, attempt) if lab.participation(name, index, attempt).state == "COUNTED"}
+
+
+# The coordinator is down
+
+
+async def test_coordinator_that_was_down_gives_up_nobody_who_trained_meanwhile(make_lab: MakeLab) -> None:
+    lab = make_lab(*FOUR)
+    await lab.settle_until(TrainRound)
+    ref = RoundRef(run_id=RUN_ID, round_index=0, round_attempt=0)
+
+    async def say_step(*sites: SiteId, step: int) -> None:
+        for site in sites:
+            await report_progress(
+                lab.ctx, site_id=site, round=ref, activity=SiteActivity.TRAINING, step=step, steps=1000
+            )
+
+    async def drive() -> None:
+        while await lab.driver.step(RUN_ID):
+            pass
+
+    for site in (A, B, C, D):
+        await accept_round(lab.ctx, site_id=site, round=ref)
+    # Past the round's deadline of an hour, by steps.
+    for step in range(8):
+        lab.clock.advance(500)
+        await say_step(A, B, C, D, step=step)
+        await drive()
+    # Down for longer than the idle deadline of ten minutes, and a driver is there before any site.
+    lab.clock.advance(1000)
+    lab.restart_driver()
+    await drive()
+    assert set(lab.states().values()) == {"TRAINING"}
+    # Whoever is silent from then on is given up as ever.
+    lab.clock.advance(595)
+    await say_step(A, B, C, step=9)
+    await drive()
+    assert set(lab.states().values()) == {"TRAINING"}
+    lab.clock.advance(5)
+    await drive()
+    assert lab.states() == {"a-site": "TRAINING", "b-site": "TRAINING", "c-site": "TRAINING", "d-site": "DROPPED"}
+
+
+@pytest.mark.parametrize("phase", PHASES[1:])
+async def test_coordinator_that_was_down_goes_on_in_the_phase_that_it_left(
+    make_lab: MakeLab, phase: type[Instruction]
+) -> None:
+    lab = make_lab()
+    await lab.settle_until(phase)
+    lab.clock.advance(1000)
+    lab.restart_driver()
+    while await lab.driver.step(RUN_ID):
+        pass
+    await lab.settle(until=lambda: lab.run().next_round_index == 1)
+    assert attempts(lab)[0][2] == "COMMITTED"
+    assert lab.exchange(exchange_attempt=1) is None
+
+
+async def test_driver_without_its_database_gives_up_nobody_who_could_not_be_heard(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = make_lab()
+    await lab.settle_until(RelayShares)
+    lab.clock.advance(1000)
+    real, failures = lab.db.read_async, [DatabaseUnavailableError("the database does not answer", tx="any")]
+
+    async def back_again(name: str, fn: Callable[[Session], object]) -> object:
+        if failures:
+            raise failures.pop()
+        return await real(name, fn)
+
+    monkeypatch.setattr(lab.db, "read_async", back_again)
+    driving = asyncio.create_task(lab.driver.run())
+    try:
+        async with asyncio.timeout(30):
+            while lab.driver.last_turn_at is None:  # noqa: ASYNC110 # of a turn that changes little it tells nobody
+                await asyncio.sleep(0)
+    finally:
+        driving.cancel()
+        await asyncio.gather(driving, return_exceptions=True)
+    exchange = lab.exchange()
+    assert exchange is not None
+    assert (exchange.state, exchange.phase_deadline_at) == ("COLLECTING", lab.clock.at + timedelta(seconds=600))
 
 
 # A site is lost for six minutes
@@ -411,6 +496,19 @@ async def test_site_that_withdraws_between_rounds_is_not_invited_any_more(make_l
     assert lab.invited(2) == ("a-site", "b-site", "c-site")
 
 
+async def test_site_that_withdrew_once_it_was_in_the_sum_is_asked_to_take_no_result(make_lab: MakeLab) -> None:
+    lab = make_lab("a-site", "b-site", "c-site", "d-site")
+    site = lab.sites[SiteId("d-site")]
+    site.silent.add(PublishedResult)
+    await lab.settle(until=lambda: lab.run().next_round_index == 1)
+    (held,) = site.holding
+    lab.set_approval("d-site", "withdrawn")
+    # Whoever holds the round has revealed shares in it, and settles it.
+    asked = await poll_instruction(lab.ctx, site_id=site.site_id, holding=[held], wait_s=0.0)
+    assert isinstance(asked, PublishedResult)
+    assert isinstance(await poll_instruction(lab.ctx, site_id=site.site_id, holding=[], wait_s=0.0), Idle)
+
+
 async def test_withdrawal_that_breaks_the_quorum_is_waited_for_by_name(make_lab: MakeLab) -> None:
     lab = make_lab(rounds=2)
     await lab.settle(until=lambda: lab.run().next_round_index == 1)
@@ -438,6 +536,36 @@ async def test_upload_that_is_on_its_way_is_word_of_its_site(make_lab: MakeLab) 
         )
     assert lab.db.read("seen", lambda session: session.get(Site, "a-site").last_seen_at) == lab.clock.at
     assert lab.exchange().phase_deadline_at == lab.clock.at + timedelta(seconds=600)  # type: ignore[union-attr]
+
+
+async def test_slow_upload_is_progress_also_where_the_idle_deadline_is_short(make_lab: MakeLab) -> None:
+    lab = make_lab(phase_deadline_s=12)
+    asked = await lab.settle_until(RelayShares)
+    relay = asked[C]
+    assert isinstance(relay, RelayShares)
+    site = lab.sites[C]
+    site.mask(relay.exchange, relay.m4)
+    m5 = site.role(relay.exchange).last_message
+    assert m5 is not None
+
+    def is_put_off() -> bool:
+        exchange = lab.exchange()
+        return exchange is not None and exchange.phase_deadline_at == lab.clock.at + timedelta(seconds=12)
+
+    async def slowly() -> AsyncIterator[BlobPart]:
+        async for part in parts_of(site.uploads[relay.exchange], size=16):
+            yield part
+            async with asyncio.timeout(20):
+                while not is_put_off():  # noqa: ASYNC110 # it is noted beside the stream, which hears nothing of it
+                    await asyncio.sleep(0)
+            lab.clock.advance(4)
+            await lab.driver.step(RUN_ID)
+
+    await accept_upload(lab.ctx, site_id=C, exchange=relay.exchange, m5=m5, offset=0, parts=slowly())
+    # Three idle deadlines long.
+    assert (lab.clock.at - START).total_seconds() >= 36
+    await lab.settle()
+    assert counted(lab) == {"a-site", "b-site", "c-site"}
 
 
 async def test_poll_notes_that_the_site_was_heard_of_at_most_twice_a_minute(make_lab: MakeLab) -> None:

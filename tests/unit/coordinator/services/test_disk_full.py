@@ -12,16 +12,18 @@ from coordinator_engine_lab import RUN_ID, EngineLab, parts_of
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from coordinator.blobs.partial_file import PartialFile
 from coordinator.db.faults import Fault, fault_of
 from coordinator.db.models import Site
-from coordinator.errors import BlobStoreFullError, DatabaseFullError
+from coordinator.errors import BlobError, BlobStoreFullError, BlobStoreUnavailableError, DatabaseFullError
 from coordinator.gateway.status import refused_call_from_error
 from coordinator.rounds.space import MARGIN_BYTES, judge_space, space_for_round
+from coordinator.services import accept_upload as accept_upload_module
 from coordinator.services.accept_shares import accept_shares
 from coordinator.services.accept_upload import accept_upload
 from coordinator.services.describe_run import waiting_for
 from coordinator.services.site_instructions import RelayKeys, RelayShares
-from fl_protocol.ids import SiteId
+from fl_protocol.ids import RunId, SiteId
 
 MakeLab = Callable[..., EngineLab]
 MIB = 1 << 20
@@ -57,6 +59,43 @@ async def test_round_does_not_open_without_room_and_the_run_says_what_it_waits_f
     assert (lab.run().state, lab.run().reason) == ("COMPLETED", None)
 
 
+async def test_run_that_lacks_room_and_then_sites_says_that_it_waits_for_sites(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = make_lab()
+    monkeypatch.setattr(type(lab.ctx.blobs), "free_bytes", lambda self: MARGIN_BYTES)
+    await lab.settle()
+    assert "waits for space" in said_of_run(lab)
+    lab.clock.advance(600)
+    while await lab.driver.step(RUN_ID):
+        pass
+    assert said_of_run(lab).startswith("Round 0 waits for 3 more of 3 sites: a-site (last heard of at ")
+
+
+async def test_run_whose_release_finds_no_room_says_that_it_waits_for_it(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = make_lab()
+
+    async def full(run_id: RunId) -> None:
+        raise BlobStoreFullError("the blob store is full", run_id=run_id)
+
+    monkeypatch.setattr(lab, "_release", full)
+    lab.driver = lab.new_driver()
+    await lab.settle()
+    assert lab.run().state == "COMPLETED"
+    assert said_of_run(lab) == (
+        "All rounds are committed; waits for the release, which failed 1 times with blob-store-full and is tried again"
+        " at 12:00 UTC."
+    )
+    monkeypatch.undo()
+    lab.driver = lab.new_driver()
+    lab.clock.advance(61)
+    await lab.settle()
+    assert lab.released == [RUN_ID]
+    assert said_of_run(lab) == "All rounds are committed."
+
+
 async def test_upload_without_room_is_refused_before_its_first_byte_and_taken_later(
     make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +123,39 @@ async def test_upload_without_room_is_refused_before_its_first_byte_and_taken_la
     call = refused_call_from_error(refusal.value)
     assert call is not None
     assert call.code.name == "RESOURCE_EXHAUSTED"
+    await lab.settle()
+    assert lab.run().state == "COMPLETED"
+    assert set(lab.states().values()) == {"COUNTED"}
+
+
+@pytest.mark.parametrize(
+    ("where", "error"), [("before the first byte", BlobStoreFullError), ("in the middle", BlobStoreUnavailableError)]
+)
+async def test_exchange_waits_for_its_uploads_while_the_store_takes_none(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch, where: str, error: type[BlobError]
+) -> None:
+    lab = make_lab()
+    await lab.settle_until(RelayShares)
+
+    def fails(*_: object, **__: object) -> None:
+        raise error("the store takes nothing now")
+
+    with monkeypatch.context() as patched:
+        if where == "before the first byte":
+            patched.setattr(accept_upload_module, "_check_space", fails)
+        else:
+            patched.setattr(PartialFile, "append", fails)
+        # Longer than the idle deadline of ten minutes; the sites try again and again.
+        for _ in range(4):
+            lab.clock.advance(300)
+            for site in lab.sites.values():
+                with contextlib.suppress(error):
+                    await site.turn()
+            while await lab.driver.step(RUN_ID):
+                pass
+    exchange = lab.exchange()
+    assert exchange is not None
+    assert exchange.state == "COLLECTING"
     await lab.settle()
     assert lab.run().state == "COMPLETED"
     assert set(lab.states().values()) == {"COUNTED"}

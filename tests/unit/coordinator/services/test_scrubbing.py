@@ -16,12 +16,13 @@ from coordinator.db.blob_references import reference_columns
 from coordinator.db.models import AuditCheckpoint, AuditRow, Exchange, ExchangeMessage, Lease, Run, Upload
 from coordinator.driver.janitor import LEASE_NAME, Janitor, JanitorSettings
 from coordinator.errors import ConflictError, NotFoundError, ScrubbedError
+from coordinator.services import collect_blobs
 from coordinator.services.accept_reveal import accept_reveal
 from coordinator.services.accept_upload import accept_upload, partial_name, query_upload
 from coordinator.services.get_result import get_result
 from coordinator.services.poll_instruction import poll_instruction
 from coordinator.services.receive_upload import UploadTruncatedError
-from coordinator.services.site_instructions import PublishedResult, RelayShares
+from coordinator.services.site_instructions import AbandonRound, Idle, PublishedResult, RelayShares
 from fl_protocol.audit.chain import AuditRow as Leaf
 from fl_protocol.audit.events import AuditKind, event_from_bytes
 from fl_protocol.audit.verify import AuditVerified, verify_log
@@ -303,6 +304,26 @@ async def test_blob_that_something_else_still_names_is_not_deleted(make_lab: Mak
     assert all(lab.ctx.blobs.has(sha256) for sha256 in published)
 
 
+async def test_blob_that_stays_because_it_is_named_keeps_no_other_in_the_store(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect_blobs, "_BATCH", 1)
+    lab = make_lab()
+    await lab.settle()
+    first, *others = sorted((*uploads(lab), *uploads(lab, 1)), key=lambda upload: (upload.started_at, upload.site_id))
+
+    def name_it(session: Session) -> None:
+        run = session.get(Run, RUN_ID)
+        assert run is not None
+        run.layout_blob_sha256 = first.blob_sha256 or ""
+
+    lab.db.run_tx("name-it", name_it)
+    lab.clock.advance(WINDOW_S + 1)
+    await janitor_of(lab).sweep()
+    assert lab.ctx.blobs.has(first.blob_sha256 or "")
+    assert not [upload for upload in others if lab.ctx.blobs.has(upload.blob_sha256 or "")]
+
+
 async def test_orphan_goes_after_its_grace_and_not_if_it_was_named_meanwhile(make_lab: MakeLab) -> None:
     lab = make_lab()
     orphan = lab.ctx.blobs.put_bytes(b"stored before a transaction that never came").sha256
@@ -414,6 +435,28 @@ async def test_sum_goes_with_the_window_where_only_its_fold_is_published(
     state = lab.round(0).state_blob_sha256_after
     assert state is not None
     assert lab.ctx.blobs.has(state)
+
+
+async def test_site_that_was_away_until_its_sum_was_scrubbed_abandons_the_round_and_hears_of_others(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FedAvgLora, "publishes", Publishes.FOLD)
+    lab = make_lab("a-site", "b-site", "c-site", "d-site")
+    late = lab.sites[SiteId("d-site")]
+    late.silent.add(PublishedResult)
+    await lab.settle(until=lambda: lab.run().next_round_index == 1)
+    late.is_lost = True
+    lab.clock.advance(600)
+    await lab.settle()
+    assert lab.run().state == "COMPLETED"
+    assert lab.participation("d-site").state == "COUNTED"
+    lab.clock.advance(WINDOW_S + 1)
+    await janitor_of(lab).sweep()
+    late.is_lost = False
+    held = sorted(late.holding)
+    asked = await poll_instruction(lab.ctx, site_id=late.site_id, holding=held, wait_s=0.0)
+    assert asked == AbandonRound(round=held[0], reason="result-scrubbed")
+    assert isinstance(await poll_instruction(lab.ctx, site_id=late.site_id, holding=[], wait_s=0.0), Idle)
 
 
 async def test_sum_stays_where_it_is_what_is_published(make_lab: MakeLab) -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from site_agent.approvals.run_records import RunInHand, record_pending_run
+from fl_protocol.clock import SystemClock
+from fl_protocol.ids import RunId, Sha256Hex
+from site_agent.approvals.errors import RunDocumentInvalidError
+from site_agent.approvals.run_records import RunInHand, list_runs, record_pending_run
 from site_agent.audit.store import AuditLog
 from site_agent.db.models import ApprovalRow, RunLedgerRow
 from site_agent.db.tx import SiteDb
 from site_agent.errors import CoordinatorUnavailableError
+from site_agent.link.client import RunDocuments, RunSummary
 from site_agent.supervision.approval_loop import ApprovalLoop
 
 
@@ -26,6 +33,27 @@ class CountingClient:
         if self.is_down:
             raise CoordinatorUnavailableError("nobody answers")
         return ()
+
+
+class OfferingClient:
+    def __init__(self, runs: Sequence[RunInHand]) -> None:
+        self._runs = {run.run_id: run for run in runs}
+
+    @staticmethod
+    def _summary(run: RunInHand) -> RunSummary:
+        return RunSummary(run_id=run.run_id, name=run.name, run_spec_sha256=run.run_spec_sha256, state="ACTIVE")
+
+    async def list_pending(self) -> tuple[RunSummary, ...]:
+        return tuple(self._summary(run) for run in self._runs.values())
+
+    async def get_run(self, run_id: RunId) -> RunDocuments:
+        run = self._runs[run_id]
+        return RunDocuments(
+            summary=self._summary(run),
+            run_spec_json=run.run_spec_json,
+            layout_json=run.layout_json,
+            initial_state_sha256=run.initial_state_sha256,
+        )
 
 
 @pytest.fixture
@@ -104,3 +132,16 @@ async def test_coordinator_that_is_down_is_asked_again_at_the_next_look(
         with pytest.raises(CoordinatorUnavailableError):
             await loop._see_in_turn()
     assert client.n_asked == 2
+
+
+async def test_run_that_cannot_be_read_keeps_no_other_from_being_seen(
+    site_db: SiteDb, audit_log: AuditLog, run_in_hand: RunInHand
+) -> None:
+    newer = replace(run_in_hand, run_id=RunId("run-" + "z" * 26), run_spec_json=b'{"of": "a newer version"}')
+    newer = replace(newer, run_spec_sha256=Sha256Hex(hashlib.sha256(newer.run_spec_json).hexdigest()))
+    client = OfferingClient([newer, run_in_hand])
+    seams = SimpleNamespace(client=client, db=site_db, audit=audit_log, clock=SystemClock())
+    loop = ApprovalLoop(seams, policies=None, identity=None, peers=dict)  # type: ignore[arg-type]
+    with pytest.raises(RunDocumentInvalidError):
+        await loop._see_in_turn()
+    assert [record.run.run_id for record in site_db.run_read("runs", list_runs)] == [run_in_hand.run_id]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load as load_tensors
+from tokenizers.normalizers import Replace
 from transformers import AutoModelForCausalLM
 
 from fl_protocol.folds import ALGORITHMS
@@ -22,6 +23,7 @@ from fl_protocol.spec.tasks import TaskKind
 from site_agent.jobs.job_dir import (
     PAYLOAD_FILE,
     DeviceChoice,
+    JobFailure,
     JobKind,
     JobResult,
 )
@@ -164,6 +166,17 @@ def test_margin_counts_are_those_of_the_equation(tmp_path: Path, tiny_model: Pat
     assert float(raw["eval_loss_sum"][0]) == pytest.approx(expected, rel=1e-4)
 
 
+def test_preference_of_an_adapter_that_has_diverged_is_a_typed_failure(tmp_path: Path, tiny_model: Path) -> None:
+    _, _, initial = bound_spec(tiny_model)
+    state = PublicState(version=1, adapter={name: np.full_like(value, 1e30) for name, value in initial.adapter.items()})
+    records = write_preferences(tmp_path / "d", 20)
+    options = {"data_format": "preferences-jsonl", "task": PREFERENCES, "kind": JobKind.EVALUATE, "state": state}
+    make_job(tmp_path / "job", model_folder=tiny_model, records=records, **options)  # type: ignore[arg-type]
+    failure = close_job(tmp_path / "job", shelf=ModelShelf())
+    assert isinstance(failure, JobFailure)
+    assert failure.code == "loss-not-finite"
+
+
 def test_pair_whose_difference_is_cut_off_is_left_out(tiny_model: Path) -> None:
     document = spec_document("ab" * 32, task=PREFERENCES, local={"max_length": 60})
     task = TASKS[TaskKind.PREFERENCE_ALIGNMENT].load(
@@ -234,6 +247,17 @@ def test_text_begins_with_the_mark_that_the_tokenizer_has(bos: bool, eos: bool, 
     assert example is not None
     assert example.prompt_ids == (first,)  # type: ignore[attr-defined]
     assert example.n_units == n_units
+
+
+def test_text_that_gives_no_token_is_left_out() -> None:
+    """Many tokenizers drop characters without width, which are no blanks; without an end-of-text nothing is left."""
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.eos_token = None
+    tokenizer.backend_tokenizer.normalizer = Replace("\u200b", "")
+    record = PlainTextRecord(record_id="a", patient_id=None, text="\u200b\u200b")
+    assert record.text.strip()
+    encoded = TextEncoder(tokenizer, max_length=10).encode(record)
+    assert (encoded.fit, encoded.example) == (Fit.NO_ROOM, None)
 
 
 def test_tokenizer_without_marks_is_refused() -> None:

@@ -68,8 +68,9 @@ def test_inspection_lists_every_fault_by_place_and_no_value(tmp_path: Path) -> N
 def test_contradiction_that_inspection_finds_stops_reading(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", HEADER + "p1,2019-01-01,A,F\np1,2019-01-01,B,M\n")
     assert ROWS.inspect(path, patient_field="patient_id", schema=None).n_faults == 1
-    with pytest.raises(DatasetMalformedError):
+    with pytest.raises(DatasetMalformedError) as caught:
         ROWS.read(path, patient_field="patient_id")
+    assert "Timelines" in caught.value.advice
 
 
 def test_empty_and_missing_datasets_are_refused_by_both_halves(tmp_path: Path) -> None:
@@ -82,6 +83,12 @@ def test_empty_and_missing_datasets_are_refused_by_both_halves(tmp_path: Path) -
             half(path)
         with pytest.raises(DatasetMissingError):
             half(tmp_path / "nowhere.csv")
+
+
+def test_folder_where_a_file_is_due_is_refused_by_its_type(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").mkdir()
+    with pytest.raises(DatasetMissingError):
+        ROWS.read(tmp_path / "rows.csv", patient_field="patient_id")
 
 
 def test_schema_cannot_be_declared_for_columns_that_are_given(tmp_path: Path) -> None:
