@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from coordinator.cli import service_commands, upkeep_commands
 from coordinator.cli.ca_commands import ca_cli
-from coordinator.cli.console import set_output
+from coordinator.cli.console import run_line, set_output
 
 cli = typer.Typer(
     name="wardround-coordinator",
@@ -33,7 +35,7 @@ config_cli.command(name="check")(service_commands.check_config)
 
 def main() -> None:
     """The entry point."""
-    cli()
+    sys.exit(run_line(cli, sys.argv[1:]))
 
 
 if __name__ == "__main__":

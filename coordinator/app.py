@@ -22,6 +22,7 @@ import structlog
 from coordinator.authority_watch import AuthorityWatch
 from coordinator.ca.key_files import replace_file
 from coordinator.db.tx import Database
+from coordinator.doctor.live import said_by_process
 from coordinator.driver.janitor import Janitor, JanitorSettings
 from coordinator.driver.round_driver import DriverSettings, RoundDriver
 from coordinator.errors import DatabaseBusyError, DatabaseUnavailableError
@@ -81,7 +82,7 @@ async def serve(
             with _observed(parts, roles) as seen_at:
                 await _run(parts, roles=roles, stop=stop, seen_at=seen_at)
         finally:
-            said_in.unlink(missing_ok=True)
+            _take_back(said_in)
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(name)
     _log.info("coordinator_stopped")
@@ -209,3 +210,10 @@ def _say_ready(serve_file: Path, addresses: dict[str, str]) -> None:
     document = {**nobody, **addresses, "pid": os.getpid(), "machine": socket.gethostname()}
     replace_file(serve_file, json.dumps(document).encode() + b"\n", mode=0o644)
     _log.info("coordinator_ready", **document)
+
+
+def _take_back(serve_file: Path) -> None:
+    """Remove what this process said of itself. What another says that still serves stays, for its healthchecks."""
+    said = said_by_process(serve_file)
+    if said is not None and said["pid"] == os.getpid():
+        serve_file.unlink(missing_ok=True)

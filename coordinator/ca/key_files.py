@@ -52,9 +52,8 @@ def read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise KeyFileMissingError(
-            "the file is missing; `wardround-coordinator init` makes it", path=str(path)
-        ) from error
+        message = "the file is missing; check its name, or restore it from a backup where it is the coordinator's own"
+        raise KeyFileMissingError(message, path=str(path)) from error
 
 
 def read_private_file(path: Path) -> bytes:

@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from coordinator.ca.errors import KeyFileExistsError
-from coordinator.ca.key_files import read_private_file, write_new_file
+from coordinator.ca.key_files import read_private_file, replace_file, write_new_file
 from coordinator.installation import open_installation
 from coordinator.services.epochs import EpochView, acknowledge_restore
 from coordinator.services.resources import Addresses
 from coordinator.services.tokens import TokenRequest, create_token
 from coordinator.upkeep.backup import make_backup
-from coordinator.upkeep.errors import BackupUnreadableError
 from coordinator.upkeep.last_backup import note_backup
 from coordinator.upkeep.restore import RestoreOptions, restore_backup
 from fl_protocol.clock import Clock
@@ -22,17 +20,12 @@ Answer = tuple[Mapping[str, object], list[str]]
 Report = Callable[[str], None]
 
 
-def backup_answer(
-    config: Path, file: Path, *, passphrase_file: Path | None, is_without_keys: bool, clock: Clock, report: Report
-) -> Answer:
+def backup_answer(config: Path, file: Path, *, passphrase_file: Path | None, clock: Clock, report: Report) -> Answer:
     """Back up, and say what was written.
 
     Raises:
-        BackupError: see ``make_backup``; also where it is not said what becomes of the keys.
+        BackupError: see ``make_backup``.
     """
-    if (passphrase_file is None) != is_without_keys:
-        message = "say what becomes of the private keys: --passphrase-file FILE, or --without-keys"
-        raise BackupUnreadableError(message)
     passphrase = None if passphrase_file is None else read_private_file(passphrase_file).strip()
     made = make_backup(open_installation(config), file, clock=clock, passphrase=passphrase, report=report)
     note_backup(config.resolve().parent, made_at=made.made_at)
@@ -112,9 +105,18 @@ def token_answer(config: Path, file: Path, *, user: str, clock: Clock) -> Answer
     Raises:
         NotFoundError: there is no such user.
         KeyFileExistsError: the file is there; nothing is overwritten and no token is made.
+        OSError: it cannot be written; no token is made.
     """
-    if file.exists():
-        raise KeyFileExistsError("the file is already there; it is not overwritten", path=str(file))
+    # Before the token, which nobody would have where it cannot be written, and which would work all the same.
+    write_new_file(file, b"", mode=0o600)
+    try:
+        return _token_into(file, config, user=user, clock=clock)
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+
+
+def _token_into(file: Path, config: Path, *, user: str, clock: Clock) -> Answer:
     installation = open_installation(config)
     database = installation.open_database()
     try:
@@ -127,7 +129,7 @@ def token_answer(config: Path, file: Path, *, user: str, clock: Clock) -> Answer
         made = create_token(resources, TokenRequest(user=user, label="made on the host"), actor="coordinator")
     finally:
         database.dispose()
-    write_new_file(file, made.value.encode() + b"\n", mode=0o600)
+    replace_file(file, made.value.encode() + b"\n", mode=0o600)
     assert made.view.expires_at is not None, "every token that is made has an end"
     ends = made.view.expires_at.isoformat()
     return (

@@ -26,6 +26,8 @@ def backup_command(
 
     Example: wardround-coordinator backup /backup/wardround.tar --passphrase-file /root/backup.pass
     """
+    if (passphrase_file is None) != is_without_keys:
+        raise typer.BadParameter("say what becomes of the private keys: --passphrase-file FILE, or --without-keys")
     from coordinator.cli.upkeep_answers import backup_answer
 
     answer(
@@ -33,7 +35,6 @@ def backup_command(
             config,
             file,
             passphrase_file=passphrase_file,
-            is_without_keys=is_without_keys,
             clock=SystemClock(),
             report=say_progress,
         )

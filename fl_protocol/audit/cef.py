@@ -39,7 +39,11 @@ _SEVERITIES: Mapping[str, int] = {
     AuditKind.ROUND_ABORTED: 5,
     AuditKind.TRAINING_FAILED: 5,
     AuditKind.USER_ADDED: 5,
+    AuditKind.USER_REMOVED: 5,
+    AuditKind.USER_DISABLED: 5,
+    AuditKind.USER_ENABLED: 5,
     AuditKind.ROLE_GRANTED: 5,
+    AuditKind.ROLE_REVOKED: 5,
     AuditKind.TOKEN_CREATED: 5,
     AuditKind.POLICY_LOADED: 5,
 }

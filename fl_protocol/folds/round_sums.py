@@ -204,7 +204,7 @@ def check_raw(raw: Mapping[str, NDArray[Any]], expected: Mapping[str, RawSegment
     """
     for name in raw:
         if name not in expected:
-            raise RawPayloadInvalidError("the algorithm has no raw segment of this name", segment=name)
+            raise RawPayloadInvalidError("the algorithm has no raw segment of this name", segment=name[:80])
     for name, (dtype, length) in expected.items():
         array = raw.get(name)
         if array is None:

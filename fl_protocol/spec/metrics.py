@@ -121,6 +121,8 @@ MARGIN_STEPS = 1000
 
 _ON_TOKENS = frozenset({TaskKind.INSTRUCTION_TUNING, TaskKind.LANGUAGE_MODELLING})
 _ON_PAIRS = frozenset({TaskKind.PREFERENCE_ALIGNMENT})
+_ON_TIMELINES = frozenset({TaskKind.CONCEPT_TIMELINE})
+_ON_IMAGES = frozenset({TaskKind.IMAGE_TEXT_ADAPTER, TaskKind.IMAGE_TEXT_CONTRASTIVE})
 _WITH_A_LOSS = frozenset(TaskKind) - {TaskKind.CONCEPT_VOCABULARY}
 
 MOST_A_UNIT: Mapping[str, int] = {"margin_above": 64 * MARGIN_STEPS, "margin_below": 64 * MARGIN_STEPS}
@@ -153,9 +155,13 @@ def mean_margin(totals: EvaluationTotals) -> float | None:
     return ratio(total / MARGIN_STEPS, totals.n_units)
 
 
-def quotient_of_counts(counted: str, among: str) -> MetricRule:
+def quotient_of_counts(counted: str, among: str, *, tasks: frozenset[TaskKind]) -> MetricRule:
     """A metric that is one count by another."""
-    return MetricRule(counts=(among, counted), value=lambda totals: ratio(totals.counts[counted], totals.counts[among]))
+
+    def value(totals: EvaluationTotals) -> float | None:
+        return ratio(totals.counts[counted], totals.counts[among])
+
+    return MetricRule(counts=(among, counted), value=value, tasks=tasks)
 
 
 RANKING_KS = (1, 3, 5)
@@ -176,11 +182,15 @@ def _ranking_rules() -> dict[Metric, MetricRule]:
     rules: dict[Metric, MetricRule] = {}
     for scope, novelty, k in itertools.product(RANKING_SCOPES, RANKING_NOVELTIES, RANKING_KS):
         rules[Metric(f"precision-at-{k}-{scope}-{novelty}")] = quotient_of_counts(
-            ranking_count(scope, novelty, f"hits_{k}"), ranking_count(scope, novelty, "positions")
+            ranking_count(scope, novelty, f"hits_{k}"),
+            ranking_count(scope, novelty, "positions"),
+            tasks=_ON_TIMELINES,
         )
         if scope != "next":
             rules[Metric(f"recall-at-{k}-{scope}-{novelty}")] = quotient_of_counts(
-                ranking_count(scope, novelty, f"found_{k}"), ranking_count(scope, novelty, "events")
+                ranking_count(scope, novelty, f"found_{k}"),
+                ranking_count(scope, novelty, "events"),
+                tasks=_ON_TIMELINES,
             )
     return rules
 
@@ -190,10 +200,6 @@ def _sites(totals: EvaluationTotals, flag: str) -> float | None:
     return float(totals.counts[flag]) if totals.counts["compared"] else None
 
 
-def _accuracy(totals: EvaluationTotals) -> float | None:
-    return ratio(totals.counts["correct"], totals.counts["classified"])
-
-
 def _retrieval_at(k: int) -> MetricRule:
     """Precision at k: of the k nearest candidates of each query, how many are relevant. A count a rank, each 0 or 1."""
     ranks = tuple(f"relevant_at_{rank}" for rank in range(1, k + 1))
@@ -201,7 +207,7 @@ def _retrieval_at(k: int) -> MetricRule:
     def value(totals: EvaluationTotals) -> float | None:
         return ratio(sum(totals.counts[rank] for rank in ranks), k * totals.counts["queried"])
 
-    return MetricRule(counts=("queried", *ranks), value=value)
+    return MetricRule(counts=("queried", *ranks), value=value, tasks=_ON_IMAGES)
 
 
 METRICS: Mapping[Metric, MetricRule] = {
@@ -212,7 +218,7 @@ METRICS: Mapping[Metric, MetricRule] = {
     ),
     Metric.PREFERENCE_MARGIN: MetricRule(counts=("margin_above", "margin_below"), value=mean_margin, tasks=_ON_PAIRS),
     **_ranking_rules(),
-    Metric.ACCURACY: MetricRule(counts=("correct", "classified"), value=_accuracy),
+    Metric.ACCURACY: quotient_of_counts("correct", "classified", tasks=_ON_IMAGES),
     Metric.RETRIEVAL_P1: _retrieval_at(1),
     Metric.RETRIEVAL_P3: _retrieval_at(3),
     Metric.RETRIEVAL_P5: _retrieval_at(5),

@@ -22,6 +22,9 @@ from fl_protocol.tensors.errors import SafetensorsInvalidError
 
 _HEADER_LENGTH = struct.Struct("<Q")
 _MAX_HEADER_BYTES = 100_000_000
+_MAX_DIMENSIONS = 32
+_MAX_SIZE = 2**48
+"""Beyond any file; the product of a few such sizes is taken in no time."""
 _METADATA = "__metadata__"
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -113,7 +116,11 @@ def tensors_from_bytes(data: bytes | bytearray | memoryview, *, is_shared: bool 
         dtype, shape, start, stop = _read_entry(name, entry)
         if stop > len(body) or stop - start != math.prod(shape) * dtype.itemsize:
             raise SafetensorsInvalidError("a tensor's place does not fit its shape", tensor=name[:80])
-        array = np.frombuffer(body[start:stop], dtype=dtype).reshape(shape)
+        try:
+            array = np.frombuffer(body[start:stop], dtype=dtype).reshape(shape)
+        except ValueError as error:
+            # Nothing times too much is nothing, and yet no shape of an array.
+            raise SafetensorsInvalidError("a tensor has a shape that no array has", tensor=name[:80]) from error
         tensors[name] = array.astype(dtype.newbyteorder("="), copy=not is_shared)
         spans.append((start, stop))
     position = 0
@@ -204,10 +211,12 @@ def _read_entry(name: str, entry: object) -> tuple[np.dtype[Any], tuple[int, ...
     if dtype is None:
         raise SafetensorsInvalidError("a tensor's dtype is not one that numpy has", tensor=name[:80])
     shape, offsets = entry["shape"], entry["data_offsets"]
-    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise SafetensorsInvalidError("a tensor's shape or offsets are no sizes", tensor=name[:80])
+    if not _are_sizes(shape) or len(shape) > _MAX_DIMENSIONS:
+        raise SafetensorsInvalidError("a tensor's shape is no list of a few sizes", tensor=name[:80])
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise SafetensorsInvalidError("a tensor's offsets are no sizes", tensor=name[:80])
     return dtype, tuple(shape), offsets[0], offsets[1]
 
 
 def _are_sizes(value: object) -> bool:
-    return isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)
+    return isinstance(value, list) and all(type(size) is int and 0 <= size <= _MAX_SIZE for size in value)

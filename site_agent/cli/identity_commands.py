@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from fl_protocol.pki.tls import certificate_fingerprint, certificate_from_pem
+from fl_protocol.signing.keys import spki_fingerprint
 from site_agent.cli.console import SiteConsole, console_of, local_user
 from site_agent.cli.enrol_command import agent_version
 from site_agent.cli.open_site import open_site
@@ -30,6 +31,8 @@ _LOOK_EVERY_S = 0.25
 @identity_app.command()
 def show(context: typer.Context) -> None:
     """Show this site's name, key fingerprint and certificate dates; read the fingerprint to other sites by telephone.
+
+    And the keys of the coordinator as this site pinned them, for 'wardround audit verify --key'.
 
     Example: wardround-site identity show
     """
@@ -82,10 +85,13 @@ def _by_the_agent(console: SiteConsole, before: SiteIdentity, *, wait_s: float) 
 def _answer(console: SiteConsole, identity: SiteIdentity, *, now: datetime) -> None:
     certificate = certificate_from_pem(identity.certificate_pem)
     renews_at = renewal_instant(certificate, 0.5)
+    # What signs the coordinator's log, receipts and results; `wardround audit verify --key` holds a log against it.
+    coordinator_key = spki_fingerprint(identity.coordinator_signing_spki)
     has_ended = certificate.not_valid_after_utc <= now
     document = {
         "site_id": identity.site_id,
         "signing_key_sha256": identity.signing_key_sha256,
+        "coordinator_signing_key_sha256": coordinator_key,
         "root_sha256": identity.root_sha256,
         "gateway_address": identity.gateway_address,
         "enrolment_address": identity.enrolment_address,
@@ -102,6 +108,7 @@ def _answer(console: SiteConsole, identity: SiteIdentity, *, now: datetime) -> N
         f"Site         {identity.site_id}",
         f"Signing key  {identity.signing_key_sha256}",
         f"Coordinator  {identity.gateway_address}",
+        f"Its key      {coordinator_key}",
         f"Its root     {identity.root_sha256}",
         f"Certificate  {ends} {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; "
         f"the agent renews it around {renews_at:%Y-%m-%d %H:%M}",

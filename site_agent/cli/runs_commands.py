@@ -126,7 +126,7 @@ def withdraw(
 
 @app.command()
 def pause(context: typer.Context) -> None:
-    """Join no new round until 'resume'. A round that is under way is finished.
+    """Join no new round until 'resume'. In one that is under way training goes on, and nothing of it is sent any more.
 
     Example: wardround-site runs pause
     """
@@ -250,7 +250,8 @@ def _end_from_text(text: str | None) -> datetime | None:
 def _switch(console: SiteConsole, *, is_paused: bool) -> None:
     with open_site(console) as site:
         set_paused(site.db, site.audit, is_paused=is_paused, actor=f"user:{local_user()}", now=console.clock.now())
-    line = "Paused: this site joins no new round. 'wardround-site runs resume' ends it." if is_paused else "Resumed."
+    paused = "Paused: this site joins no new round, and sends no update of one that is under way. "
+    line = f"{paused}'wardround-site runs resume' ends it." if is_paused else "Resumed."
     console.answer({"is_paused": is_paused}, line)
 
 

@@ -31,6 +31,7 @@ from site_agent.jobs.spool_files import INSPECTIONS_FOLDER
 _TIMEOUT_S = 3600.0
 _MAX_FAULTS = 1000
 _MAX_DOCUMENT_BYTES = 4 << 20
+_MAX_COUNT = 2**53
 _FILE_ADVICE = "Mend the file and run the command again; nothing was recorded."
 
 
@@ -211,7 +212,7 @@ def _record_faults(value: object) -> tuple[RecordFault, ...]:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_COUNT
 
 
 def _no_verdict(what: str, **facts: Fact) -> InspectionFailedError:

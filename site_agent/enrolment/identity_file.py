@@ -94,8 +94,11 @@ def load_identity(folder: SiteFolder) -> SiteIdentity:
         certificate_pem = read_certificate_pem(folder)
         root_pem = folder.root_certificate.read_bytes()
     except FileNotFoundError as error:
-        advice = "Ask the coordinator's admin for an enrolment code, then run 'wardround-site enrol'."
-        raise NotEnrolledError("this site has not enrolled yet", advice=advice) from error
+        advice = (
+            "If it is another folder, name that: --state-dir DIR, or WARDROUND_STATE_DIR. Else ask the coordinator's "
+            "admin for an enrolment code, then run 'wardround-site enrol'."
+        )
+        raise NotEnrolledError("no site has enrolled in this folder", advice=advice, folder=str(folder.root)) from error
     except (OSError, ValueError) as error:
         raise _damaged() from error
     if not isinstance(document, dict):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
@@ -212,11 +213,17 @@ class DocumentReader:
         return value
 
     def number(self, key: str) -> float:
-        """The number under ``key``."""
+        """The number under ``key``; JSON writes some that no float holds, such as 1e999, or 1 and 400 zeros."""
         value = self._value(key, None)
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise self._fault("a number", key)
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError as error:
+            raise self._fault("a number that a float holds", key) from error
+        if not math.isfinite(number):
+            raise self._fault("a number that a float holds", key)
+        return number
 
     def optional_number(self, key: str) -> float | None:
         """The number under ``key``, or None where it is null or absent."""

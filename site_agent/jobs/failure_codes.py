@@ -63,6 +63,9 @@ TOLD_CODES = frozenset(
     }
 )
 
+UNFORESEEN_CODE = "unexpected-failure"
+"""What is told where a job ends by an error that has no code, at the trainer or at the agent that follows it."""
+
 OTHER_CODE = "trainer-failed"
 """What is told in the place of a code that is not on the list."""
 

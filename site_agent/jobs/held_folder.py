@@ -23,7 +23,7 @@ from fl_protocol.errors import WardroundError
 
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_NO_SUCH_WAY = frozenset({errno.ELOOP, errno.ENOTDIR})
+_NO_SUCH_WAY = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EACCES})
 
 _PRIVATE_FOLDER, _SHARED_FOLDER = 0o700, 0o2770
 _PRIVATE_FILE, _SHARED_FILE = 0o600, 0o660
@@ -53,7 +53,7 @@ def held_folder(root: Path, *names: str, make: bool = False) -> Iterator[Path]:
 
     Raises:
         FileNotFoundError: it is not there, and is not to be made.
-        JobsFolderUnsafeError: one of the names is a link, or no folder.
+        JobsFolderUnsafeError: one of the names is a link, no folder, or one that another user keeps to itself.
     """
     if make:
         root.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ def _open_folder(name: str, parent: int) -> int:
         return os.open(name, _OPEN_FOLDER, dir_fd=parent)
     except OSError as error:
         if error.errno in _NO_SUCH_WAY:
-            message = "a link or a file stands in the jobs folder where a folder belongs"
+            message = "a link, a file or another user's folder stands in the jobs folder where this agent's belongs"
             raise JobsFolderUnsafeError(message, name=name[:40]) from error
         raise
 

@@ -84,12 +84,14 @@ def sight_from_document(document: Mapping[str, object]) -> MachineSight | None:
             cuda_build=_text(document["cuda_build"]),
             driver=_text(document["driver"]),
             has_device_nodes=document["has_device_nodes"] is True,
-            gpus=tuple(GpuSight(name=_shown(gpu["name"]), memory_bytes=int(gpu["memory_bytes"])) for gpu in gpus[:64]),
+            gpus=tuple(
+                GpuSight(name=_shown(gpu["name"]), memory_bytes=_number(gpu["memory_bytes"])) for gpu in gpus[:64]
+            ),
             precision=_shown(document["precision"]),
             memory_bytes=_number(document["memory_bytes"]),
             available_bytes=_number(document["available_bytes"]),
             uid=_number(document["uid"]),
-            gids=tuple(int(gid) for gid in gids[:256]),
+            gids=tuple(_number(gid) for gid in gids[:256]),
         )
     except (KeyError, TypeError, ValueError):
         return None

@@ -19,7 +19,7 @@ import structlog
 
 from site_agent.errors import TrainerAbsentError
 from site_agent.jobs.documents import write_file
-from site_agent.jobs.held_folder import held_folder, remove_without_following, unsafe_errors
+from site_agent.jobs.held_folder import JobsFolderUnsafeError, held_folder, remove_without_following, unsafe_errors
 from site_agent.jobs.job_dir import (
     JOB_FILE,
     RESULT_FILE,
@@ -56,6 +56,8 @@ _LOOK_EVERY_S = 0.2
 _STOPS_WITHIN_S = 8.0
 """Shorter than what a container engine gives an agent that is to stop."""
 _FORGOTTEN_AFTER_S = 86_400.0
+_NOT_OURS = (FileNotFoundError, PermissionError, JobsFolderUnsafeError)
+"""There is no such folder; or a trainer, or nobody, knows what stands in its place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +163,7 @@ class SpoolRunner:
         beat = read_heartbeat(self._options.jobs_dir)
         found: list[str] = []
         for names in open_jobs_below(self._options.jobs_dir):
-            with suppress(OSError), held_folder(self._options.jobs_dir, *names) as folder:
+            with suppress(OSError, JobsFolderUnsafeError), held_folder(self._options.jobs_dir, *names) as folder:
                 write_file(folder / CANCEL_FILE, b"")
                 found.append("/".join(names))
         self._forget_old_inspections()
@@ -169,14 +171,14 @@ class SpoolRunner:
         return tuple(name for name in found if beat is not None and name in beat.jobs)
 
     def _forget_old_inspections(self) -> None:
-        with suppress(FileNotFoundError), held_folder(self._options.jobs_dir, INSPECTIONS_FOLDER) as folder:
+        with suppress(*_NOT_OURS), held_folder(self._options.jobs_dir, INSPECTIONS_FOLDER) as folder:
             for path in folder.iterdir():
                 with suppress(OSError):
                     if time.time() - path.lstat().st_mtime > _FORGOTTEN_AFTER_S:
                         remove_without_following(path)
 
     def _write_stop(self, run: str) -> None:
-        with suppress(FileNotFoundError), held_folder(self._options.jobs_dir, run) as spool:
+        with suppress(*_NOT_OURS), held_folder(self._options.jobs_dir, run) as spool:
             write_file(spool / STOP_FILE, b"")
 
 
@@ -186,7 +188,7 @@ def open_jobs_below(jobs_dir: Path) -> list[JobNames]:
     if not jobs_dir.exists():
         return found
     for run in sorted(entry.name for entry in jobs_dir.iterdir() if is_of_a_round(entry.name)):
-        with suppress(OSError), held_folder(jobs_dir, run) as spool:
+        with suppress(OSError, JobsFolderUnsafeError), held_folder(jobs_dir, run) as spool:
             for entry in spool.iterdir():
                 is_folder = entry.is_dir() and not entry.is_symlink()
                 if is_folder and (entry / JOB_FILE).exists() and not (entry / RESULT_FILE).exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from fl_protocol.errors import ProtocolError
@@ -112,7 +113,9 @@ def instruction_from_proto(answer: round_pb2.PollAssignmentResponse) -> Instruct
     """
     match answer.WhichOneof("instruction"):
         case "idle":
-            return Idle(retry_after_s=answer.idle.retry_after_s)
+            wait_s = answer.idle.retry_after_s
+            # NaN compares false with everything: as a pause it is none, and a loop's clock goes wrong by it.
+            return Idle(retry_after_s=wait_s if math.isfinite(wait_s) else 0.0)
         case "train":
             return TrainRound(
                 round=round_from_proto(answer.train.round), manifest=signed_from_proto(answer.train.manifest)

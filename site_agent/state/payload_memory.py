@@ -3,7 +3,8 @@
 Every payload of a round that starts from adapter D carries the evaluation of D on this site's dataset E (decision 12).
 That part does not depend on chance, so it is the same in another attempt, in another kind of round and in another run:
 two sums of it over different sites would differ by what some of them lost. Hence it has a name of its own, under which
-cohorts and survivors are kept for good, in the database and not in a folder that goes with its round.
+cohorts and survivors are kept for good, in the database and not in a folder that goes with its round. The counts of a
+vocabulary run depend on chance as little, and on no adapter: they are named, and kept apart, in the same way.
 
 Functions on the session of a transaction that the round book runs; they decide nothing.
 """
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fl_protocol.ids import SiteId
+from fl_protocol.ids import RunId, SiteId
 from fl_protocol.packing import tagged_digest
 from fl_protocol.spec.context import ExchangeContext
 from site_agent.db.models import MaskedCohortRow, RevealedEvaluationRow
@@ -61,6 +62,20 @@ def evaluation_name(*, adapter_sha256: str, dataset_sha256: str) -> str:
     same records, so a second run with other settings could hold the same loss under another name.
     """
     return tagged_digest("evaluation", bytes.fromhex(adapter_sha256), bytes.fromhex(dataset_sha256)).hex()
+
+
+def counts_name(*, list_sha256: str, dataset_sha256: str) -> str:
+    """The name of a dataset's counts over a list of codes.
+
+    Safety: neither the run nor its bounds are in it, as in ``evaluation_name``. What two minima leave out differs, and
+    most counts do not.
+    """
+    return tagged_digest("counts", bytes.fromhex(list_sha256), bytes.fromhex(dataset_sha256)).hex()
+
+
+def nothing_name(run_id: RunId) -> str:
+    """The name of what a round holds that evaluates nothing, for one run."""
+    return tagged_digest("nothing", run_id.encode()).hex()
 
 
 def payload_names(payload_sha256: str, evaluation: Evaluation) -> tuple[str, ...]:

@@ -16,8 +16,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import and_, bindparam, select, update
+from sqlalchemy import and_, bindparam, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from fl_protocol.audit.events import AuditKind
@@ -26,7 +27,7 @@ from fl_protocol.ids import RunId, SiteId
 from fl_protocol.packing import pack
 from fl_protocol.spec.context import ExchangeContext, RoundContext
 from site_agent.audit.store import AuditLog
-from site_agent.db.instants import instant_text
+from site_agent.db.instants import instant_from_text, instant_text
 from site_agent.db.models import JoinedRoundRow
 from site_agent.db.tables import table_of
 from site_agent.db.tx import SiteDb
@@ -106,6 +107,21 @@ class RoundBook:
             return tuple(_joined(row) for row in rows)
 
         return self._db.run_read("joined-rounds", read)
+
+    def last_joined_at(self, round_context: RoundContext) -> datetime | None:
+        """When this site joined that attempt at a round, or else the last one before it; None where it joined none.
+
+        Rounds of a run follow each other, so by this site's own clock that one ended no earlier.
+        """
+
+        def read(session: Session) -> datetime | None:
+            run_id, round_index, round_attempt = _key(round_context)
+            is_no_later = tuple_(_ROUNDS.c.round_index, _ROUNDS.c.round_attempt) <= (round_index, round_attempt)
+            query = select(func.max(_ROUNDS.c.joined_at)).where(_ROUNDS.c.run_id == run_id, is_no_later)
+            joined_at = session.execute(query).scalar_one()
+            return None if joined_at is None else instant_from_text(joined_at)
+
+        return self._db.run_read("last-joined", read)
 
     def open_rounds(self) -> tuple[JoinedRound, ...]:
         """Every round that is not over, of all runs, in order."""

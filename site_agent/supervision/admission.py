@@ -10,8 +10,9 @@
     and names the result that led to it;
  8. no reveal is unresolved: after M9, a round from the same state needs the same survivors, and a round from another
     state needs the result of that very exchange (decision 2);
- 9. the evaluation that its payload carries, of this adapter on this dataset, was not revealed among sites that cannot
-    be its survivors, in whichever round or run; an evaluation alone is never revealed twice (decision 1);
+ 9. the evaluation that its payload carries, of this adapter on this dataset, or the counts of this list of codes, was
+    not revealed among sites that cannot be its survivors, in whichever round or run; an evaluation alone is never
+    revealed twice (decision 1);
 10. this attempt was never joined with another manifest, and attempts only rise. Joining is recorded.
 
 A refusal tells the coordinator the rule's name and nothing else.
@@ -26,16 +27,19 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from fl_protocol.folds.public_state import PublicState
 from fl_protocol.ids import RunId
 from fl_protocol.secagg.reading import PeerVerifier
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import RoundContext
 from fl_protocol.spec.payload_layout import PayloadLayout
 from fl_protocol.spec.round_spec import RoundKind, RoundManifest
+from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.spec.secagg_params import SecAggParams
+from fl_protocol.spec.tasks.concept_vocabulary import ConceptVocabulary
 from site_agent.datasets.registry import RegisteredDataset
 from site_agent.errors import PublicStateError, RoundRefusedError
-from site_agent.state.payload_memory import Evaluation, evaluation_name
+from site_agent.state.payload_memory import Evaluation, counts_name, evaluation_name, nothing_name
 from site_agent.state.public_state import StoredState, adapter_digest
 from site_agent.supervision.approved_runs import ApprovedRun, check_term, read_approved_run
 from site_agent.supervision.judgement import Permission
@@ -174,9 +178,6 @@ class Admission:
     def _complete(self, found: _Described, state: StoredState) -> AdmittedRound:
         """Check 8, and the name of what the round evaluates. Blocks on the disk."""
         dataset = found.permission.dataset
-        name = evaluation_name(
-            adapter_sha256=adapter_digest(self._seams.states.load(state)), dataset_sha256=dataset.sha256
-        )
         return AdmittedRound(
             round=found.round,
             signed=found.signed,
@@ -188,7 +189,13 @@ class Admission:
             dataset=dataset,
             base_model_dir=found.base_model_dir,
             required_survivors=self._required_survivors(found.manifest),
-            evaluation=Evaluation(sha256=name, is_alone=found.manifest.kind is RoundKind.EVALUATE),
+            evaluation=evaluation_of(
+                found.run.spec,
+                found.manifest.kind,
+                run_id=found.run.run_id,
+                state=self._seams.states.load(state),
+                dataset_sha256=dataset.sha256,
+            ),
         )
 
     def _check_evaluation(self, admitted: AdmittedRound) -> None:
@@ -216,6 +223,23 @@ class Admission:
             message = "this site revealed shares for a sum whose result it has not seen"
             raise _refused("unresolved-reveal", message, manifest)
         return survivors.pop()
+
+
+def evaluation_of(
+    spec: RunSpec, kind: RoundKind, *, run_id: RunId, state: PublicState, dataset_sha256: str
+) -> Evaluation:
+    """The name of what a round's payload holds beside training, and whether it holds nothing else.
+
+    Safety: what a vocabulary run counts follows from the list of codes and the dataset, whatever adapter v0 holds. By
+    the adapter, a study lead could give one and the same counts as many names as he likes. Its last round evaluates
+    nothing, whichever codes were published, and is held against no other run's.
+    """
+    if isinstance(spec.task, ConceptVocabulary):
+        is_counted = kind is RoundKind.TRAIN
+        of_list = counts_name(list_sha256=spec.base_model.sha256, dataset_sha256=dataset_sha256)
+        return Evaluation(sha256=of_list if is_counted else nothing_name(run_id), is_alone=False)
+    name = evaluation_name(adapter_sha256=adapter_digest(state), dataset_sha256=dataset_sha256)
+    return Evaluation(sha256=name, is_alone=kind is RoundKind.EVALUATE)
 
 
 def _check_place(run: ApprovedRun, manifest: RoundManifest) -> None:

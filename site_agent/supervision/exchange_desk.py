@@ -203,7 +203,8 @@ class ExchangeDesk:
             threshold=self._admitted.params.threshold(len(role.cohort)),
         )
         # Safety: before the first word is masked. What is masked may leave, and what left may be summed.
-        seams.book.claim_mask(cohort, payload_sha256=payload_digest(vector), evaluation=evaluation)
+        name = payload_digest(vector, context.run_id)
+        seams.book.claim_mask(cohort, payload_sha256=name, evaluation=evaluation)
         n_threads = seams.jobs.threads or 1
         with ThreadPoolExecutor(max_workers=n_threads, thread_name_prefix="mask") as pool:
             upload = role.mask(vector, n_ranges=n_threads, run_all=_in_pool(pool))

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import structlog
 
 from fl_protocol.codec.fixed_point import encode_payload
@@ -106,7 +107,7 @@ class JobDesk:
             JobsFolderUnsafeError: a trainer put something into the folder that keeps it from being filled.
         """
         job, names = self._job(admitted), self._names(admitted.round)
-        with suppress(FileNotFoundError, JobsFolderUnsafeError), self._held(admitted.round) as folder:
+        with suppress(FileNotFoundError, PermissionError, JobsFolderUnsafeError), self._held(admitted.round) as folder:
             kept = _worth_keeping(folder) if self._is_left_of(folder, admitted, job) else frozenset()
             if kept:
                 _delete_all_but(folder, kept)
@@ -175,7 +176,7 @@ class JobDesk:
 
     def has_payload(self, round_context: RoundContext) -> bool:
         """Whether the trainer closed its job with a payload."""
-        with suppress(FileNotFoundError, JobsFolderUnsafeError), self._held(round_context) as folder:
+        with suppress(OSError, JobsFolderUnsafeError), self._held(round_context) as folder:
             return (folder / RESULT_FILE).exists() and (folder / PAYLOAD_FILE).exists()
         return False
 
@@ -264,7 +265,7 @@ class JobDesk:
         leaves and is deleted itself; what it leads to is not touched.
         """
         jobs_dir, (run, name) = self._options.jobs_dir, names
-        with suppress(FileNotFoundError, JobsFolderUnsafeError), held_folder(jobs_dir, *names) as folder:
+        with suppress(OSError, JobsFolderUnsafeError), held_folder(jobs_dir, *names) as folder:
             remove_without_following(folder / JOB_FILE)
         try:
             with held_folder(jobs_dir, run) as spool, self._held_leaving() as leaving:
@@ -277,6 +278,10 @@ class JobDesk:
             # The run's own folder is a link: nothing of a round can lie in it.
             log.warning("jobs_folder_unsafe", run_id=run, cause=error.message)
             self._remove(jobs_dir / run)
+        except OSError:
+            # A trainer put a folder of its own there, or in the place of the one that it was to leave for.
+            with suppress(OSError, JobsFolderUnsafeError), held_folder(jobs_dir, run) as spool:
+                self._remove(spool / name)
 
     def _held_leaving(self) -> AbstractContextManager[Path]:
         leaving = self._options.jobs_dir / _LEAVING
@@ -326,9 +331,15 @@ def _delete_all_but(folder: Path, kept: frozenset[str]) -> None:
             remove_without_following(path)
 
 
-def payload_digest(vector: RingVector) -> str:
-    """The name of an encoded payload, before it is masked."""
-    return hashlib.sha256(b"wardround/payload/" + vector.sha256()).hexdigest()
+def payload_digest(vector: RingVector, run_id: RunId) -> str:
+    """The name of an encoded payload, before it is masked.
+
+    One of nothing but zeros (of a round that evaluates nothing, or of a site that holds nothing out) is the same in
+    every run, and no two sums say anything of it. It is told apart by its run, or a site could end one run only, ever.
+    """
+    is_nothing = not (np.any(vector.ring32) or np.any(vector.ring64))
+    of_run = run_id.encode() if is_nothing else b""
+    return hashlib.sha256(b"wardround/payload/" + vector.sha256() + of_run).hexdigest()
 
 
 def _check_data(result: JobResult, admitted: AdmittedRound) -> None:

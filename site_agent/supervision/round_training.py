@@ -7,6 +7,7 @@ follows from it.
 from __future__ import annotations
 
 import asyncio
+import traceback
 
 import structlog
 
@@ -15,7 +16,8 @@ from fl_protocol.errors import WardroundError
 from fl_protocol.folds.control_variate import has_control
 from fl_protocol.telemetry import site_metrics as metrics
 from site_agent.db.errors import SiteDatabaseError
-from site_agent.errors import JobFailedError
+from site_agent.errors import JobError, JobFailedError
+from site_agent.jobs.failure_codes import UNFORESEEN_CODE, code_to_tell
 from site_agent.jobs.job_dir import JobSpec
 from site_agent.jobs.lives import telling_ends
 from site_agent.session import events as on
@@ -68,9 +70,12 @@ class RoundTraining:
             await asyncio.to_thread(self._jobs.prove, admitted)
             await self._record(AuditKind.TRAINING_FINISHED, admitted)
         except JobFailedError as error:
-            return await self._failed(admitted, error, code=error.failure_code)
+            # Safety: the word is the trainer's, and both the coordinator and whoever is shown the audit log read it.
+            return await self._failed(admitted, error, code=code_to_tell(error.failure_code))
         except WardroundError as error:
             return await self._failed(admitted, error, code=error.code)
+        except Exception as error:  # noqa: BLE001 - what a trainer brings about may be anything, and ends the round aloud
+            return await self._failed(admitted, _unforeseen(error), code=UNFORESEEN_CODE)
         finally:
             relay.end_stage()
             sender.cancel()
@@ -104,3 +109,10 @@ class RoundTraining:
                 await asyncio.sleep(RECORD_AGAIN_S)
             else:
                 return
+
+
+def _unforeseen(error: Exception) -> JobError:
+    """What is logged of an error without a code: type and place. Safety: its text may quote what a trainer wrote."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    message = "following the job broke in a way that nobody foresaw"
+    return JobError(message, type=type(error).__name__, at=f"{place.filename}:{place.lineno}")

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from fl_protocol.audit.events import AuditKind
-from fl_protocol.clock import Clock
 from fl_protocol.codec.chunks import ChunkInvalidError
 from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.errors import ProtocolError
@@ -200,7 +199,8 @@ class SumChecker:
         published: PublishedResult,
         witnesses: Sequence[SumWitness],
     ) -> None:
-        if not _has_window_closed(manifest, self._seams.clock):
+        joined_at = await asyncio.to_thread(self._seams.book.last_joined_at, round_of(published.exchange))
+        if not _has_window_closed(manifest, self._seams.clock.now(), joined_at=joined_at):
             message = "the coordinator shows no evidence for its sum although the round's audit window is open"
             raise _refused("sum-evidence-withheld", message, manifest)
         colluders = await asyncio.to_thread(self._seams.judge.assumed_colluders)
@@ -223,10 +223,15 @@ def _body_sha256(published: PublishedResult) -> bytes:
     return hashlib.sha256(SignedBody.decode(published.message).body).digest()
 
 
-def _has_window_closed(manifest: RoundManifest, clock: Clock) -> bool:
-    # The window counts from the round's end, which is later than its opening.
-    opened_at = datetime.fromisoformat(manifest.opened_at)
-    return clock.now() >= opened_at + timedelta(seconds=manifest.audit_window_s)
+def _has_window_closed(manifest: RoundManifest, now: datetime, *, joined_at: datetime | None) -> bool:
+    """Whether the evidence may be gone. The window counts from the round's end, which is later than both instants.
+
+    Safety: when the round opened is the coordinator's word, and a day back it would close every window at once. When
+    this site joined it, or one before it, is not.
+    """
+    began = datetime.fromisoformat(manifest.opened_at)
+    latest = began if joined_at is None else max(began, joined_at)
+    return now >= latest + timedelta(seconds=manifest.audit_window_s)
 
 
 def _is_witness(witness: SumWitness, run: ApprovedRun, published: PublishedResult) -> bool:

@@ -7,16 +7,15 @@ and no code that came with a model is run.
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
-from transformers.utils import logging as transformers_logging
 
+from fl_protocol.spec.adapters.virtual_tokens import PrefixSpec, PromptSpec
 from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.spec.run_spec_parts import Quantization
 from fl_protocol.tensors.adapter_layout import AdapterLayout
@@ -26,12 +25,11 @@ from site_agent.training.completion_loss import CompletionLoss, PaddedCompletion
 from site_agent.training.device import Compute
 from site_agent.training.errors import BaseModelInvalidError, PackingUnavailableError
 from site_agent.training.sharding import SharedCompletionLoss, n_processes, shard_layers
+from site_agent.training.transformers_loading import load_or_explain, load_whole
 
 _log = logging.getLogger(__name__)
 
 _LOCAL_ONLY = {"local_files_only": True, "trust_remote_code": False}
-
-Loaded = TypeVar("Loaded")
 
 
 class Tokenizer(Protocol):
@@ -81,8 +79,10 @@ def adapt_model(
     Raises:
         TargetModulesUnknownError: as ``attach_adapter``.
         PackingUnavailableError: rows must be packed, and the model does not permit it.
-        BaseModelInvalidError: activations must be computed twice, and the architecture does not permit it.
+        BaseModelInvalidError: activations must be computed twice, and the architecture does not permit it; or as
+            ``check_positions``.
     """
+    check_positions(base.config, spec)
     module = attach_adapter(base, spec)
     pad_id = getattr(tokenizer, "pad_token_id", None) or 0
     loss: CompletionLoss = PaddedCompletionLoss(module, pad_id=pad_id)
@@ -116,16 +116,21 @@ def load_base(folder: Path, compute: Compute, *, quantization: Quantization = Qu
     """Load a base model by path onto its device, frozen.
 
     Raises:
-        BaseModelInvalidError: transformers cannot load it.
+        BaseModelInvalidError: transformers cannot load it, or the folder does not hold all of its weights.
         QuantizationUnavailableError: it is to have 8 or 4 bits, and this machine cannot load one.
     """
     options: dict[str, object] = {"dtype": compute.dtype}
     if quantization is not Quantization.NONE:
         bits: QuantizedBits = 8 if quantization is Quantization.INT8 else 4
         options |= {"quantization_config": quantization_config(bits, compute), "device_map": {"": compute.device}}
-    model = _load_or_explain(
+    model = load_whole(
         lambda: AutoModelForCausalLM.from_pretrained(
-            str(folder), use_safetensors=True, attn_implementation="sdpa", **options, **_LOCAL_ONLY
+            str(folder),
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            **options,
+            **_LOCAL_ONLY,
         )
     )
     if quantization is not Quantization.NONE:
@@ -142,7 +147,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         BaseModelInvalidError: transformers cannot load it.
     """
-    tokenizer = _load_or_explain(lambda: AutoTokenizer.from_pretrained(str(folder), **_LOCAL_ONLY))
+    tokenizer = load_or_explain(lambda: AutoTokenizer.from_pretrained(str(folder), **_LOCAL_ONLY))
     return cast("Tokenizer", tokenizer)
 
 
@@ -152,30 +157,34 @@ def load_config(folder: Path) -> PretrainedConfig:
     Raises:
         BaseModelInvalidError: transformers does not know it.
     """
-    return _load_or_explain(lambda: AutoConfig.from_pretrained(str(folder), **_LOCAL_ONLY))
+    return load_or_explain(lambda: AutoConfig.from_pretrained(str(folder), **_LOCAL_ONLY))
+
+
+def check_positions(config: PretrainedConfig, spec: RunSpec) -> None:
+    """Check that a run's longest example, behind its adapter's virtual tokens, has positions in the base.
+
+    Beyond a table of positions a CPU raises some error or other, and a GPU lets no further job run in its process.
+
+    Raises:
+        BaseModelInvalidError: it has not.
+    """
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    virtual = spec.adapter.virtual_tokens if isinstance(spec.adapter, PromptSpec | PrefixSpec) else 0
+    needed = spec.local.max_length + virtual
+    if isinstance(positions, int) and needed > positions:
+        message = "local.max_length, with the adapter's virtual tokens, is more than the base model's positions"
+        raise BaseModelInvalidError(message, expected=positions, found=needed)
 
 
 def layout_without_weights(folder: Path, spec: RunSpec) -> AdapterLayout:
     """The layout that a run's adapter has on a base model, without reading the base's weights.
 
     Raises:
-        BaseModelInvalidError: transformers does not know the configuration.
+        BaseModelInvalidError: transformers does not know the configuration; or as ``check_positions``.
         TargetModulesUnknownError: as ``attach_adapter``.
     """
     config = load_config(folder)
+    check_positions(config, spec)
     with torch.device("meta"):
-        base = _load_or_explain(lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=False))
+        base = load_or_explain(lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=False))
         return adapter_layout(attach_adapter(base, spec), spec)
-
-
-def _load_or_explain(load: Callable[[], Loaded]) -> Loaded:
-    """Run one of transformers' loaders; its errors say nothing of data, but their type is enough."""
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", category=FutureWarning)
-            return load()
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        message = "the libraries of this trainer cannot load the base model"
-        raise BaseModelInvalidError(message, reason=type(error).__name__) from error

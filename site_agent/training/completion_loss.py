@@ -24,6 +24,9 @@ _RELATIVE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16:
 _ROW_TOKENS = {False: 512, True: 4096}
 """How many tokens a row may have, without and with a GPU: where the square in attention begins to be felt."""
 
+_BOUNDS_OF_ATTENTION = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size")
+"""What configurations call how far a token sees: Mistral and others, GPT-Neo, RecurrentGemma, Llama 4."""
+
 
 class CompletionLoss(Protocol):
     """Computes the summed loss of some examples in one forward pass."""
@@ -126,11 +129,11 @@ def choose_completion_loss(model: torch.nn.Module, *, pad_id: int, has_dropout: 
     """The packed way where this model permits it, else the plain way.
 
     A model whose head does more than multiply, or whose attention takes no mask of its own, gives another number on
-    the probe and is trained in the plain way. So is one whose attention slides a window over the row, and one whose
-    adapter puts virtual tokens before each example.
+    the probe and is trained in the plain way. So is one whose attention sees only a part of a row, for the probe is
+    shorter than such a part, and one whose adapter puts virtual tokens before each example.
     """
     plain = PaddedCompletionLoss(model, pad_id=pad_id)
-    if getattr(model.config, "sliding_window", None) is not None or has_virtual_tokens(model):
+    if sees_only_a_part(model) or has_virtual_tokens(model):
         return plain
     was_training = model.training
     model.eval()
@@ -148,6 +151,14 @@ def choose_completion_loss(model: torch.nn.Module, *, pad_id: int, has_dropout: 
         _log.warning("this model does not permit packed rows; training in the plain way")
         return plain
     return PackedCompletionLoss(model, share_beginning=not has_dropout)
+
+
+def sees_only_a_part(model: torch.nn.Module) -> bool:
+    """Whether some layer's attention is bounded by distance in the row: a window that slides, or chunks."""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or ()
+    is_bounded = any(getattr(config, name, None) is not None for name in _BOUNDS_OF_ATTENTION)
+    return is_bounded or any(kind != "full_attention" for kind in kinds)
 
 
 def has_virtual_tokens(model: torch.nn.Module) -> bool:

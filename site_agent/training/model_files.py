@@ -27,13 +27,20 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
     "merges.txt",
+    "sentencepiece.bpe.model",
+    "sentencepiece.model",
+    "source.spm",
     "special_tokens_map.json",
+    "spiece.model",
+    "spm.model",
+    "tekken.json",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
     "vocab.json",
     "vocab.txt",
 )
+"""Every name under which a tokenizer keeps its pieces: one that is not hashed could be exchanged without a word."""
 
 _HEADER_LENGTH = struct.Struct("<Q")
 _MAX_HEADER_BYTES = 100_000_000

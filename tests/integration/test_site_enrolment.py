@@ -54,6 +54,7 @@ class Coordinator(enrolment_pb2_grpc.EnrolmentServiceServicer):
 
     def __post_init__(self) -> None:
         self.ca_key, self.listener_key = generate_private_key(), generate_private_key()
+        self.signing_spki = spki_from_private_key(generate_private_key())
         self.root = make_ca_certificate(
             self.ca_key, common_name="Wardround test", validity=self.validity, serial=new_serial()
         )
@@ -84,7 +85,7 @@ class Coordinator(enrolment_pb2_grpc.EnrolmentServiceServicer):
             root_pem=pem_from_certificate(self.root),
             gateway_address=self.gateway_address,
             gateway_server_name="gateway.wardround.internal",
-            coordinator_signing_spki_der=spki_from_private_key(generate_private_key()),
+            coordinator_signing_spki_der=self.signing_spki,
         )
 
     def refuse(self, context: grpc.ServicerContext, status: grpc.StatusCode, code: str) -> None:
@@ -161,6 +162,8 @@ def test_enrol_over_a_real_listener_makes_a_site_that_verifies(
     assert (answer.exit_code, answer.document["site_id"]) == (0, "st-mary")
     shown = program("identity", "show").document
     assert shown["signing_key_sha256"] == hashlib.sha256(coordinator.used_by or b"").hexdigest()
+    # The key that `wardround audit verify` asks an auditor to compare.
+    assert shown["coordinator_signing_key_sha256"] == hashlib.sha256(coordinator.signing_spki).hexdigest()
     verified = program("audit", "verify")
     assert (verified.exit_code, verified.document["size"]) == (0, 1)
     assert program("policy", "check", str(program.state_dir / "policy.yaml")).exit_code == 0

@@ -87,7 +87,7 @@ def verify_audit(
             " A longer head that a site holds from before is no fork."
         )
     if key is None:
-        shell.say("The log is whole. Compare the key with a site's: wardround-site identity show")
+        shell.say("The log is whole. Compare the key with the one that a site pinned: wardround-site identity show")
     else:
         shell.say("The log is whole, and signed by the expected key.")
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from fl_protocol.errors import WardroundError
 from wardround.cli.shell import Shell, open_client
-from wardround.errors import CommandError, CommandFailedError, DemoFailedError, ExitCode
+from wardround.errors import CommandError, CommandFailedError, DemoFailedError, ExitCode, UsageInvalidError
 from wardround.exit_codes import INTERRUPTED, error_document, exit_code_of
 
 _PIPE_WIDTH = 160
@@ -42,7 +42,11 @@ def run_line(
     try:
         app(list(words), prog_name=name, obj=shell)
     except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        exit_code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if shell.as_json and exit_code == ExitCode.USAGE:
+            # The reader of the line has said on stderr what is wrong with it.
+            shell.show_document(error_document(UsageInvalidError("the command line is wrong; stderr says where")))
+        return exit_code
     except KeyboardInterrupt:
         shell.note(if_interrupted)
         return INTERRUPTED

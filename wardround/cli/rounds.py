@@ -100,7 +100,7 @@ def check_sum(
     shell.show_facts(checked.to_document(), _SUM_FACTS)
     shell.say("The published sum is what these sites uploaded, and nothing else.")
     if key is None:
-        shell.say("Compare the coordinator's key with a site's: wardround-site identity show")
+        shell.say("Compare the coordinator's key with the one that a site pinned: wardround-site identity show")
 
 
 def section_of_run(document: Document) -> Document:

@@ -129,6 +129,8 @@ def create_token(
         raise UsageInvalidError(
             f"{file} exists already", advice="Name another file; a token is not written over another."
         )
+    if file is not None and not file.parent.is_dir():
+        raise UsageInvalidError(f"there is no folder {file.parent}", advice="Make it first; no token was made.")
     shell = shell_of(context)
     request: dict[str, object] = {"label": label}
     if user is not None:

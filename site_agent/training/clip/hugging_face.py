@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
-from transformers.utils import logging as transformers_logging
 
 from site_agent.training.clip.towers import Pixels, TwoTowers
 from site_agent.training.errors import BaseModelInvalidError
+from site_agent.training.transformers_loading import load_or_explain, load_whole
 
 MODEL_TYPE = "clip"
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -26,8 +25,6 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 """Of OpenAI's CLIP (arXiv 2103.00020; the authors' program): of the three channels, values in [0, 1]."""
 
 _PREPARATION_FILE = "preprocessor_config.json"
-
-Loaded = TypeVar("Loaded")
 
 
 class VisionTower(torch.nn.Module):
@@ -65,7 +62,7 @@ class ClipWords:
         Raises:
             BaseModelInvalidError: transformers cannot read it.
         """
-        self._tokenizer = _load_or_explain(
+        self._tokenizer = load_or_explain(
             lambda: AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         )
         self._max_tokens = max_tokens
@@ -82,12 +79,17 @@ def load_clip(folder: Path) -> TwoTowers:
     """Load a CLIP in float32.
 
     Raises:
-        BaseModelInvalidError: transformers cannot load it, or its images are prepared in another way.
+        BaseModelInvalidError: transformers cannot load it whole, or its images are prepared in another way.
     """
     _check_preparation(folder)
-    model = _load_or_explain(
+    model = load_whole(
         lambda: CLIPModel.from_pretrained(
-            str(folder), dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
+            str(folder),
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            local_files_only=True,
+            trust_remote_code=False,
         )
     )
     return _towers(model, folder)
@@ -99,8 +101,8 @@ def clip_without_weights(folder: Path) -> TwoTowers:
     Raises:
         BaseModelInvalidError: as ``load_clip``.
     """
-    config = _load_or_explain(lambda: CLIPConfig.from_pretrained(str(folder), local_files_only=True))
-    return _towers(_load_or_explain(lambda: CLIPModel(config)), folder)
+    config = load_or_explain(lambda: CLIPConfig.from_pretrained(str(folder), local_files_only=True))
+    return _towers(load_or_explain(lambda: CLIPModel(config)), folder)
 
 
 def _towers(model: CLIPModel, folder: Path) -> TwoTowers:
@@ -131,16 +133,3 @@ def _check_preparation(folder: Path) -> None:
         if len(numbers) != 3 or any(abs(a - b) > 1e-6 for a, b in zip(numbers, expected, strict=True)):
             message = "the base model prepares its images in another way than CLIP does"
             raise BaseModelInvalidError(message, file=path.name, field=key)
-
-
-def _load_or_explain(load: Callable[[], Loaded]) -> Loaded:
-    """Run one of transformers' loaders; its errors say nothing of data, but their type is enough."""
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", category=FutureWarning)
-            return load()
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        message = "the libraries of this trainer cannot load the base model"
-        raise BaseModelInvalidError(message, reason=type(error).__name__) from error

@@ -129,8 +129,11 @@ def _stamps(files: tuple[Path, ...]) -> list[tuple[int, int]]:
 
 
 def _file_sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DatasetMissingError("the dataset's file cannot be read", reason=type(error).__name__) from error
 
 
 def _rows_of_file(path: Path, patient_field: str) -> Iterator[RowOrFault]:

@@ -4,27 +4,33 @@ For grey images: stored values x slope + intercept (DICOM PS3.3, C.11.1), then t
 (C.11.2.1.2, linear, linear-exact or sigmoid; else its lookup table; else from least to greatest), then inverted where
 the file says MONOCHROME1. The windowing arithmetic is here, so that it is the same whatever pydicom's version.
 
-Safety: pydicom's warnings may quote values of a file, so they are not shown.
+Safety: pydicom's warnings may quote values of a file, so they are not shown. It unfolds a deflated file whole, of
+whatever length, so that this length is looked at before.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, pixel_array
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from site_agent.training.images.errors import ImageFault, ImageRefusedError, ImageUndecodableError
-from site_agent.training.images.limits import MAX_PIXELS
+from site_agent.training.images.limits import MAX_IMAGE_BYTES, MAX_PIXELS
 
 FloatArray = NDArray[np.float64]
 PixelArray = NDArray[np.uint8]
@@ -32,6 +38,14 @@ PixelArray = NDArray[np.uint8]
 _GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
 _PALETTE = "PALETTE COLOR"
+_META_AT = 132
+"""Behind the preamble and the mark."""
+_INFLATED_AT_ONCE = 1 << 20
+_DAMAGE = (
+    InvalidDicomError, BytesLengthException, struct.error, zlib.error, AttributeError, ValueError, TypeError, KeyError,
+    IndexError, OverflowError, OSError, EOFError,
+)  # fmt: skip
+"""What pydicom, and the decoders that it asks, raise over a file that is not what it says."""
 
 
 def decode_dicom(content: bytes, *, frame: int) -> PixelArray:
@@ -45,11 +59,12 @@ def decode_dicom(content: bytes, *, frame: int) -> PixelArray:
         uint8, shape (rows, columns, 3).
 
     Raises:
-        ImageRefusedError: a frame has too many pixels.
+        ImageRefusedError: a frame has too many pixels, or the file unfolds to too many bytes.
         ImageUndecodableError: no pixels, no such frame, damaged, or of a kind that cannot be shown.
     """
     with _pydicom_silenced():
         try:
+            _check_inflated(content)
             dataset = pydicom.dcmread(io.BytesIO(content))
             _check_size(dataset, frame)
             stored = pixel_array(dataset, index=frame)
@@ -57,7 +72,10 @@ def decode_dicom(content: bytes, *, frame: int) -> PixelArray:
         except (NotImplementedError, RuntimeError):
             # No decoder for this transfer syntax, or one that is not installed.
             raise _undecodable(ImageFault.COMPRESSION_UNKNOWN) from None
-        except (InvalidDicomError, AttributeError, ValueError, TypeError, KeyError, IndexError, OSError, EOFError):
+        except Image.DecompressionBombError:
+            # A compressed frame has a header of its own, which may tell another size than the file's.
+            raise _too_many_pixels() from None
+        except _DAMAGE:
             raise _undecodable(ImageFault.DAMAGED) from None
 
 
@@ -85,13 +103,30 @@ def windowed(values: FloatArray, *, center: float, width: float, function: str) 
     raise _undecodable(ImageFault.WINDOW_UNUSABLE)
 
 
+def _check_inflated(content: bytes) -> None:
+    """Refuse a deflated file (PS3.5, A.5) that unfolds to more than any other file may have."""
+    stream = io.BytesIO(content)
+    stream.seek(_META_AT)
+    # As pydicom itself finds where the deflated part begins.
+    meta = read_dataset(
+        stream, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, _vr, _length: tag.group != 2
+    )
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    inflater, rest, n_bytes = zlib.decompressobj(-zlib.MAX_WBITS), stream.read(), 0
+    while rest and not inflater.eof:
+        n_bytes += len(inflater.decompress(rest, _INFLATED_AT_ONCE))
+        rest = inflater.unconsumed_tail
+        if n_bytes > MAX_IMAGE_BYTES:
+            raise ImageRefusedError("an image's file unfolds to too many bytes", fault=ImageFault.FILE_TOO_LARGE.value)
+
+
 def _check_size(dataset: FileDataset, frame: int) -> None:
     if "PixelData" not in dataset:
         raise _undecodable(ImageFault.NO_PIXELS)
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if rows * columns > MAX_PIXELS:
-        message = "an image has more pixels than this trainer opens"
-        raise ImageRefusedError(message, fault=ImageFault.TOO_MANY_PIXELS.value, most_pixels=MAX_PIXELS)
+        raise _too_many_pixels()
     if not 0 <= frame < int(dataset.get("NumberOfFrames") or 1):
         raise _undecodable(ImageFault.NO_SUCH_FRAME)
 
@@ -154,6 +189,11 @@ def _first(value: object) -> float | None:
     if isinstance(value, MultiValue | list | tuple):
         value = value[0] if len(value) else None
     return None if value is None else float(str(value))
+
+
+def _too_many_pixels() -> ImageRefusedError:
+    message = "an image has more pixels than this trainer opens"
+    return ImageRefusedError(message, fault=ImageFault.TOO_MANY_PIXELS.value, most_pixels=MAX_PIXELS)
 
 
 def _undecodable(fault: ImageFault) -> ImageUndecodableError:

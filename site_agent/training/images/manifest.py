@@ -24,10 +24,10 @@ from site_agent.training.images.errors import (
     ManifestFault,
     ManifestInvalidError,
 )
+from site_agent.training.images.limits import MAX_IMAGE_BYTES
 from site_agent.training.images.records import ImageFile, ImageTextRecord
 
 MAX_MANIFEST_BYTES = 256 << 20
-MAX_IMAGE_BYTES = 512 << 20
 MAX_LABELS = 64
 MAX_LISTED_FAULTS = 50
 

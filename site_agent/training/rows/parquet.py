@@ -80,10 +80,14 @@ class ParquetFile:
         except ImportError:
             raise LibraryMissingError("Parquet files need the library pyarrow", extra="parquet") from None
         try:
-            return ArrowFile(self._path, memory_map=False, pre_buffer=False)
+            arrow = ArrowFile(self._path, memory_map=False, pre_buffer=False)
         except ArrowException:
             # Its own error may quote the file.
             raise DatasetMalformedError("the file is no Parquet file") from None
+        names = arrow.schema_arrow.names
+        if len(set(names)) != len(names):
+            raise DatasetMalformedError("two columns of the Parquet file have the same name")
+        return arrow
 
 
 def _batches(arrow: ArrowFile) -> Iterator[list[Mapping[str, object]]]:
@@ -92,7 +96,8 @@ def _batches(arrow: ArrowFile) -> Iterator[list[Mapping[str, object]]]:
     try:
         for batch in arrow.iter_batches(batch_size=_LOOKED_AT, use_threads=False):
             yield [_values(row) for row in batch.to_pylist()]
-    except (ArrowException, UnicodeDecodeError):
+    except (ArrowException, ValueError, OverflowError):
+        # Beside damage: text that is not UTF-8, and times that Python has not, such as parts of a microsecond.
         raise DatasetMalformedError("a part of the Parquet file cannot be read") from None
 
 

@@ -18,7 +18,7 @@ from fl_protocol.spec.run_spec import RunSpec
 from fl_protocol.spec.tasks.concept_timeline import ConceptTimeline
 from fl_protocol.tensors.adapter_layout import AdapterLayout
 from site_agent.training.adapter_io import adapter_layout, attach_adapter
-from site_agent.training.causal_model import layout_without_weights, load_base, load_config
+from site_agent.training.causal_model import check_positions, layout_without_weights, load_base, load_config
 from site_agent.training.device import Compute
 from site_agent.training.errors import BaseModelInvalidError, VocabularyInvalidError
 from site_agent.training.task_half import EncodedRecord, EvaluatedBatch, LossSum, TaskHalf
@@ -93,7 +93,8 @@ def predicting_logits(module: torch.nn.Module, examples: Sequence[TimelineExampl
         input_ids[row, : example.n_tokens] = torch.tensor(example.token_ids)
     device = next(module.parameters()).device
     # Padding is on the right: a causal model sees none of it before a code, so no mask is needed.
-    logits = module(input_ids=input_ids.to(device), use_cache=False).logits
+    # Virtual tokens stand before the real ones, and a model that has them answers for them, too.
+    logits = module(input_ids=input_ids.to(device), use_cache=False).logits[:, -longest:]
     rows = [row for row, example in enumerate(examples) for _ in example.targets]
     columns = [place - 1 for example in examples for place in example.targets]
     chosen = logits[torch.tensor(rows, device=device), torch.tensor(columns, device=device)]
@@ -159,9 +160,7 @@ def _vocabulary_of_base(folder: Path, spec: RunSpec) -> Vocabulary:
     if config.vocab_size != len(vocabulary.tokens):
         message = "the base model has not one row for each token of its vocabulary"
         raise BaseModelInvalidError(message, expected=len(vocabulary.tokens), found=int(config.vocab_size))
-    if spec.local.max_length > config.max_position_embeddings:
-        message = "local.max_length is more than the base model's positions"
-        raise BaseModelInvalidError(message, expected=config.max_position_embeddings, found=spec.local.max_length)
+    check_positions(config, spec)
     return vocabulary
 
 

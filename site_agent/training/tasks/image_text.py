@@ -89,9 +89,9 @@ class PromptBank:
         labels = torch.zeros(len(self.class_of_prompt), len(self.places), device=self.embeddings.device)
         return labels.scatter_(1, self.class_of_prompt[:, None], 1.0)
 
-    def class_embeddings(self) -> torch.Tensor:
-        """float32, shape (classes, d): the mean of each class's prompts, each over its norm."""
-        unit = normalize(self.embeddings, dim=-1)
+    def class_embeddings(self, module: AdaptedTowers) -> torch.Tensor:
+        """float32, shape (classes, d): the mean of each class's adapted prompts, each over its norm."""
+        unit = normalize(module.texts(self.embeddings), dim=-1)
         return torch.stack([unit[list(places)].mean(dim=0) for places in self.places])
 
 

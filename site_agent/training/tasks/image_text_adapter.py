@@ -79,10 +79,12 @@ class ImageAdapterTask:
         """The batch's mean loss times its images: a batch's pairs are each other's negatives, so it is no plain sum."""
         images = self.module.images(torch.stack([example.embedding for example in examples]))
         classes = torch.tensor([example.labels.index(1) for example in examples], device=images.device)
-        texts = self.bank.class_embeddings()[classes]
-        for number, example in enumerate(examples):
-            if example.own_text is not None:
-                texts[number] = example.own_text
+        texts = self.bank.class_embeddings(self.module)[classes]
+        own = [number for number, example in enumerate(examples) if example.own_text is not None]
+        if own:
+            # An evaluation adapts what the texts say, too, where the adapter is one for both.
+            said = torch.stack([text for example in examples if (text := example.own_text) is not None])
+            texts = texts.index_copy(0, torch.tensor(own, device=texts.device), self.module.texts(said))
         if self.spec.targets is PairTargets.SAME_CLASS:
             targets = same_class_targets(classes, like=images)
         else:

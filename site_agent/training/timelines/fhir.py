@@ -209,14 +209,18 @@ def _subject(resource: Resource) -> str:
 
 
 def _is_void(resource: Resource, rule: ResourceRule) -> bool:
+    """Whether the status says that it never was; one that is no text may not be taken for one that says nothing."""
     value = resource.get(rule.status)
     if isinstance(value, dict):
         codings = value.get("coding")
-        return any(
-            isinstance(coding, dict) and coding.get("code") in rule.void
-            for coding in (codings if isinstance(codings, list) else [])
-        )
-    return value in rule.void if isinstance(value, str) else False
+        codes = [
+            coding.get("code") for coding in (codings if isinstance(codings, list) else ()) if isinstance(coding, dict)
+        ]
+    else:
+        codes = [value]
+    if not all(code is None or isinstance(code, str) for code in codes):
+        raise CellError(RowFaultKind.NOT_TEXT, rule.status)
+    return any(code in rule.void for code in codes)
 
 
 def _instant(resource: Resource, rule: ResourceRule) -> tuple[int, int]:

@@ -159,7 +159,7 @@ def _birth_day(row: TableRow) -> int | None:
     parts = [_part(row, "year_of_birth"), _part(row, "month_of_birth"), _part(row, "day_of_birth")]
     try:
         return date(*parts).toordinal()
-    except ValueError:
+    except (ValueError, OverflowError):
         raise CellError(RowFaultKind.NOT_A_DATE, "year_of_birth") from None
 
 

@@ -9,10 +9,13 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from site_agent.training.errors import DatasetMalformedError, DatasetMissingError
+from site_agent.training.errors import DatasetMalformedError, DatasetMissingError, LibraryMissingError
 from site_agent.training.timelines.rows import RowFault, RowFaultKind
+
+if TYPE_CHECKING:
+    from pyarrow import Array
 
 _BATCH_ROWS = 16_384
 _MAX_CELL = 1 << 20
@@ -46,6 +49,7 @@ def iter_table(path: Path, *, required: Sequence[str], optional: Sequence[str] =
     Raises:
         DatasetMissingError: there is no readable file.
         DatasetMalformedError: a required column is missing, a column is there twice, or the file is no table.
+        LibraryMissingError: it is a Parquet table, and pyarrow is not installed.
     """
     if path.suffix.lower() == ".parquet":
         yield from _iter_parquet(path, required=required, optional=optional)
@@ -120,14 +124,17 @@ def _iter_parquet(path: Path, *, required: Sequence[str], optional: Sequence[str
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
-        raise DatasetMalformedError("Parquet needs the package pyarrow beside the trainer", file=path.name) from None
+        raise LibraryMissingError("Parquet files need the library pyarrow", extra="parquet") from None
     try:
         with parquet.ParquetFile(path) as file:
             columns = _columns(file.schema_arrow.names, path, required, optional)
             names = [file.schema_arrow.names[index] for index in columns.values()]
             place = 0
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=names):
-                values = {wanted: batch.column(name).to_pylist() for wanted, name in zip(columns, names, strict=True)}
+                values = {
+                    wanted: _values(batch.column(name), path.name, wanted)
+                    for wanted, name in zip(columns, names, strict=True)
+                }
                 for index in range(batch.num_rows):
                     place += 1
                     yield TableRow(place=place, cells={wanted: values[wanted][index] for wanted in columns})
@@ -137,3 +144,13 @@ def _iter_parquet(path: Path, *, required: Sequence[str], optional: Sequence[str
         raise DatasetMalformedError("a file is no Parquet table", file=path.name) from None
     except OSError as error:
         raise DatasetMissingError("the dataset's file cannot be read", reason=type(error).__name__) from error
+
+
+def _values(column: Array, file: str, field: str) -> list[object]:
+    """A part of a column as Python's own values."""
+    try:
+        values: list[object] = column.to_pylist()
+    except (ValueError, OverflowError):
+        # Text that is not UTF-8, or a time that Python has not, such as parts of a microsecond. It may be quoted.
+        raise DatasetMalformedError("a column of a table cannot be read", file=file, field=field) from None
+    return values

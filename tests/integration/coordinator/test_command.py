@@ -1,8 +1,10 @@
 # ruff: noqa: ANN001 # the types of fixtures live in conftest.py, which test folders cannot import
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import sqlite3
 import stat
 
 
@@ -120,3 +122,14 @@ def test_token_is_made_on_the_host_and_written_over_nothing(new_coordinator, tmp
     nobody = ("token", "--user", "nobody", "--file", str(tmp_path / "none"), "--config", str(new_coordinator.config))
     assert "not-found" in new_coordinator.run(*nobody).stderr
     assert not (tmp_path / "none").exists()
+    assert new_coordinator.run(*nobody).exit_code == 4
+
+
+def test_token_that_could_not_be_written_is_not_made(new_coordinator, tmp_path) -> None:
+    new_coordinator.init()
+    words = ("token", "--file", str(tmp_path / "none" / "admin.token"), "--config", str(new_coordinator.config))
+    done = new_coordinator.run(*words)
+    assert (done.exit_code, "No such file or directory" in done.stderr) == (1, True)
+    with contextlib.closing(sqlite3.connect(new_coordinator.directory / "coordinator.db")) as connection:
+        # The one that `init` made.
+        assert connection.execute("SELECT count(*) FROM tokens").fetchone() == (1,)

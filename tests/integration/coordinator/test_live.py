@@ -124,6 +124,20 @@ def test_process_of_another_machine_on_the_same_folder_is_not_asked(tmp_path: Pa
     assert ask_live(tmp_path).code == "not-running"
 
 
+def test_second_serve_that_finds_the_ports_taken_leaves_what_the_first_says(running) -> None:
+    assert until_well(running.directory).is_well
+    said = running.addresses()
+    port = said["gateway"].rpartition(":")[2]
+    running.environment["WARDROUND_GATEWAY__PORT"] = port
+    try:
+        second = running.run_process("serve", "--config", str(running.config))
+    finally:
+        del running.environment["WARDROUND_GATEWAY__PORT"]
+    assert (second.returncode, b"listener-failed" in second.stderr) == (5, True)
+    assert running.addresses() == said
+    assert until_well(running.directory).is_well
+
+
 def test_listener_that_is_gone_is_named(running) -> None:
     assert until_well(running.directory).is_well
     path = running.directory / "serve.json"

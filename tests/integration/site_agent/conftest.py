@@ -149,7 +149,7 @@ class FakeCoordinator:
             "previous_result_sha256": self.previous_result,
             "payload_layout_sha256": layout.digest(),
             "min_cohort": 3,
-            "audit_window_s": 86_400,
+            "audit_window_s": self.spec.secure_aggregation.audit_window_s,
             "opened_at": "2026-01-02T03:04:05+00:00",
             "audit_size": len(self.log.leaves),
             "audit_head": self.log.head(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -35,6 +35,7 @@ from site_agent.supervision.sum_check import SumChecker
 FederationOf = Callable[..., Any]
 SITES = ("alpha", "beta", "gamma")
 RUN_ID = RunId("run-" + "b" * 26)
+NO_WINDOW = {"secure_aggregation.audit_window_s": 0}
 
 
 def add_one(total: RingVector) -> None:
@@ -186,6 +187,38 @@ async def test_evidence_said_to_be_scrubbed_while_the_window_is_open_is_refused(
     await refuse_the_first_result(federation, "sum-evidence-withheld")
 
 
+@pytest.mark.parametrize("days_ago", [1, 300])
+async def test_window_that_is_said_to_have_closed_before_this_site_joined_is_open(
+    federation_of: FederationOf, days_ago: int
+) -> None:
+    """A coordinator dates its round back, shows one site its sum's evidence, and tells the others that it is gone."""
+    federation = federation_of(n_sites=3, rounds=2)
+    coordinator = federation.coordinator
+    true_manifest, true_evidence = coordinator.make_manifest, coordinator.sum_evidence
+    opened_at = (datetime.now(UTC) - timedelta(days=days_ago)).isoformat()
+    coordinator.make_manifest = lambda: true_manifest(opened_at=opened_at)
+    coordinator.open_round()
+
+    def shown_to_alpha(site: SiteId, round_index: int) -> SumEvidenceAnswer:
+        if site == "alpha":
+            return true_evidence(site, round_index)
+        if "alpha" not in coordinator.acknowledged.get(round_index, {}):
+            raise CoordinatorRefusedError("later", status="FAILED_PRECONDITION", refusal_code="", call="x")
+        return SumEvidenceAnswer(evidence=b"", witnesses=(witness("alpha", coordinator),))
+
+    coordinator.sum_evidence = shown_to_alpha
+    deceived = {"beta", "gamma"}
+    await federation.run(
+        lambda: (
+            all(reasons(federation, "result.refused")[name] for name in deceived)
+            or any(set(sites) & deceived for sites in coordinator.acknowledged.values())
+        )
+    )
+    assert set(coordinator.acknowledged[0]) == {"alpha"}
+    found = reasons(federation, "result.refused")
+    assert {name: found[name] for name in deceived} == {name: ["sum-evidence-withheld"] for name in deceived}
+
+
 def witness(name: str, coordinator: Any, *, signer: str | None = None) -> SumWitness:
     """A peer's word on the result of round 0, perhaps with another key than its own."""
     key = seeded_signer(signer or name)
@@ -202,12 +235,12 @@ def acknowledgement_body(published: Any) -> bytes:
 
 
 async def test_scrubbed_evidence_is_replaced_by_the_word_of_a_site_that_checked(federation_of: FederationOf) -> None:
-    federation = federation_of(n_sites=3, rounds=1)
+    federation = federation_of(n_sites=3, rounds=1, changes=NO_WINDOW)
     coordinator = federation.coordinator
     true_evidence = coordinator.sum_evidence
 
     def scrubbed(site: SiteId, round_index: int) -> SumEvidenceAnswer:
-        # The window of these manifests closed long ago. Gamma asks when two have checked and acknowledged.
+        # The window of these rounds is closed at once. Gamma asks when two have checked and acknowledged.
         if site != "gamma":
             return true_evidence(site, round_index)
         if len(coordinator.acknowledged.get(round_index, {})) < 2:
@@ -227,7 +260,7 @@ async def test_scrubbed_evidence_is_replaced_by_the_word_of_a_site_that_checked(
 async def test_word_that_is_no_approved_peer_s_on_this_result_counts_for_nothing(
     federation_of: FederationOf, forged: str
 ) -> None:
-    federation = federation_of(n_sites=3, rounds=2)
+    federation = federation_of(n_sites=3, rounds=2, changes=NO_WINDOW)
     coordinator = federation.coordinator
 
     def scrubbed(site: SiteId, round_index: int) -> SumEvidenceAnswer:

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fl_protocol.audit.events import event_from_bytes
+from fl_protocol.audit.events import AuditEvent, event_from_bytes
 from fl_protocol.codec.errors import NonFiniteUpdateError
 from fl_protocol.folds.public_state import PublicState
 from fl_protocol.ids import RunId, SiteId
@@ -25,6 +25,8 @@ from fl_protocol.spec.context import ExchangeContext, RoundContext
 from fl_protocol.testing.entropy import seeded_signer
 from site_agent.db.models import AuditEventRow, RunLedgerRow, SiteSwitchRow
 from site_agent.db.tx import open_site_db
+from site_agent.jobs.job_dir import JobFailure, JobResult, JobSpec, read_result, write_result
+from site_agent.jobs.runner import succeeded
 from site_agent.link import instructions as asked
 from site_agent.session.events import DeclineKind, Step
 from site_agent.state.payload_memory import Evaluation, MaskedCohort, RevealedExchange, evaluation_name
@@ -320,11 +322,15 @@ async def test_steward_stops_an_exchange_under_way(
 
 def audited(site: Any) -> list[tuple[str, object]]:
     """Kind and reason of everything that a site recorded."""
+    return [(event.kind.value, event.facts.get("reason")) for event in events_of(site)]
+
+
+def events_of(site: Any) -> list[AuditEvent]:
+    """Everything that a site recorded."""
     db = open_site_db(site.folder / "site.db")
     bodies = db.run_read("rows", lambda session: list(session.scalars(select(AuditEventRow.body))))
     db.close()
-    events = [event_from_bytes(body).event for body in bodies]
-    return [(event.kind.value, event.facts.get("reason")) for event in events]
+    return [event_from_bytes(body).event for body in bodies]
 
 
 async def test_dealer_that_cheats_is_complained_of_and_the_next_attempt_succeeds(
@@ -409,6 +415,42 @@ async def test_update_that_is_not_finite_never_becomes_ready(federation_of: Fede
     await federation.run(lambda: bool(coordinator.declined) and not list(jobs.rglob("payload.safetensors")))
     assert coordinator.declined[0] == ("beta", DeclineKind.FAILED, NonFiniteUpdateError.code)
     assert "beta" not in coordinator.ready
+
+
+async def test_word_that_a_trainer_makes_up_of_its_failure_does_not_leave(federation_of: FederationOf) -> None:
+    federation = federation_of(n_sites=3, rounds=1)
+    made_up = "mrn-4711.born-1950-05-23"
+
+    async def fail(job_dir: Path, job: JobSpec, **_: object) -> JobResult:
+        write_result(job_dir, JobFailure(code=made_up, message=made_up, advice=made_up, facts={made_up: made_up}))
+        return succeeded(read_result(job_dir), job)
+
+    beta = federation.sites["beta"]
+    beta.runner.run_training_job = fail
+    coordinator = federation.coordinator
+    await federation.run(lambda: bool(coordinator.declined))
+    assert coordinator.declined[0] == ("beta", DeclineKind.FAILED, "trainer-failed")
+    # Nor into the log that auditors and other sites are shown.
+    failed = [event.facts["code"] for event in events_of(beta) if event.kind.value == "training.failed"]
+    assert failed == ["trainer-failed"]
+    assert not [event for event in events_of(beta) if made_up in str(event.facts)]
+
+
+async def test_training_that_breaks_in_a_way_nobody_foresaw_is_said_and_ends_the_round(
+    federation_of: FederationOf,
+) -> None:
+    federation = federation_of(n_sites=3, rounds=1)
+
+    async def break_down(*_: object, **__: object) -> JobResult:
+        raise ValueError("mrn-4711")
+
+    beta = federation.sites["beta"]
+    beta.runner.run_training_job = break_down
+    coordinator = federation.coordinator
+    await federation.run(lambda: bool(coordinator.declined))
+    assert coordinator.declined[0] == ("beta", DeclineKind.FAILED, "unexpected-failure")
+    assert ("participation.state", "unexpected-failure") in audited(beta)
+    assert not [event for event in events_of(beta) if "4711" in str(event.facts)]
 
 
 async def test_sum_that_was_altered_is_not_folded(federation_of: FederationOf) -> None:

@@ -133,3 +133,9 @@ def test_every_kind_has_a_severity_and_a_fork_has_the_highest() -> None:
     assert all(0 <= severity_of(kind) <= 10 for kind in AuditKind)
     assert [kind for kind in AuditKind if severity_of(kind) == 10] == [AuditKind.HISTORY_FORKED]
     assert severity_of("of.a-later-version") == 3
+
+
+@pytest.mark.parametrize("what", ["user.", "role.", "policy.loaded"])
+def test_every_change_of_users_roles_and_policies_has_the_severity_that_the_page_names(what: str) -> None:
+    # docs/operating/coordinator.md: "5 failures, and changes of users, roles and policies".
+    assert {severity_of(kind) for kind in AuditKind if kind.startswith(what)} == {5}

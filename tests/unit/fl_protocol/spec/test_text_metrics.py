@@ -5,11 +5,13 @@ import math
 import pytest
 
 from fl_protocol.folds import ALGORITHMS
+from fl_protocol.spec.faults import RunSpecFaultsError
 from fl_protocol.spec.metrics import EvaluationTotals, Metric, values_of
 from fl_protocol.spec.payload_layout import SegmentKind
 from fl_protocol.spec.round_spec import RoundKind
+from fl_protocol.spec.run_spec import parse_run_spec
 from fl_protocol.tensors.adapter_layout import AdapterLayout, TensorSpec
-from fl_protocol.testing.run_specs import resolved_run_spec
+from fl_protocol.testing.run_specs import resolved_run_spec, run_spec_document
 
 PAIRS = (Metric.LOSS, Metric.PREFERENCE_ACCURACY, Metric.PREFERENCE_MARGIN)
 LAYOUT = AdapterLayout(kind="lora", tensors=(TensorSpec(name="x", shape=(4,)),), peft_config={})
@@ -56,3 +58,23 @@ def test_margins_have_room_for_64_nats_a_token_at_every_site() -> None:
     assert found["eval_preferred"] == (SegmentKind.COUNT, 5000.0)
     for name in ("eval_margin_above", "eval_margin_below"):
         assert found[name] == (SegmentKind.COUNT, 5000.0 * 64 * 1000)
+
+
+@pytest.mark.parametrize(
+    ("task", "metrics", "refused"),
+    [
+        (
+            {"kind": "instruction-tuning"},
+            ["perplexity", "accuracy", "retrieval-p1", "precision-at-1-next-new", "recall-at-3-any-all"],
+            [1, 2, 3, 4],
+        ),
+        ({"kind": "preference-alignment"}, ["preference-margin", "perplexity", "accuracy"], [1, 2]),
+        ({"kind": "concept-timeline", "vocabulary_sha256": "0" * 64}, ["precision-at-5-any-old", "accuracy"], [1]),
+    ],
+)
+def test_metric_that_the_task_does_not_count_is_refused_and_never_left_out(
+    task: dict[str, object], metrics: list[str], refused: list[int]
+) -> None:
+    with pytest.raises(RunSpecFaultsError) as caught:
+        parse_run_spec(run_spec_document({"task": task, "evaluation.metrics": metrics}))
+    assert [fault.path for fault in caught.value.faults] == [f"evaluation.metrics[{number}]" for number in refused]

@@ -66,6 +66,7 @@ def test_inspection_faults_are_kept_by_place_and_kind_and_what_is_no_fault_is_no
         (output({**GOOD, "records": "12"}), 0),
         (output({**GOOD, "patients": -1}), 0),
         (output({**GOOD, "records": True}), 0),
+        (output({**GOOD, "records": 2**63}), 0),
         (output(GOOD), 3),
     ],
 )

@@ -180,3 +180,6 @@ def test_sight_comes_back_as_it_was_left_and_anything_else_is_none(tmp_path: Pat
     assert hostile is not None
     assert hostile.torch == "[2J" + "x" * 95
     assert sight_from_document({**sight.to_document(), "memory_bytes": "much"}) is None
+    endless = {"name": "x", "memory_bytes": float("inf")}
+    assert sight_from_document({**sight.to_document(), "gpus": [endless]}) is None
+    assert sight_from_document({**sight.to_document(), "gids": [float("inf")]}) is None

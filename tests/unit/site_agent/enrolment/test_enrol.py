@@ -265,6 +265,9 @@ def test_load_identity_before_enrolment_says_what_to_do(folder: SiteFolder) -> N
     with pytest.raises(NotEnrolledError) as caught:
         load_identity(folder)
     assert "enrol" in caught.value.advice
+    # Who enrolled into one folder and asks without naming it reads where was looked, and how another is named.
+    assert str(folder.root) in str(caught.value)
+    assert "--state-dir" in caught.value.advice
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"site_id": 3}'])

@@ -177,6 +177,25 @@ def test_count_that_is_none_is_refused(tmp_path: Path, count: str) -> None:
         read_result(tmp_path)
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1" + "0" * 400, "-1" + "0" * 400])
+@pytest.mark.parametrize("key", ["seconds", "metrics"])
+def test_number_that_no_float_holds_is_refused(tmp_path: Path, key: str, number: str) -> None:
+    figures = {"seconds": "1", "metrics": "{}", key: number if key == "seconds" else f'{{"loss":{number}}}'}
+    (tmp_path / "result.json").write_text(
+        f'{{"status":"succeeded","records":1,"patients":1,"held_out_records":0,"seconds":{figures["seconds"]},'
+        f'"peak_memory_bytes":1,"device":"cpu","precision":"float32","sha256":"ab","metrics":{figures["metrics"]}}}'
+    )
+    with pytest.raises(JobFileInvalidError):
+        read_result(tmp_path)
+
+
+@pytest.mark.parametrize("number", ["1e999", "1" + "0" * 400])
+def test_progress_whose_loss_no_float_holds_is_left_out(tmp_path: Path, number: str) -> None:
+    line = '{"state":"training","step":1,"steps":9,"at":"now","loss":'
+    (tmp_path / "progress.jsonl").write_text(f"{line}{number}}}\n{line}2.5}}\n")
+    assert [found.loss for found in read_progress_from(tmp_path, 0)[0]] == [2.5]
+
+
 @pytest.mark.parametrize(
     "content", ["[]", '{"life":"a"}', '{"life":"a","n_beats":1,"jobs":[1]}', '{"life":1,"n_beats":1,"jobs":[]}']
 )

@@ -23,6 +23,8 @@ Answer = round_pb2.PollAssignmentResponse
     ("answer", "expected"),
     [
         (Answer(idle=round_pb2.Idle(retry_after_s=2.5)), asked.Idle(retry_after_s=2.5)),
+        (Answer(idle=round_pb2.Idle(retry_after_s=float("nan"))), asked.Idle(retry_after_s=0.0)),
+        (Answer(idle=round_pb2.Idle(retry_after_s=float("inf"))), asked.Idle(retry_after_s=0.0)),
         (
             Answer(
                 train=round_pb2.TrainRound(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,16 @@ PAYLOAD = "33" * 32
 IN_TRAINING = Evaluation(sha256="77" * 32, is_alone=False)
 ALONE = Evaluation(sha256="77" * 32, is_alone=True)
 SITES = tuple(SiteId(name) for name in ("alpha", "beta", "gamma"))
+
+
+class HandClock:
+    """Shows what it is set to."""
+
+    def __init__(self) -> None:
+        self.at = datetime(2026, 1, 2, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.at
 
 
 def attempt(round_attempt: int = 0, *, round_index: int = 0) -> RoundContext:
@@ -91,6 +102,35 @@ def kinds(db: SiteDb) -> list[AuditKind]:
         return [event_from_bytes(row.body).event.kind for row in rows]
 
     return db.run_read("kinds", read)
+
+
+@pytest.mark.parametrize(
+    ("asked", "joined_h"),
+    [
+        (attempt(), 1),
+        (attempt(7), 1),
+        (attempt(round_index=1), 2),
+        (attempt(1, round_index=1), 3),
+        (attempt(round_index=2), 3),
+        (attempt(round_index=10), 10),
+    ],
+)
+def test_last_joined_is_of_that_attempt_or_of_the_last_before_it(
+    db: SiteDb, asked: RoundContext, joined_h: int
+) -> None:
+    clock = HandClock()
+    book = RoundBook(db, AuditLog(seeded_signer("site"), clock, "site:alpha"), clock)
+    joined = {1: attempt(), 2: attempt(round_index=1), 3: attempt(1, round_index=1), 10: attempt(round_index=10)}
+    for hour, round_context in joined.items():
+        clock.at = datetime(2026, 1, 2, hour, tzinfo=UTC)
+        join(book, round_context)
+    assert book.last_joined_at(asked) == datetime(2026, 1, 2, joined_h, tzinfo=UTC)
+
+
+def test_last_joined_of_another_run_is_none(book: RoundBook) -> None:
+    join(book, attempt())
+    other = RoundContext(run_id=RunId("run-" + "z" * 26), round_index=5, round_attempt=0)
+    assert book.last_joined_at(other) is None
 
 
 def test_round_joined_twice_with_the_same_manifest_is_joined_once(book: RoundBook, db: SiteDb) -> None:

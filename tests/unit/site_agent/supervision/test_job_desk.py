@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +17,7 @@ from fl_protocol.spec.context import RoundContext
 from fl_protocol.testing.federation import RUN_ID
 from site_agent.jobs.held_folder import JobsFolderUnsafeError
 from site_agent.jobs.job_dir import DeviceChoice
+from site_agent.jobs.spool import open_jobs_below
 from site_agent.supervision.job_desk import MANIFEST_FILE, JobDesk
 from site_agent.supervision.seams import JobOptions
 
@@ -158,3 +163,74 @@ def test_folder_that_a_trainer_booby_trapped_is_not_filled(desk: JobDesk, keys: 
     with pytest.raises(JobsFolderUnsafeError):
         desk._fill(admitted, SimpleNamespace(iter_bytes=lambda: iter([b"state"])), None)  # type: ignore[arg-type]
     assert snapshot(keys) == before
+
+
+NOBODY = 65534
+
+
+def passes_without_privileges(folder: Path, work: Callable[[], object]) -> bool:
+    """Whether the work passes in ``folder`` in a process to which modes and owners of files mean something."""
+    child = os.fork()
+    if child == 0:
+        # The folders above may be closed to it: it is there already.
+        os.chdir(folder)
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+        try:
+            work()
+        except BaseException:  # noqa: BLE001 - whatever it is, the parent has to hear that it was
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("place", [("run",), ("run", "round"), (".leaving",)])
+@pytest.mark.parametrize("mode", [0o000, 0o744])
+def test_folder_that_a_trainer_keeps_to_itself_stops_neither_the_round_s_end_nor_the_agent_s_start(
+    tmp_path: Path, place: tuple[str, ...], mode: int
+) -> None:
+    options = JobOptions(
+        jobs_dir=Path("jobs"),
+        private_states_dir=Path("private"),
+        base_models={},
+        threads=None,
+        device=DeviceChoice.AUTO,
+        timeout_s=1.0,
+    )
+    desk, other = JobDesk(options, SiteId("alpha")), replace(ROUND, round_attempt=2)
+    names = {"run": RUN_ID, "round": desk.folder(ROUND).name}
+    jobs = tmp_path / "jobs"
+    for folder in (jobs, jobs / RUN_ID, jobs / RUN_ID / desk.folder(other).name):
+        folder.mkdir(exist_ok=True)
+    is_of_the_run = place == ("run",)
+    closed = jobs.joinpath(*(names.get(name, name) for name in place))
+    if not is_of_the_run:
+        closed.mkdir()
+    (closed / "result.json").write_text("{}")
+    tmp_path.chmod(0o755)
+    if os.geteuid() == 0:
+        for folder in {jobs, jobs / RUN_ID, jobs / RUN_ID / desk.folder(other).name} - {closed}:
+            os.chown(folder, NOBODY, NOBODY)
+    closed.chmod(mode)
+
+    def end_and_start_again() -> None:
+        assert not desk.has_payload(ROUND)
+        assert desk.read_manifest(ROUND) is None
+        desk.delete(ROUND)
+        desk.delete_all_but([])
+        desk.forget_all_but([])
+        assert open_jobs_below(options.jobs_dir) == []
+
+    assert passes_without_privileges(tmp_path, end_and_start_again)
+    closed.chmod(0o755)
+    # What is the agent's own goes all the same.
+    assert is_of_the_run or not (jobs / RUN_ID / desk.folder(other).name).exists()
+
+
+def test_link_in_the_place_of_a_run_is_no_open_job(tmp_path: Path, keys: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / RUN_ID).symlink_to(keys)
+    assert open_jobs_below(tmp_path / "jobs") == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,7 +65,9 @@ def publish(attempt: int, *, h_survivors: bytes) -> PublishedResult:
 @pytest.fixture
 def book(tmp_path: Path) -> Iterator[RoundBook]:
     """The book of a site that revealed in exchange 0, and was then told that the round is given up."""
-    db, clock = open_site_db(tmp_path / "site.db"), SystemClock()
+    db = open_site_db(tmp_path / "site.db")
+    # It joined when the round was opened.
+    clock = SimpleNamespace(now=lambda: datetime.fromisoformat(MANIFEST.opened_at))
     opened = RoundBook(db, AuditLog(seeded_signer("site"), clock, "site:site-1"), clock)
     round_context = round_of(exchange(0))
     opened.join(round_context, manifest_sha256="11" * 32, public_state_sha256=MANIFEST.public_state_sha256)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPTNeoConfig, GPTNeoForCausalLM
 
 from site_agent.training.collate import Example
 from site_agent.training.completion_loss import (
@@ -140,3 +140,20 @@ def test_choice_is_the_plain_way_where_the_head_does_more_than_multiply(
 def test_choice_is_the_plain_way_where_attention_slides_a_window(model: torch.nn.Module) -> None:
     model.config.sliding_window = 128
     assert isinstance(choose_completion_loss(model, pad_id=0, has_dropout=False), PaddedCompletionLoss)
+
+
+def test_choice_gives_the_plain_loss_where_attention_is_local_beyond_the_probe() -> None:
+    """GPT-Neo's window is counted in the row: far behind it, an example would not see the beginning that all share."""
+    torch.manual_seed(0)
+    local = {"attention_types": [[["local"], 2]], "window_size": 32, "max_position_embeddings": 128}
+    config = GPTNeoConfig(vocab_size=100, hidden_size=32, num_layers=2, num_heads=2, initializer_range=0.5, **local)
+    model = GPTNeoForCausalLM(config).eval()
+    shared = tuple(range(1, 25))
+    examples = [Example(prompt_ids=(*shared, k), completion_ids=(5, 6, 7, k)) for k in range(30, 40)]
+    with torch.no_grad():
+        chosen = choose_completion_loss(model, pad_id=0, has_dropout=False)(examples).loss
+        each = [
+            model(input_ids=torch.tensor([one.token_ids]), labels=torch.tensor([[-100] * 25 + [*one.completion_ids]]))
+            for one in examples
+        ]
+    assert float(chosen) == pytest.approx(sum(4 * float(answer.loss) for answer in each), rel=1e-5)

@@ -170,12 +170,24 @@ EXAMPLES = [
 ]
 
 
-def test_loss_is_the_sum_over_codes_of_what_each_sequence_has_alone(base: Path) -> None:
-    task = task_on(base)
+EVERY_KIND: list[dict[str, object]] = [
+    {"kind": "full"},
+    {"kind": "lora", "rank": 2, "alpha": 4, "targets": ["q_proj", "v_proj"]},
+    {"kind": "prompt", "virtual_tokens": 4},
+    {"kind": "prefix", "virtual_tokens": 4},
+    {"kind": "ia3", "targets": ["k_proj", "v_proj", "down_proj"], "feedforward": ["down_proj"]},
+]
+
+
+@pytest.mark.parametrize("adapter", EVERY_KIND, ids=lambda adapter: adapter["kind"])
+def test_loss_is_the_sum_over_codes_of_what_each_sequence_has_alone(base: Path, adapter: dict[str, object]) -> None:
+    task = task_on(base, adapter=adapter)
     expected = 0.0
     with torch.no_grad():
         for example in EXAMPLES:
-            logits = task.module(input_ids=torch.tensor([example.token_ids])).logits[0].double()
+            answer = task.module(input_ids=torch.tensor([example.token_ids]), use_cache=False).logits[0].double()
+            # A soft prompt's rows come first: the last ones are the sequence's own.
+            logits = answer[len(answer) - example.n_tokens :]
             for place in example.targets:
                 row = logits[place - 1]
                 expected -= float(row[example.token_ids[place]] - torch.logsumexp(row, 0))

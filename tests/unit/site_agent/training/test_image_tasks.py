@@ -191,6 +191,51 @@ def test_gradients_of_the_adapter_are_those_of_the_equations(
         torch.testing.assert_close(parameter.grad.double(), reference, atol=1e-5, rtol=1e-4)
 
 
+def test_projection_of_both_is_trained_on_texts_as_it_is_evaluated_on_them(
+    tmp_path: Path, tiny_clip: Path, images: Path, shelf: ModelShelf
+) -> None:
+    """z' = z + U z of images and texts alike, U's gradient through both, of prompts and of texts of one's own."""
+    rows = images.read_text().splitlines()
+    captioned = images.with_name("captioned.csv")
+    captions = [f"{row},{'' if number else 'a pale cell'}" for number, row in enumerate(rows[1:])]
+    captioned.write_text("\n".join([rows[0] + ",text", *captions]) + "\n")
+    spec, layout, _ = bound_image_spec(tiny_clip, ADAPTER_TASK, adapter={"kind": "joint-projection"})
+    loaded = shelf.take(tiny_clip, spec, sha256=spec.base_model.sha256, compute=_cpu())
+    values = {one.name: np.random.default_rng(9).normal(0, 0.3, one.shape).astype(np.float32) for one in layout.tensors}
+    load_adapter(loaded.module, values, layout=layout)
+    records = format_called("image-manifest").read(captioned, patient_field="patient_id").records[:3]
+    examples = [loaded.encode(record).example for record in records]
+    loaded.module.zero_grad()
+    answer = loaded.train_loss(examples)
+    answer.loss.backward()
+
+    model, tokenizer = CLIPModel.from_pretrained(str(tiny_clip)).eval(), AutoTokenizer.from_pretrained(str(tiny_clip))
+    u = torch.tensor(values["adapter.projection"]).double().requires_grad_()
+
+    def adapted(z: torch.Tensor) -> torch.Tensor:
+        moved = z.double() + z.double() @ u.T
+        return moved / moved.norm(dim=-1, keepdim=True)
+
+    def embedded(texts: list[str]) -> torch.Tensor:
+        with torch.no_grad():
+            pooled = model.text_model(**tokenizer(texts, padding=True, return_tensors="pt")).pooler_output
+            return model.text_projection(pooled)
+
+    x = adapted(torch.stack([example.embedding for example in examples]))
+    said = [
+        adapted(embedded(["a pale cell"]))[0],
+        *(adapted(embedded(one["prompts"])).mean(dim=0) for one in CLASSES[1:]),
+    ]
+    t = torch.stack([text / text.norm() for text in said])
+    scale = (model.logit_scale.detach().double() + float(values["adapter.log_scale"][0])).clamp(0, 4.6052).exp()
+    logits = scale * x @ t.T
+    expected = -(torch.log_softmax(logits, dim=1).diag().sum() + torch.log_softmax(logits, dim=0).diag().sum()) / 2
+    expected.backward()
+    assert answer.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    found = adapter_parameters(loaded.module)["adapter.projection"].grad
+    torch.testing.assert_close(found.double(), u.grad, atol=1e-5, rtol=1e-4)
+
+
 def test_training_lowers_the_loss_of_its_records(
     tmp_path: Path, tiny_clip: Path, images: Path, shelf: ModelShelf
 ) -> None:

@@ -57,6 +57,18 @@ def test_digest_does_not_depend_on_who_wrote_the_configuration(folder: Path) -> 
     assert digest_model_folder(folder) == before
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model", "tekken.json"],
+)
+def test_digest_changes_with_the_pieces_of_any_tokenizer(folder: Path, name: str) -> None:
+    digests = {digest_model_folder(folder)}
+    for content in (b"pieces", b"others"):
+        (folder / name).write_bytes(content)
+        digests.add(digest_model_folder(folder))
+    assert len(digests) == 3
+
+
 @pytest.mark.parametrize("change", ["weight", "config", "tokenizer", "template"])
 def test_digest_changes_with_the_model(folder: Path, change: str) -> None:
     before = digest_model_folder(folder)

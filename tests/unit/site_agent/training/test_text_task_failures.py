@@ -8,20 +8,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
+from fl_protocol.spec.run_spec import RunSpec, parse_run_spec
 from site_agent.jobs.job_dir import (
     BaseModelFolder,
+    DeviceChoice,
     JobFailure,
     read_job,
     write_job,
 )
+from site_agent.training.causal_model import layout_without_weights, load_adapted
 from site_agent.training.closing import close_job
+from site_agent.training.device import choose_compute
+from site_agent.training.errors import BaseModelInvalidError
 from site_agent.training.model_files import digest_model_folder
 from site_agent.training.shelf import ModelShelf
 from tests.support.tiny_model import make_tiny_model
 from tests.support.training_jobs import (
     SECRET,
     make_job,
+    spec_document,
     write_preferences,
     write_records,
     write_texts,
@@ -110,15 +118,66 @@ def test_base_of_another_architecture_is_a_typed_failure(tmp_path: Path, tiny_mo
     records = write_texts(tmp_path / "d", 20)
     make_job(tmp_path / "ok", model_folder=folder, records=records, data_format="text-jsonl", task=LANGUAGE)
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "vit", "architectures": ["ViTModel"]}))
-    job = read_job(tmp_path / "ok")
-    sha256 = digest_model_folder(folder)
-    document = {**(job.run_spec or {}), "base_model": {"name": "tiny", "sha256": sha256}}
-    write_job(
-        tmp_path / "ok", replace(job, run_spec=document, base_model=BaseModelFolder(path=str(folder), sha256=sha256))
-    )
+    name_the_folder_s_own_digest(tmp_path / "ok", folder)
     failure = close_job(tmp_path / "ok", shelf=ModelShelf())
     assert isinstance(failure, JobFailure)
     assert failure.code == "base-model-invalid"
+
+
+def name_the_folder_s_own_digest(job_dir: Path, folder: Path) -> None:
+    job, sha256 = read_job(job_dir), digest_model_folder(folder)
+    document = {**(job.run_spec or {}), "base_model": {"name": "tiny", "sha256": sha256}}
+    write_job(job_dir, replace(job, run_spec=document, base_model=BaseModelFolder(path=str(folder), sha256=sha256)))
+
+
+def test_base_whose_weights_are_of_other_shapes_is_a_typed_failure(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    make_tiny_model(folder)
+    records = write_texts(tmp_path / "d", 20)
+    make_job(tmp_path / "job", model_folder=folder, records=records, data_format="text-jsonl", task=LANGUAGE)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 48}))
+    name_the_folder_s_own_digest(tmp_path / "job", folder)
+    failure = close_job(tmp_path / "job", shelf=ModelShelf())
+    assert isinstance(failure, JobFailure)
+    assert failure.code == "base-model-invalid"
+
+
+def test_base_that_lacks_weights_is_refused_and_never_filled_up_at_random(tmp_path: Path) -> None:
+    """transformers draws what is missing: each site would train on another base, and none would know."""
+    folder = tmp_path / "model"
+    make_tiny_model(folder)
+    records = write_texts(tmp_path / "d", 20)
+    make_job(tmp_path / "job", model_folder=folder, records=records, data_format="text-jsonl", task=LANGUAGE)
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "layers.1." not in name}
+    assert 0 < len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    name_the_folder_s_own_digest(tmp_path / "job", folder)
+    failure = close_job(tmp_path / "job", shelf=ModelShelf())
+    assert isinstance(failure, JobFailure)
+    assert failure.code == "base-model-invalid"
+    assert failure.facts["missing"] == len(weights) - len(kept)
+
+
+def test_more_tokens_than_the_base_has_positions_for_are_a_typed_failure(tmp_path: Path) -> None:
+    """On a GPU the process that looks behind the end of a table of positions is lost to every further job."""
+    folder = tmp_path / "model"
+    make_tiny_model(folder)
+    config = json.loads((folder / "config.json").read_text())
+    shape = {"n_positions": 40, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(vocab_size=config["vocab_size"], **shape)).save_pretrained(folder)
+    sha256, prompt = digest_model_folder(folder), {"kind": "prompt", "virtual_tokens": 4}
+
+    def spec_of(max_length: int) -> RunSpec:
+        return parse_run_spec(spec_document(sha256, local={"max_length": max_length}, adapter=prompt))
+
+    assert layout_without_weights(folder, spec_of(36)).n_parameters == 4 * 16
+    with pytest.raises(BaseModelInvalidError, match="positions") as caught:
+        layout_without_weights(folder, spec_of(37))
+    assert caught.value.facts == {"expected": 40, "found": 41}
+    with pytest.raises(BaseModelInvalidError, match="positions"):
+        load_adapted(folder, spec_of(37), choose_compute(DeviceChoice.CPU))
 
 
 def test_base_of_few_bits_without_a_gpu_is_a_typed_failure(tmp_path: Path, tiny_model: Path) -> None:

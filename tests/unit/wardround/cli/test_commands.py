@@ -125,6 +125,19 @@ def test_wrong_usage_is_exit_code_2_and_asks_nobody(words: list[str]) -> None:
     typed = Typed(words, {})
     assert typed.exit_code == 2
     assert typed.requests == []
+    assert typed.out == ""
+
+
+def test_wrong_usage_under_json_is_one_document_too() -> None:
+    typed = Typed(["users", "grant", "ada", "king"], {}, as_json=True)
+    assert (typed.exit_code, json.loads(typed.out)["error"]["code"]) == (2, "usage-invalid")
+
+
+def test_token_that_could_not_be_written_is_not_made(tmp_path: Path) -> None:
+    words = ["tokens", "create", "--label", "laptop", "--file", str(tmp_path / "none" / "laptop.token")]
+    typed = Typed(words, {})
+    assert (typed.exit_code, typed.requests) == (2, [])
+    assert f"there is no folder {tmp_path / 'none'}" in typed.err
 
 
 def test_invitation_shows_the_command_whole() -> None:

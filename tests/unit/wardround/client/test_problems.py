@@ -57,6 +57,25 @@ def test_answer_that_is_no_problem_document_still_becomes_an_error_that_names_th
     assert "502" in error.message
 
 
+@pytest.mark.parametrize(
+    ("status", "facts", "command"),
+    [
+        (409, {"run_id": "run-a", "state": "DRAFT"}, "wardround runs show"),
+        (409, {"site_id": "st-mary", "state": "ENROLLED"}, "wardround sites show"),
+        (409, {"name": "maria"}, "wardround users list"),
+        (404, {"site_id": "st-mary"}, "wardround sites list"),
+        (404, {"token_id": "tok-1"}, "wardround tokens list"),
+        (404, {"release_id": "rel-1"}, "wardround releases list"),
+    ],
+)
+def test_advice_is_about_what_the_answer_names(status: int, facts: dict[str, str], command: str) -> None:
+    assert command in error_from_response(status, problem(code="some-code", detail="no", **facts)).advice
+
+
+def test_conflict_about_nothing_that_has_a_state_sends_nobody_to_a_run() -> None:
+    assert error_from_response(409, problem(code="last-admin", detail="this is the last admin")).advice == ""
+
+
 def test_problem_with_nested_facts_keeps_only_what_may_be_shown() -> None:
     error = error_from_response(
         403, problem(code="role-insufficient", detail="no", action="runs:start", roles=["admin"])

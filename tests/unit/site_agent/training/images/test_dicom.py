@@ -13,6 +13,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
+from site_agent.training.images import dicom
 from site_agent.training.images.decode import decode_image
 from site_agent.training.images.dicom import windowed
 from site_agent.training.images.errors import ImageRefusedError, ImageUndecodableError
@@ -21,6 +22,9 @@ from site_agent.training.images.limits import MAX_PIXELS
 pytestmark = pytest.mark.training
 
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
+
+
+DEFLATED = (SAMPLES / "image_dfl.dcm").read_bytes()
 
 
 def dicom_bytes(stored: np.ndarray, **tags: object) -> bytes:
@@ -44,6 +48,13 @@ def dicom_bytes(stored: np.ndarray, **tags: object) -> bytes:
     target = io.BytesIO()
     dataset.save_as(target, enforce_file_format=True)
     return target.getvalue()
+
+
+def with_odd_rows(content: bytes) -> bytes:
+    """The same file, whose number of rows takes three bytes, where a whole number of pairs is due."""
+    head = b"\x28\x00\x10\x00US"
+    place = content.index(head) + len(head)
+    return content[:place] + b"\x03\x00" + content[place + 2 : place + 4] + b"\x00" + content[place + 4 :]
 
 
 @pytest.mark.parametrize("name", ["MR_small.dcm", "MR_small_RLE.dcm", "MR_small_bigendian.dcm", "examples_overlay.dcm"])
@@ -131,6 +142,9 @@ def test_each_frame_is_its_own_image() -> None:
     [
         ((SAMPLES / "rtplan.dcm").read_bytes(), "no-pixels"),
         ((SAMPLES / "MR_truncated.dcm").read_bytes(), "damaged"),
+        (DEFLATED[:-2000], "damaged"),
+        (DEFLATED[:400] + b"\xff" * 50 + DEFLATED[450:], "damaged"),
+        (with_odd_rows(dicom_bytes(np.zeros((1, 2), np.uint16))), "damaged"),
         ((SAMPLES / "JPEGLSNearLossless_08.dcm").read_bytes(), "compression-unknown"),
         (dicom_bytes(np.zeros((1, 2), np.uint16), WindowCenter=1, WindowWidth=0), "window-unusable"),
         (
@@ -150,6 +164,15 @@ def test_file_that_cannot_be_shown_is_a_typed_failure(
     assert not caplog.records
     assert not recwarn.list
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_deflated_file_is_shown_and_one_that_unfolds_too_far_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert decode_image(DEFLATED).shape == (512, 512, 3)
+    # A kilobyte of deflate holds a megabyte of zeros; here the bound is small instead.
+    monkeypatch.setattr(dicom, "MAX_IMAGE_BYTES", 100_000)
+    with pytest.raises(ImageRefusedError) as caught:
+        decode_image(DEFLATED)
+    assert caught.value.facts == {"fault": "file-too-large"}
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded() -> None:

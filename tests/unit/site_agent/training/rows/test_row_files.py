@@ -166,6 +166,24 @@ def test_parquet_that_is_none_is_refused(tmp_path: Path) -> None:
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table([pa.array(["a"]), pa.array(["secret"]), pa.array(["b"])], names=["id", "text", "text"]),
+        pa.table({"id": pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xffsecret"]).buffers())}),
+        pa.table({"id": ["a"], "when": pa.array([1], pa.timestamp("ns"))}),
+        pa.table({"id": ["a"], "when": pa.array([10**9], pa.date32())}),
+    ],
+    ids=["two columns of one name", "text that is none", "part of a microsecond", "year beyond 9999"],
+)
+def test_parquet_whose_rows_cannot_be_had_is_refused_without_quoting_it(table: pa.Table, tmp_path: Path) -> None:
+    parquet.write_table(table, tmp_path / "d")
+    with pytest.raises(DatasetMalformedError) as caught:
+        list(ParquetFile(tmp_path / "d").look(hashlib.sha256()))
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
 def test_parquet_dates_are_texts(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([{"id": "a", "day": date(2026, 1, 31)}])
     parquet.write_table(table, tmp_path / "d")

@@ -84,6 +84,12 @@ def test_empty_and_missing_datasets_are_refused_by_both_halves(tmp_path: Path) -
             half(tmp_path / "nowhere.csv")
 
 
+def test_folder_where_a_file_is_due_is_refused_by_its_type(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").mkdir()
+    with pytest.raises(DatasetMissingError):
+        ROWS.read(tmp_path / "rows.csv", patient_field="patient_id")
+
+
 def test_schema_cannot_be_declared_for_columns_that_are_given(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", HEADER + "p1,2019,A,\n")
     schema = RecordSchema(fields=(FieldRule(name="code", kind=FieldKind.TEXT),))

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
-from site_agent.training.errors import CodeWithoutDateError, DatasetMalformedError, DatasetMissingError
+from site_agent.training.errors import (
+    CodeWithoutDateError,
+    DatasetMalformedError,
+    DatasetMissingError,
+    LibraryMissingError,
+)
 from site_agent.training.timelines.coded_rows import iter_coded_rows
 from site_agent.training.timelines.fhir import iter_fhir
 from site_agent.training.timelines.omop import iter_omop
@@ -68,9 +76,6 @@ def test_rows_in_csv_are_read_with_their_times_and_persons(tmp_path: Path) -> No
 
 
 def test_rows_in_parquet_are_those_of_the_csv(tmp_path: Path) -> None:
-    pa = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
     table = pa.table(
         {
             "patient_id": [7, 7, 8],
@@ -153,7 +158,6 @@ def test_rows_that_are_no_table_are_refused(tmp_path: Path, text: str, facts: di
 def test_rows_that_are_not_there_or_no_parquet_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetMissingError):
         list(iter_coded_rows(tmp_path / "rows.csv"))
-    pytest.importorskip("pyarrow")
     with pytest.raises(DatasetMissingError):
         list(iter_coded_rows(tmp_path / "rows.parquet"))
     with pytest.raises(DatasetMalformedError):
@@ -161,6 +165,30 @@ def test_rows_that_are_not_there_or_no_parquet_are_refused(tmp_path: Path) -> No
     (tmp_path / "latin.csv").write_bytes(b"patient_id,time,code\np1,2019-01-01,\xe9\n")
     with pytest.raises(DatasetMalformedError):
         list(iter_coded_rows(tmp_path / "latin.csv"))
+
+
+@pytest.mark.parametrize("fault", ["text", "time"])
+def test_rows_in_parquet_that_python_cannot_hold_are_refused_by_their_column(tmp_path: Path, fault: str) -> None:
+    code = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff" + SECRET.encode()]).buffers())
+    time = pa.array([1], pa.timestamp("ns"))  # a part of a microsecond
+    columns = {"patient_id": pa.array(["p1"]), "time": pa.array(["2019"]), "code": pa.array(["I10"])}
+    columns |= {"code": code} if fault == "text" else {"time": time}
+    parquet.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    with pytest.raises(DatasetMalformedError) as caught:
+        list(iter_coded_rows(tmp_path / "rows.parquet"))
+    assert caught.value.facts == {"file": "rows.parquet", "field": "code" if fault == "text" else "time"}
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_rows_in_parquet_without_its_library_say_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What Python itself does with a module that is not there.
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(LibraryMissingError) as caught:
+        list(iter_coded_rows(write(tmp_path / "rows.parquet", "-")))
+    assert caught.value.facts == {"extra": "parquet"}
 
 
 # --- OMOP ---
@@ -204,19 +232,18 @@ def test_omop_faults_name_table_line_and_column(tmp_path: Path) -> None:
         "12,1503297,,\n"
         "12,1503297,2019-03-01,2019-03-02 00:00:00\n",
     )
-    write(tmp_path / "person.csv", "person_id,year_of_birth,month_of_birth,day_of_birth\n12,1950,2,30\n")
+    persons = f"12,1950,2,30\n13,{10**30},1,1\n"
+    write(tmp_path / "person.csv", "person_id,year_of_birth,month_of_birth,day_of_birth\n" + persons)
     assert faults(list(iter_omop(tmp_path))) == [
         ("drug_exposure.csv", 2, "drug_concept_id", RowFaultKind.NOT_A_NUMBER),
         ("drug_exposure.csv", 3, "drug_exposure_start_date", RowFaultKind.NO_DATE),
         ("drug_exposure.csv", 4, "drug_exposure_start_datetime", RowFaultKind.CONTRADICTS),
         ("person.csv", 2, "year_of_birth", RowFaultKind.NOT_A_DATE),
+        ("person.csv", 3, "year_of_birth", RowFaultKind.NOT_A_DATE),
     ]
 
 
 def test_omop_parquet_is_read_as_csv_is(tmp_path: Path) -> None:
-    pa = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
     table = pa.table(
         {
             "person_id": pa.array([12, 13], pa.int64()),
@@ -333,6 +360,8 @@ def test_fhir_faults_name_file_place_and_element(tmp_path: Path) -> None:
         condition(code={"text": SECRET}),
         medication | {"medicationReference": {"reference": f"Medication/{SECRET}"}},
         {"resourceType": "Patient", "id": "p1", "gender": SECRET},
+        condition(verificationStatus={"coding": [{"code": [SECRET]}]}),
+        medication | {"status": ["entered-in-error"]},
     ]
     path = tmp_path / "f.ndjson"
     path.write_bytes("".join(json.dumps(item) + "\n" for item in wrong).encode() + b"{\n[1]\n\xff\n")
@@ -345,9 +374,11 @@ def test_fhir_faults_name_file_place_and_element(tmp_path: Path) -> None:
         ("f.ndjson", 5, "code", RowFaultKind.NO_CODE),
         ("f.ndjson", 6, "medicationReference", RowFaultKind.NOT_RESOLVED),
         ("f.ndjson", 7, "gender", RowFaultKind.NOT_A_SEX),
-        ("f.ndjson", 8, None, RowFaultKind.NOT_JSON),
-        ("f.ndjson", 9, None, RowFaultKind.NOT_AN_OBJECT),
-        ("f.ndjson", 10, None, RowFaultKind.NOT_UTF_8),
+        ("f.ndjson", 8, "verificationStatus", RowFaultKind.NOT_TEXT),
+        ("f.ndjson", 9, "status", RowFaultKind.NOT_TEXT),
+        ("f.ndjson", 10, None, RowFaultKind.NOT_JSON),
+        ("f.ndjson", 11, None, RowFaultKind.NOT_AN_OBJECT),
+        ("f.ndjson", 12, None, RowFaultKind.NOT_UTF_8),
     ]
     assert SECRET not in repr(rows)
     with pytest.raises(CodeWithoutDateError):
