@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import chain, islice
 
+import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from coordinator.db.exchanges import context_of, latest_exchange
 from coordinator.db.models import Exchange, Round
 from coordinator.db.rounds import committed_round
-from coordinator.errors import NotFoundError, NotInCohortError
+from coordinator.errors import DatabaseBusyError, DatabaseUnavailableError, NotFoundError, NotInCohortError
 from coordinator.services.context import EngineContext
 from coordinator.services.prefix_digests import PrefixDigests
 from coordinator.services.round_access import require_active_site, require_run
 from coordinator.services.site_instructions import PublishedResult, published_result
+from coordinator.services.site_presence import is_note_due, note_seen
 from fl_protocol.codec import merkle
 from fl_protocol.codec.chunks import CHUNK_BYTES
 from fl_protocol.ids import RunId, SiteId
 from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import ExchangeContext
+
+_log = structlog.get_logger("coordinator.services")
 
 _READ_AT_ONCE = 4
 """Chunks, in one hop to a thread. Twice as many are in memory."""
@@ -80,7 +85,7 @@ async def download_blob(
         "download-blob", lambda session: _published_blob(ctx, session, site_id, run_id=run_id, sha256=sha256)
     )
     parts = await asyncio.to_thread(_open_parts, ctx, sha256, offset=offset)
-    position = offset
+    position, noted_at = offset, ctx.now()
     reading = _read_ahead(parts)
     try:
         while ready := await reading:
@@ -89,12 +94,26 @@ async def download_blob(
             for part in ready:
                 position += len(part.data)
                 yield part
+            noted_at = await _note_seen(ctx, site_id, noted_at)
     finally:
         await asyncio.wait([reading])
         if not reading.cancelled():
             reading.exception()  # asked for, so that asyncio does not call it forgotten
         if context is not None and position > offset:
             ctx.traffic.add(site_id, context, position - offset)
+
+
+async def _note_seen(ctx: EngineContext, site_id: SiteId, noted_at: datetime) -> datetime:
+    """Whoever takes bytes for minutes asks nothing meanwhile, and is there all the same; when that was noted last."""
+    now = ctx.now()
+    if not is_note_due(noted_at, now=now):
+        return noted_at
+    try:
+        await ctx.db.run_tx_async("note-site-seen", lambda session: note_seen(session, site_id, now=now))
+    except (DatabaseBusyError, DatabaseUnavailableError) as error:
+        # The blob needs no database, and the next note says the same.
+        _log.warning("download_not_noted", site_id=site_id, code=error.code)
+    return now
 
 
 def _read_ahead(parts: Iterator[SentPart]) -> asyncio.Task[list[SentPart]]:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.db.models import Lease, Run
 from coordinator.db.tx import Database
-from coordinator.driver.leases import claim_lease, holds_lease, release_lease
+from coordinator.driver.leases import claim_lease, has_lapsed, holds_lease, release_lease
 from tests.contract.database.conftest import DatabasesOfTest
 from tests.contract.database.rows import NOW, RUN, add_run
 from tests.contract.database.test_transactions import in_threads
@@ -47,6 +47,20 @@ def test_lease_given_back_is_free_and_another_holders_is_left_alone(db: Database
     assert holds(db, "one", 0)
     db.run_tx("release", lambda session: release_lease(session, RUN, holder="one"))
     assert claim(db, "two", 0)
+
+
+def test_lease_has_lapsed_once_nobody_drove_for_longer_than_a_take_over_takes(db: Database) -> None:
+    def has_it(holder: str, after_s: float) -> bool:
+        at = NOW + timedelta(seconds=after_s)
+        return db.read("lapsed", lambda session: has_lapsed(session, RUN, holder=holder, now=at, duration=TEN))
+
+    assert has_it("two", 0)
+    claim(db, "one", 0)
+    # It runs out after ten seconds, and has another ten for somebody to come.
+    assert [has_it("two", after_s) for after_s in (9, 20, 20.1)] == [False, False, True]
+    assert not has_it("one", 1000)
+    db.run_tx("release", lambda session: release_lease(session, RUN, holder="one"))
+    assert has_it("two", 0)
 
 
 def test_quiet_renewals_write_nothing_until_half_of_the_time_is_over(db: Database) -> None:

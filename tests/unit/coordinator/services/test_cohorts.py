@@ -15,8 +15,10 @@ from structlog.testing import capture_logs
 from coordinator.db.models import Round, Site
 from coordinator.errors import BlobStoreFullError, DatabaseUnavailableError
 from coordinator.rounds.instructions import RoundRef
+from coordinator.services import get_result as get_result_module
 from coordinator.services.accept_round import DeclineKind, accept_round, decline_round
 from coordinator.services.accept_upload import UploadTruncatedError, accept_upload
+from coordinator.services.get_result import download_blob
 from coordinator.services.poll_instruction import poll_instruction
 from coordinator.services.receive_upload import BlobPart
 from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
@@ -566,6 +568,33 @@ async def test_slow_upload_is_progress_also_where_the_idle_deadline_is_short(mak
     assert (lab.clock.at - START).total_seconds() >= 36
     await lab.settle()
     assert counted(lab) == {"a-site", "b-site", "c-site"}
+
+
+async def test_site_that_downloads_for_long_is_invited_to_the_next_round(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(get_result_module, "CHUNK_BYTES", 16)
+    monkeypatch.setattr(get_result_module, "_READ_AT_ONCE", 1)
+    lab = make_lab(*FOUR)
+    slow = lab.sites[D]
+    slow.silent.add(PublishedResult)
+    await lab.settle_until(RelayConfirmations)
+    # So that the next round opens only when it has taken some minutes for the sum.
+    lab.set_run("PAUSED")
+    await lab.settle()
+    found = slow.last
+    assert isinstance(found, PublishedResult)
+    began = lab.clock.at
+    stream = download_blob(lab.ctx, site_id=D, run_id=RUN_ID, sha256=found.sum_blob_sha256, offset=0)
+    async for _ in stream:
+        lab.clock.advance(40)
+    assert lab.clock.at - began > timedelta(seconds=240)
+    for name in (A, B, C):
+        await poll_instruction(lab.ctx, site_id=name, holding=[], wait_s=0.0)
+    lab.set_run("ACTIVE")
+    while await lab.driver.step(RUN_ID):
+        pass
+    assert lab.invited(1) == FOUR
 
 
 async def test_poll_notes_that_the_site_was_heard_of_at_most_twice_a_minute(make_lab: MakeLab) -> None:
