@@ -88,7 +88,7 @@ def list_command(
 
 @app.command()
 def check(context: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
-    """Look at every record of a dataset's file, name each fault's line and field, and compare the file's digest.
+    """Look at every record of a dataset's file, name each fault's file, line and field, and compare the file's digest.
 
     What stands there is never shown. Example: wardround-site datasets check medical-qa
     """

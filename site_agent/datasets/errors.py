@@ -23,20 +23,22 @@ class RecordFault:
     """What is wrong with one record, by place and kind. Safety: never what stands there.
 
     Attributes:
+        file: its name, without folders; None where the trainer's program is of a version that did not tell it.
         line: from 1.
         field: a field that the declaration or the task names; None where the fault is the whole line's, or a field's
             whose name nobody declared (the name itself may be patient data).
         fault: a closed code.
     """
 
+    file: str | None
     line: int
     field: str | None
     fault: str
 
     def __str__(self) -> str:
-        """``line 12, age: not-a-whole-number``."""
-        place = f"line {self.line}" if self.field is None else f"line {self.line}, {self.field}"
-        return f"{place}: {self.fault}"
+        """``notes.jsonl, line 12, age: not-a-whole-number``."""
+        place = [part for part in (self.file, f"line {self.line}", self.field) if part is not None]
+        return f"{', '.join(place)}: {self.fault}"
 
 
 class DatasetError(SiteAgentError):
@@ -75,7 +77,7 @@ class DatasetFileError(DatasetError):
 
     Attributes:
         failure_code: for example that of a missing, an empty or a malformed file.
-        faults: the first faults of its records, each by line and field.
+        faults: the first faults of its records, each by file, line and field.
         n_faults: how many there are.
     """
 

@@ -61,7 +61,7 @@ class Inspector(Protocol):
         """Digest and counts of a whole, well-formed file.
 
         Raises:
-            DatasetFileError: missing, empty, or malformed; the error names line and field of each fault.
+            DatasetFileError: missing, empty, or malformed; the error names file, line and field of each fault.
             InspectionFailedError: there is no verdict.
         """
         ...
@@ -78,7 +78,7 @@ class SubprocessInspector:
         """Digest and counts of a whole, well-formed file.
 
         Raises:
-            DatasetFileError: missing, empty, or malformed; the error names line and field of each fault.
+            DatasetFileError: missing, empty, or malformed; the error names file, line and field of each fault.
             InspectionFailedError: there is no verdict.
         """
         arguments = ["inspect", "--data", str(description.path), "--format", description.format, "--json"]
@@ -204,11 +204,15 @@ def _record_faults(value: object) -> tuple[RecordFault, ...]:
     for item in value[:_MAX_FAULTS] if isinstance(value, list) else []:
         if not isinstance(item, dict):
             continue
-        line, name, fault = item.get("line"), item.get("field"), item.get("fault")
-        if isinstance(line, int) and isinstance(name, str | None) and isinstance(fault, str):
-            shown = None if name is None else shown_text(name)
-            faults.append(RecordFault(line=line, field=shown, fault=shown_text(fault)))
+        file, line, name, fault = (item.get(key) for key in ("file", "line", "field", "fault"))
+        places_are_texts = isinstance(file, str | None) and isinstance(name, str | None)
+        if isinstance(line, int) and places_are_texts and isinstance(fault, str):
+            faults.append(RecordFault(file=_shown(file), line=line, field=_shown(name), fault=shown_text(fault)))
     return tuple(faults)
+
+
+def _shown(name: str | None) -> str | None:
+    return None if name is None else shown_text(name)
 
 
 def _is_count(value: object) -> bool:

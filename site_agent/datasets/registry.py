@@ -85,7 +85,7 @@ def register_dataset(
     """Inspect a file and put it on the register; repeating it with the same file and declaration changes nothing.
 
     Raises:
-        DatasetFileError: the file is missing, empty or malformed; the error names line and field of each fault.
+        DatasetFileError: the file is missing, empty or malformed; the error names file, line and field of each fault.
         DatasetExpiredError: its last day is over already.
         InspectionFailedError: the file could not be inspected.
         DatasetExistsError: the name is in use for other content.
@@ -146,7 +146,8 @@ def check_dataset(db: SiteDb, audit: AuditLog, name: str, *, inspector: Inspecto
 
     Raises:
         DatasetUnknownError: no such dataset is in use.
-        DatasetFileError: the file is missing, empty or malformed now; the error names line and field of each fault.
+        DatasetFileError: the file is missing, empty or malformed now; the error names each fault by file, line and
+            field.
         InspectionFailedError: the file could not be inspected.
         SiteDatabaseError: the outcome could not be recorded.
     """

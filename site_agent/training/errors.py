@@ -152,13 +152,13 @@ class DatasetEmptyError(DatasetError):
 
 
 class DatasetMalformedError(DatasetError):
-    """A record is not what the schema says; facts name its line and field."""
+    """A record is not what the schema says; facts name its file, line and field."""
 
     code = "dataset-malformed"
     advice = (
-        "Mend the file where line and field are named, or correct format and schema in the dataset's registration "
-        "where the file is right. Records of text have the keys of their task: id and prompt and completion "
-        "(instruction-tuning), id and prompt and chosen and rejected (preference-alignment), or id and text "
+        "Mend the file at the line and field that are named, or correct format and schema in the dataset's "
+        "registration where the file is right. Records of text have the keys of their task: id and prompt and "
+        "completion (instruction-tuning), id and prompt and chosen and rejected (preference-alignment), or id and text "
         "(language-modelling); timelines have the columns, tables or resources of their format: docs/tasks."
     )
 

@@ -82,7 +82,8 @@ def inspect_for_job(job_dir: Path, job: JobSpec) -> JobResult:
     write_document(job_dir / INSPECTION_FILE, document)
     if report.n_faults:
         message = f"{report.n_faults} faults in {report.n_records} records"
-        raise DatasetMalformedError(message, record=report.faults[0].line, fault=report.faults[0].fault)
+        first = report.faults[0]
+        raise DatasetMalformedError(message, file=first.file, record=first.line, fault=first.fault)
     return result_without_training(
         records=report.n_records, patients=report.n_patients, sha256=report.sha256, started=started
     )
@@ -91,7 +92,7 @@ def inspect_for_job(job_dir: Path, job: JobSpec) -> JobResult:
 def _faults_document(report: FileReport) -> Mapping[str, object]:
     """The places of a dataset's faults. Never what stands there."""
     first = report.faults[0]
-    facts: dict[str, object] = {"record": first.line, "fault": first.fault}
+    facts: dict[str, object] = {"file": first.file, "record": first.line, "fault": first.fault}
     return {
         "code": DatasetMalformedError.code,
         "message": f"{report.n_faults} faults in {report.n_records} records",
@@ -101,10 +102,11 @@ def _faults_document(report: FileReport) -> Mapping[str, object]:
         "records": report.n_records,
         "faults": [
             {
+                "file": fault.file,
                 "line": fault.line,
                 "field": fault.field,
                 "fault": fault.fault,
-                "path": f"line {fault.line}" if fault.field is None else f"line {fault.line}, {fault.field}",
+                "path": ", ".join([fault.file, f"line {fault.line}", *([] if fault.field is None else [fault.field])]),
                 "message": fault.fault,
             }
             for fault in report.faults

@@ -1,7 +1,8 @@
-"""Looks at every record of a data file, one at a time: its digest, its counts, and each fault by line and field.
+"""Looks at every record of a data file, one at a time: its digest, its counts, and each fault by file, line and field.
 
-Safety: neither a value nor an undeclared field's name is kept or told; a fault is a line, a field and a closed code. An
-operator who may read the file finds the rest there, and nobody else should. Patients are counted by keyed hashes.
+Safety: neither a value nor an undeclared field's name is kept or told; a fault is a file, a line, a field and a closed
+code. An operator who may read the file finds the rest there, and nobody else should. Patients are counted by keyed
+hashes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from site_agent.jobs.record_schema import PATIENT_FIELD, FieldFault, FieldKind, FieldRule, RecordSchema, check_fields
-from site_agent.training.errors import DatasetEmptyError, DatasetMissingError
+from site_agent.training.errors import DatasetEmptyError, DatasetMalformedError, DatasetMissingError
 from site_agent.training.rows.jsonl import JsonlFile
 from site_agent.training.rows.row import RowFault, RowFile
 from site_agent.training.text_records import PROMPTS, RecordShape, TextRecord
@@ -32,6 +33,7 @@ _TRUTHS = {"true": True, "false": False}
 class Fault:
     """One fault. ``field`` is None where the whole line is wrong, or a field that nobody declared."""
 
+    file: str
     line: int
     field: str | None
     fault: str
@@ -73,7 +75,7 @@ def inspect_rows(
     Raises:
         DatasetMissingError: there is no readable file.
         DatasetEmptyError: it holds no record.
-        DatasetMalformedError: the file as a whole is not of its format.
+        DatasetMalformedError: the file as a whole is not of its format; the facts name it.
         LibraryMissingError: the format needs a library that is not installed.
     """
     rules = _rules_of_shape(shape, patient_field)
@@ -82,11 +84,15 @@ def inspect_rows(
         for row in rows.look(digest):
             report.n_records += 1
             if isinstance(row.values, RowFault):
-                report.note(Fault(line=row.number, field=None, fault=row.values.value))
+                report.note(Fault(file=rows.path.name, line=row.number, field=None, fault=row.values.value))
                 continue
             values = _typed(row.values, schema) if rows.is_all_text and schema is not None else row.values
-            _check(values, row.number, rules, schema, report)
+            for name, fault in _faults(values, rules, schema):
+                report.note(Fault(file=rows.path.name, line=row.number, field=name, fault=fault.value))
             patients.add(_person(row.values, patient_field, key))
+    except DatasetMalformedError as error:
+        error.facts["file"] = rows.path.name
+        raise
     except OSError as error:
         raise DatasetMissingError("the dataset's file cannot be read", reason=type(error).__name__) from error
     if report.n_records == 0:
@@ -126,20 +132,15 @@ def _value_from_text(value: object, kind: FieldKind | None) -> object:
             return value
 
 
-def _check(
-    record: Mapping[str, object],
-    number: int,
-    rules: tuple[FieldRule, ...],
-    schema: RecordSchema | None,
-    report: FileReport,
-) -> None:
+def _faults(
+    record: Mapping[str, object], rules: tuple[FieldRule, ...], schema: RecordSchema | None
+) -> list[tuple[str | None, FieldFault]]:
     found: list[tuple[str | None, FieldFault]] = [*check_fields(rules, record)]
     if schema is not None:
         # One fault a field: what the task says of it comes first.
         told = {name for name, _ in found}
         found += [pair for pair in schema.check(record) if pair[0] not in told]
-    for name, fault in found:
-        report.note(Fault(line=number, field=name, fault=fault.value))
+    return found
 
 
 def _person(record: Mapping[str, object], patient_field: str, key: bytes) -> bytes:

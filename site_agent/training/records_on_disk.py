@@ -21,7 +21,7 @@ from site_agent.training.errors import (
     DatasetMalformedError,
     DatasetMissingError,
 )
-from site_agent.training.rows.row import ROW_FAULTS, RowFault, RowFile
+from site_agent.training.rows.row import ROW_FAULTS, Row, RowFault, RowFile
 from site_agent.training.text_records import RecordShape, TextRecord
 
 
@@ -90,19 +90,20 @@ def read_dataset(rows: RowFile, shape: RecordShape[TextRecord], *, patient_field
     Raises:
         DatasetMissingError: there is no readable file.
         DatasetEmptyError: it holds no record.
-        DatasetMalformedError: a record is not what the shape says; the facts name its row and field.
+        DatasetMalformedError: a record is not what the shape says; the facts name file, row and field.
         LibraryMissingError: the format needs a library that is not installed.
     """
     digest = hashlib.sha256()
     places, split_hashes, persons = array("q"), array("Q"), array("Q")
     try:
         for row in rows.look(digest):
-            if isinstance(row.values, RowFault):
-                raise DatasetMalformedError(ROW_FAULTS[row.values], record=row.number)
-            record = shape.record_from_row(row.values, row.number, patient_field)
+            record = _record_from_row(row, shape, patient_field)
             places.append(row.place)
             split_hashes.append(split_hash(record))
             persons.append(_person_key(record))
+    except DatasetMalformedError as error:
+        error.facts["file"] = rows.path.name
+        raise
     except OSError as error:
         raise DatasetMissingError("the dataset's file cannot be read", reason=type(error).__name__) from error
     if not places:
@@ -119,6 +120,12 @@ def read_dataset(rows: RowFile, shape: RecordShape[TextRecord], *, patient_field
         split_hashes=index.split_hashes,
     )
     return Dataset(records=records, sha256=digest.hexdigest(), index=index)
+
+
+def _record_from_row(row: Row, shape: RecordShape[TextRecord], patient_field: str) -> TextRecord:
+    if isinstance(row.values, RowFault):
+        raise DatasetMalformedError(ROW_FAULTS[row.values], record=row.number)
+    return shape.record_from_row(row.values, row.number, patient_field)
 
 
 def _person_key(record: TextRecord) -> int:

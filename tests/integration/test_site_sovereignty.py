@@ -117,13 +117,13 @@ def test_datasets_register_and_check_look_at_every_record_and_tell_places_only(p
         "dataset-malformed",
     )
     assert error["faults"] == [
-        "line 2, year: not-a-whole-number",
-        "line 2: undeclared-field",
-        "line 3, prompt: missing",
-        "line 4, year: too-large",
+        "notes.jsonl, line 2, year: not-a-whole-number",
+        "notes.jsonl, line 2: undeclared-field",
+        "notes.jsonl, line 3, prompt: missing",
+        "notes.jsonl, line 4, year: too-large",
     ]
     exit_code, text = program.text("datasets", "register", str(faulty))
-    assert "notes: line 3, prompt: missing" in text
+    assert "notes: notes.jsonl, line 3, prompt: missing" in text
     assert SECRET not in text + json.dumps(document)
 
     good = write_dataset(
@@ -144,7 +144,7 @@ def test_datasets_register_and_check_look_at_every_record_and_tell_places_only(p
     with (program.folder.root / "notes.jsonl").open("a") as file:
         file.write(SECRET + "\n")
     exit_code, document = program("datasets", "check", "notes")
-    assert (exit_code, document["error"]["faults"]) == (1, ["line 22: not-json"])  # type: ignore[index]
+    assert (exit_code, document["error"]["faults"]) == (1, ["notes.jsonl, line 22: not-json"])  # type: ignore[index]
 
 
 def test_datasets_register_with_unknown_keys_or_a_day_that_is_over_is_refused(program: Program) -> None:

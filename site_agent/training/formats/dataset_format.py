@@ -18,13 +18,13 @@ class ReadDataset(Protocol):
         """The records of a file, whose field ``patient_field`` names a record's patient.
 
         Raises:
-            DatasetError: it cannot be read, is empty, or a record is malformed; the facts name its line and field.
+            DatasetError: it cannot be read, is empty, or a record is malformed; the facts name file, line and field.
         """
         ...
 
 
 class InspectDataset(Protocol):
-    """Looks at every record, and names each fault by line and field."""
+    """Looks at every record, and names each fault by file, line and field."""
 
     def __call__(self, path: Path, *, patient_field: str, schema: RecordSchema | None) -> FileReport:
         """Look at a whole file; ``schema`` is what its owner declared.

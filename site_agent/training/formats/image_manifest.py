@@ -49,7 +49,7 @@ def inspect_image_manifest(
         n_records=scan.n_rows,
         n_patients=len(persons),
         n_faults=scan.n_faults,
-        faults=[Fault(line=one.line, field=one.column, fault=one.fault.value) for one in scan.faults],
+        faults=[Fault(file=path.name, line=one.line, field=one.column, fault=one.fault.value) for one in scan.faults],
     )
 
 

@@ -19,6 +19,6 @@ def read_prompts(path: Path, *, patient_field: str = PATIENT_FIELD) -> Dataset:
     Raises:
         DatasetMissingError: there is no readable file.
         DatasetEmptyError: it holds no record.
-        DatasetMalformedError: a record is not what the schema says; the facts name its line and field.
+        DatasetMalformedError: a record is not what the schema says; the facts name its file, line and field.
     """
     return read_dataset(JsonlFile(path), PROMPTS, patient_field=patient_field)

@@ -67,7 +67,7 @@ class TimelineSource:
     def inspect(
         self, path: Path, *, patient_field: str = PATIENT_FIELD, schema: RecordSchema | None = None
     ) -> FileReport:
-        """Look at every row. See ``InspectDataset``; a dataset of several files names the file before the field.
+        """Look at every row. See ``InspectDataset``.
 
         Raises:
             DatasetFormatUnknownError: a schema was declared: the columns of these formats are given.
@@ -79,25 +79,19 @@ class TimelineSource:
         with_event: set[bytes] = set()
         for row in self.rows(path, patient_field):
             if isinstance(row, RowFault):
-                report.note(self._fault(row))
+                report.note(_fault(row))
                 continue
             patient = hashlib.blake2b(row.patient_id.encode(), digest_size=16, key=key).digest()
             if row.event is not None:
                 with_event.add(patient)
             for field in seen.contradictions(patient, row):
                 fault = RowFault(file=row.file, place=row.place, field=field, kind=RowFaultKind.CONTRADICTS)
-                report.note(self._fault(fault))
+                report.note(_fault(fault))
         if not with_event and not report.n_faults:
             raise DatasetEmptyError("the dataset holds no event")
         report.n_records = report.n_patients = len(with_event)
         report.sha256 = self._digest(self.files(path))
         return report
-
-    def _fault(self, fault: RowFault) -> Fault:
-        field = fault.field
-        if not self.is_one_file:
-            field = fault.file if field is None else f"{fault.file}: {field}"
-        return Fault(line=fault.place, field=field, fault=fault.kind.value)
 
     def _digest(self, files: tuple[Path, ...]) -> str:
         digests = {path.name: _file_sha256(path) for path in files}
@@ -119,6 +113,10 @@ class _Persons:
         for field, value in (("birth_date", row.person.birth_day), ("sex", row.person.sex)):
             if value is not None and self._told.setdefault((patient, field), value) != value:
                 yield field
+
+
+def _fault(fault: RowFault) -> Fault:
+    return Fault(file=fault.file, line=fault.place, field=fault.field, fault=fault.kind.value)
 
 
 def _stamps(files: tuple[Path, ...]) -> list[tuple[int, int]]:

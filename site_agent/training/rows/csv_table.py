@@ -28,12 +28,12 @@ class CsvFile:
 
     def __init__(self, path: Path) -> None:
         """Name the file; nothing is opened."""
-        self._path = path
+        self.path = path
         self._columns: tuple[str, ...] = ()
 
     def look(self, digest: hashlib._Hash) -> Iterator[Row]:
         """See ``RowFile``. After a row whose end cannot be found there are no further ones."""
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             source = _Lines(file, digest.update, place=skip_byte_order_mark(file, digest))
             rows = _reader(source)
             self._columns = _columns(rows)
@@ -53,7 +53,7 @@ class CsvFile:
 
     def read(self, place: int) -> Mapping[str, object]:
         """See ``RowFile``."""
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             file.seek(place)
             try:
                 values = self._values(next(_reader(_Lines(file, lambda _: None, place=place))))

@@ -21,11 +21,11 @@ class JsonlFile:
 
     def __init__(self, path: Path) -> None:
         """Name the file; nothing is opened."""
-        self._path = path
+        self.path = path
 
     def look(self, digest: hashlib._Hash) -> Iterator[Row]:
         """See ``RowFile``."""
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             place = skip_byte_order_mark(file, digest)
             number = 0
             while line := file.readline(MAX_ROW_BYTES + 1):
@@ -45,7 +45,7 @@ class JsonlFile:
 
     def read(self, place: int) -> Mapping[str, object]:
         """See ``RowFile``."""
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             file.seek(place)
             values = _values_from_line(file.readline(MAX_ROW_BYTES + 1).removesuffix(b"\n"))
         if isinstance(values, RowFault):

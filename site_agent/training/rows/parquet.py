@@ -32,16 +32,16 @@ class ParquetFile:
 
     def __init__(self, path: Path) -> None:
         """Name the file; nothing is opened."""
-        self._path = path
+        self.path = path
         self._group: tuple[int, Table] | None = None
         self._starts: tuple[int, ...] = ()
 
     def look(self, digest: hashlib._Hash) -> Iterator[Row]:
         """See ``RowFile``."""
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             while content := file.read(1 << 20):
                 digest.update(content)
-        if self._path.stat().st_size == 0:
+        if self.path.stat().st_size == 0:
             return
         with self._open() as arrow:
             number = 0
@@ -80,7 +80,7 @@ class ParquetFile:
         except ImportError:
             raise LibraryMissingError("Parquet files need the library pyarrow", extra="parquet") from None
         try:
-            arrow = ArrowFile(self._path, memory_map=False, pre_buffer=False)
+            arrow = ArrowFile(self.path, memory_map=False, pre_buffer=False)
         except ArrowException:
             # Its own error may quote the file.
             raise DatasetMalformedError("the file is no Parquet file") from None

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import ClassVar, Protocol
 
 MAX_ROW_BYTES = 16 << 20
@@ -59,9 +60,11 @@ class RowFile(Protocol):
 
     Attributes:
         is_all_text: whether the format knows no value but texts.
+        path: where it lies.
     """
 
     is_all_text: ClassVar[bool]
+    path: Path
 
     def look(self, digest: hashlib._Hash) -> Iterator[Row]:
         """Every row in the file's order. Every byte of the file goes through ``digest``.

@@ -45,14 +45,18 @@ def test_inspection_faults_are_kept_by_place_and_kind_and_what_is_no_fault_is_no
         "n_faults": 3,
         "faults": [
             {"line": 2, "field": "year", "fault": "too-large", "path": "line 2, year", "message": "too-large"},
-            {"line": 5, "field": None, "fault": "not-json"},
+            {"file": "notes.jsonl", "line": 5, "field": None, "fault": "not-json"},
+            {"file": 5, "line": 5, "field": None, "fault": "not-json"},
             {"line": "5", "field": None, "fault": "not-json"},
             "Jane Doe",
         ],
     }
     with pytest.raises(DatasetFileError) as caught:
         inspection_from_output(output({"error": said}), exit_code=1)
-    assert [str(fault) for fault in caught.value.faults] == ["line 2, year: too-large", "line 5: not-json"]
+    assert [str(fault) for fault in caught.value.faults] == [
+        "line 2, year: too-large",
+        "notes.jsonl, line 5: not-json",
+    ]
     assert caught.value.n_faults == 3
 
 

@@ -119,7 +119,7 @@ def test_check_dataset_tells_whether_the_digest_is_the_registered_one(site_db: S
 def test_check_dataset_records_what_was_found_and_no_place_of_a_fault(site_db: SiteDb, audit_log: AuditLog) -> None:
     register(site_db, audit_log)
     check_dataset(site_db, audit_log, "medical-qa", inspector=FakeInspector(), actor="user:jane")
-    fault = RecordFault(line=3, field="prompt", fault="missing")
+    fault = RecordFault(file="notes.jsonl", line=3, field="prompt", fault="missing")
     error = DatasetFileError("1 fault", failure_code="dataset-malformed", advice="", faults=(fault,), n_faults=1)
     with pytest.raises(DatasetFileError):
         check_dataset(site_db, audit_log, "medical-qa", inspector=FakeInspector(error=error), actor="user:jane")
@@ -127,6 +127,7 @@ def test_check_dataset_records_what_was_found_and_no_place_of_a_fault(site_db: S
     checked = [body["facts"] for body in bodies if body["kind"] == "dataset.checked"]
     assert [facts["outcome"] for facts in checked] == ["unchanged", "dataset-malformed"]
     assert "prompt" not in json.dumps(checked)
+    assert "notes.jsonl" not in json.dumps(checked)
 
 
 def test_register_dataset_keeps_ground_schema_and_last_day(site_db: SiteDb, audit_log: AuditLog) -> None:

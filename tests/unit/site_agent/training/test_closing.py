@@ -267,7 +267,7 @@ def test_dataset_faults_have_their_codes(tmp_path: Path, tiny_model: Path, recor
         assert failure.code == code
         assert failure.advice
         if code == "dataset-malformed":
-            assert failure.facts == {"record": 7, "field": "completion"}
+            assert failure.facts == {"file": "dataset-malformed.jsonl", "record": 7, "field": "completion"}
 
 
 def test_everything_held_out_is_a_typed_failure(

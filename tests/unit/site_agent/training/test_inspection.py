@@ -232,7 +232,7 @@ def test_program_tells_places_and_nothing_that_stands_there(
         error = json.loads(said.out)["error"]
         assert (error["code"], error["n_faults"], error["records"]) == ("dataset-malformed", 6, 3)
         assert error["faults"][0] | {"path": None, "message": None} == {
-            "line": 1, "field": "prompt", "fault": "not-text", "path": None, "message": None
+            "file": "d", "line": 1, "field": "prompt", "fault": "not-text", "path": None, "message": None
         }  # fmt: skip
 
 

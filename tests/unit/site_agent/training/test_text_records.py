@@ -97,7 +97,7 @@ def test_fault_names_row_and_field_and_quotes_nothing(
     path = write(tmp_path / "d", data_format, [good, good | change, good])
     with pytest.raises(DatasetMalformedError) as caught:
         FORMATS[f"preferences-{data_format}"].read(path, patient_field="patient_id")
-    assert caught.value.facts == {"record": number, "field": field}
+    assert caught.value.facts == {"file": "d", "record": number, "field": field}
     assert "secret" not in str(caught.value)
 
 
@@ -105,7 +105,7 @@ def test_wrong_schema_for_the_task_is_told_by_its_first_missing_field(tmp_path: 
     path = write(tmp_path / "d", "jsonl", ROWS)
     with pytest.raises(DatasetMalformedError) as caught:
         FORMATS["preferences-jsonl"].read(path, patient_field="patient_id")
-    assert caught.value.facts == {"record": 1, "field": "chosen"}
+    assert caught.value.facts == {"file": "d", "record": 1, "field": "chosen"}
 
 
 @pytest.mark.parametrize("data_format", ["jsonl", "csv"])

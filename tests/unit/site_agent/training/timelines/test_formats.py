@@ -121,8 +121,8 @@ def test_folder_s_digest_is_of_its_files_and_faults_name_the_file(tmp_path: Path
     assert dataset.sha256 == hashlib.sha256(json.dumps(listed).encode()).hexdigest()
     write(drugs, columns + "1,2,\n")
     report = omop.inspect(tmp_path, patient_field="patient_id", schema=None)
-    assert [(fault.line, fault.field) for fault in report.faults] == [
-        (2, "drug_exposure.csv: drug_exposure_start_date")
+    assert [(fault.file, fault.line, fault.field) for fault in report.faults] == [
+        ("drug_exposure.csv", 2, "drug_exposure_start_date")
     ]
 
 
@@ -147,10 +147,11 @@ def test_program_inspects_a_folder_and_prints_places_only(tmp_path: Path, capsys
     told = capsys.readouterr().out
     assert json.loads(told)["error"]["faults"] == [
         {
+            "file": "drug_exposure.csv",
             "line": 3,
-            "field": "drug_exposure.csv: drug_exposure_start_date",
+            "field": "drug_exposure_start_date",
             "fault": "not-a-date",
-            "path": "line 3, drug_exposure.csv: drug_exposure_start_date",
+            "path": "drug_exposure.csv, line 3, drug_exposure_start_date",
             "message": "not-a-date",
         }
     ]
