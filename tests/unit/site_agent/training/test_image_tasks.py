@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -204,14 +204,20 @@ def test_gradients_of_the_adapter_are_those_of_the_equations(
         torch.testing.assert_close(parameter.grad.double(), reference, atol=1e-5, rtol=1e-4)
 
 
+def with_captions(manifest: Path, caption: Callable[[int], str]) -> Path:
+    """A copy of a manifest beside it, whose rows have texts of their own."""
+    header, *rows = manifest.read_text().splitlines()
+    captioned = manifest.with_name("captioned.csv")
+    lines = [f"{header},text", *(f"{row},{caption(number)}" for number, row in enumerate(rows))]
+    captioned.write_text("\n".join(lines) + "\n")
+    return captioned
+
+
 def test_projection_of_both_is_trained_on_texts_as_it_is_evaluated_on_them(
     tmp_path: Path, tiny_clip: Path, images: Path, shelf: ModelShelf
 ) -> None:
     """z' = z + U z of images and texts alike, U's gradient through both, of prompts and of texts of one's own."""
-    rows = images.read_text().splitlines()
-    captioned = images.with_name("captioned.csv")
-    captions = [f"{row},{'' if number else 'a pale cell'}" for number, row in enumerate(rows[1:])]
-    captioned.write_text("\n".join([rows[0] + ",text", *captions]) + "\n")
+    captioned = with_captions(images, lambda number: "" if number else "a pale cell")
     spec, layout, _ = bound_image_spec(tiny_clip, ADAPTER_TASK, adapter={"kind": "joint-projection"})
     loaded = shelf.take(tiny_clip, spec, sha256=spec.base_model.sha256, compute=_cpu())
     values = {one.name: np.random.default_rng(9).normal(0, 0.3, one.shape).astype(np.float32) for one in layout.tensors}
@@ -264,10 +270,7 @@ def test_training_lowers_the_loss_of_its_records(
 def test_class_prompts_make_both_targets_one_and_texts_of_their_own_do_not(
     tmp_path: Path, tiny_clip: Path, images: Path, shelf: ModelShelf
 ) -> None:
-    rows = images.read_text().splitlines()
-    captioned = images.with_name("captioned.csv")
-    captions = [f"{row},cell number {number}" for number, row in enumerate(rows[1:])]
-    captioned.write_text("\n".join([rows[0] + ",text", *captions]) + "\n")
+    captioned = with_captions(images, lambda number: f"cell number {number}")
     losses: dict[tuple[str, str], float] = {}
     for manifest in (images, captioned):
         for targets in ("diagonal", "same_class"):
