@@ -22,14 +22,14 @@ def document_from_text(text: str, *, source: str) -> Document:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise ResponseUnreadableError(f"{source} did not answer with JSON", begins=text[:120]) from error
+        raise ResponseUnreadableError(f"{source} is no JSON", begins=text[:120]) from error
     return as_document(value, source=source)
 
 
 def as_document(value: object, *, source: str) -> Document:
     """``value`` as an object with text keys."""
     if not isinstance(value, dict):
-        raise ResponseUnreadableError(f"{source} answered with something else than an object")
+        raise ResponseUnreadableError(f"{source} is no JSON object")
     return value
 
 

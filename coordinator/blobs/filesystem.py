@@ -138,9 +138,10 @@ class FilesystemBlobStore:
     def _link(self, path: Path, sha256: str) -> StoredBlob:
         target = self._path(sha256)
         n_bytes = path.stat().st_size
-        target.parent.mkdir(mode=0o700, exist_ok=True)
         try:
-            os.link(path, target)
+            with room(target):
+                target.parent.mkdir(mode=0o700, exist_ok=True)
+                os.link(path, target)
         except FileExistsError:
             pass
         except OSError as error:
@@ -167,8 +168,9 @@ class FilesystemBlobStore:
 
     def _settle(self, path: Path, sha256: str) -> None:
         target = self._path(sha256)
-        target.parent.mkdir(mode=0o700, exist_ok=True)
-        path.replace(target)
+        with room(target):
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            path.replace(target)
         _sync_folder(target.parent)
         _sync_folder(self._root)
 

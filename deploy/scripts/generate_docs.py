@@ -57,8 +57,8 @@ How they are read, and what is watched with them: [observability](../operating/o
 process exposes `process_resident_memory_bytes`, `process_cpu_seconds_total` and their like, as Prometheus clients do.
 Nothing here is computed from patient data: no loss, no count of records, no norm; and no label is."""
 LOG_FIELDS_SAID = """\
-Every line is one JSON object with `timestamp`, `level`, `event` (a constant), and keys of this list and no others. What
-libraries log has `logger` besides."""
+Where the format is `json`, every line is one JSON object with `timestamp`, `level`, `event` (a constant), and keys of
+this list and no others. What libraries log has `logger` besides."""
 
 State = TypeVar("State", bound=StrEnum)
 Event = TypeVar("Event", bound=StrEnum)

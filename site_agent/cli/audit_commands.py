@@ -74,6 +74,7 @@ def export(
         Path | None, typer.Option("--cursor", help="cef: a file that remembers the last event that was written.")
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="cef: go on, and write what happens.")] = False,  # noqa: FBT002 - an option
+    replace: Annotated[bool, typer.Option("--replace", help="jsonl: overwrite FILE where it is there.")] = False,  # noqa: FBT002 - an option
 ) -> None:
     """Write the log as JSON lines that others can verify. A log that was altered is not exported.
 
@@ -88,6 +89,8 @@ def export(
         return
     if follow or cursor is not None or since_seq >= 0 or str(file) == "-":
         raise UsageError("--follow, --cursor, --since-seq and standard output are for --format cef")
+    if file.exists() and not replace:
+        raise UsageError(f"{file} is there, and an older export may be evidence: name another file, or add --replace")
     with open_site(console) as site:
         log = site.db.run_read("read_log", read_log)
         verdict = verify_stored_log(log, site.signer.spki_der, origin=site.origin)

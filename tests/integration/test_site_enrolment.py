@@ -244,6 +244,21 @@ def test_audit_verify_of_an_altered_row_names_it(
     assert not (site / "audit.jsonl").exists()
 
 
+def test_older_audit_export_is_overwritten_only_where_that_is_said(
+    program: Program, coordinator: Coordinator, address: str, site: Path
+) -> None:
+    enrol(program, coordinator, address)
+    file = site / "audit.jsonl"
+    assert program("audit", "export", str(file)).exit_code == 0
+    older = file.read_bytes()
+    assert program("runs", "pause").exit_code == 0
+    assert program("audit", "export", str(file)).exit_code == 2
+    assert file.read_bytes() == older
+    assert program("audit", "export", str(file), "--replace").exit_code == 0
+    assert file.read_bytes().startswith(older[:100])
+    assert len(file.read_bytes()) > len(older)
+
+
 def test_doctor_without_a_gateway_says_what_is_missing(
     program: Program, coordinator: Coordinator, address: str
 ) -> None:

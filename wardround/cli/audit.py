@@ -122,6 +122,7 @@ def export_audit(
         Path | None, typer.Option("--cursor", help="cef: a file that remembers the last event that was written.")
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="cef: go on, and write what happens.")] = False,  # noqa: FBT002 - an option
+    replace: Annotated[bool, typer.Option("--replace", help="jsonl: overwrite FILE where it is there.")] = False,  # noqa: FBT002 - an option
 ) -> None:
     """Write the whole log with its checkpoints as JSON lines, which can be verified without the coordinator.
 
@@ -145,6 +146,9 @@ def export_audit(
         if follow or cursor is not None or since_seq >= 0 or str(file) == "-":
             message = "--follow, --cursor, --since-seq and standard output are for --format cef"
             raise UsageInvalidError(message, advice="A log that can be verified is whole: wardround audit export FILE")
+        if file.exists() and not replace:
+            message = f"{file} is there, and an older export may be evidence"
+            raise UsageInvalidError(message, advice="Name another file, or add --replace.")
         with shell.connect() as client:
             client.download(_EXPORT, file)
         with file.open("rb") as lines:

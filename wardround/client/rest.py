@@ -183,7 +183,7 @@ class RestClient:
             value = response.json()
         except ValueError as error:
             raise ResponseUnreadableError("the coordinator did not answer with JSON", url=str(response.url)) from error
-        return as_document(value, source="the coordinator")
+        return as_document(value, source="the coordinator's answer")
 
     def _unreachable(self, error: httpx.TransportError) -> CommandError:
         if is_certificate_failure(error):

@@ -24,7 +24,7 @@ def export_sites(federation: Federation) -> list[Path]:
     files = []
     for site in federation.site_names:
         file = federation.folder / f"audit-{site}.jsonl"
-        call_site(federation, site, "audit", "export", str(file))
+        call_site(federation, site, "audit", "export", str(file), "--replace")
         files.append(file)
     return files
 

@@ -85,6 +85,24 @@ def test_full_disk_is_a_typed_error_and_loses_nothing(
     assert store.put_bytes(DATA).n_bytes == len(DATA)
 
 
+def test_full_disk_has_no_room_for_a_blobs_folder_either(
+    store: FilesystemBlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = hashlib.sha256(DATA).hexdigest()
+    writer = store.open_partial("u.2")
+    writer.append(DATA)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", refuse(errno.ENOSPC))
+        with pytest.raises(BlobStoreFullError):
+            store.put_bytes(DATA)
+        with pytest.raises(BlobStoreFullError):
+            writer.finish(sha256=digest)
+    assert files_of(store) == ["u.2", "u.2"], "the partial and who owns it"
+    assert writer.finish(sha256=digest).n_bytes == len(DATA)
+    writer.close()
+    assert store.read(digest) == DATA
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_full_disk_keeps_what_a_partial_held_and_no_half_of_a_chunk(
     store: FilesystemBlobStore, monkeypatch: pytest.MonkeyPatch, code: int

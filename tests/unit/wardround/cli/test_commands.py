@@ -312,6 +312,17 @@ def test_folder_that_cannot_be_written_is_said_so_without_a_traceback(tmp_path: 
     assert "No such file or directory" in typed.err
 
 
+def test_older_export_is_overwritten_only_where_that_is_said(tmp_path: Path) -> None:
+    answers = {"GET /api/v1/audit/export": httpx.Response(200, text="new")}
+    file = tmp_path / "audit.jsonl"
+    file.write_text("old")
+    typed = Typed(["audit", "export", str(file)], answers)
+    assert (typed.exit_code, file.read_text()) == (2, "old")
+    assert "add --replace" in typed.err
+    assert Typed(["audit", "export", str(file), "--replace"], answers).exit_code == 0
+    assert file.read_text() == "new"
+
+
 def test_every_command_has_help_with_an_example() -> None:
     # typer writes help to the real stdout, so the declarations are looked at.
     import typer
