@@ -30,7 +30,8 @@ import grpc
 import structlog
 
 from benchmarks.rows import Row, announce, print_rows
-from benchmarks.transport_rig import BARE_SERVICE, MIB, RUN_ID, keep_stream
+from benchmarks.transport_rig import RUN_ID
+from benchmarks.transport_yardsticks import BARE_SERVICE, MIB, keep_stream
 from coordinator.ca.authority import GATEWAY_SERVER_NAME
 from fl_protocol.ids import SiteId
 from fl_protocol.spec.context import ExchangeContext

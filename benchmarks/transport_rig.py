@@ -3,34 +3,31 @@
 ``python -m benchmarks.transport_rig FOLDER --sites N --parameters D`` makes the folder of a coordinator by ``init``'s
 own code, lets N sites and the driver act until the exchange is COLLECTING, leaves each site's header, spool and
 certificate in ``sites/``, serves, and prints one JSON line. Run again on the same folder it only serves: that is what
-a gateway does which was killed. Beside it listens a bare gRPC stream with the same TLS, the yardstick, and one that
-hashes and keeps what it takes, in the plainest way: what an end has to do that believes no byte and loses none.
+a gateway does which was killed. The yardsticks of ``transport_yardsticks`` listen beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import json
-import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import grpc
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from coordinator.ca.authority import GATEWAY_SERVER_NAME, CertificateAuthority, ServerIdentity
+from benchmarks.transport_yardsticks import open_yardsticks
+from coordinator.ca.authority import GATEWAY_SERVER_NAME
 from coordinator.db.models import Approval, Certificate, Run, Site
 from coordinator.driver.round_driver import DriverSettings, RoundDriver
 from coordinator.gateway.served_identity import ServedIdentity
-from coordinator.gateway.server import MAX_MESSAGE_BYTES, open_gateway
+from coordinator.gateway.server import open_gateway
 from coordinator.installation import CONFIG_FILE, Installation, open_installation
 from coordinator.new_installation import Ports, install
 from coordinator.rounds.instructions import RoundRef
@@ -66,8 +63,6 @@ from fl_protocol.testing.run_specs import run_spec_document
 
 RUN_ID = RunId("run-" + "b" * 26)
 READY_FILE = "rig.json"
-BARE_SERVICE = "bare.Stream"
-MIB = 1 << 20
 _RANK = 100
 
 
@@ -321,7 +316,7 @@ async def serve(folder: Path, *, port: int, max_uploads: int) -> None:
     served = ServedIdentity(resources.authority, names=(GATEWAY_SERVER_NAME,), now=resources.now)
     listener = open_gateway(resources, engine, served=served, host="127.0.0.1", port=port)
     await listener.server.start()
-    bare, bare_port = await _bare_server(resources.authority, identity, folder=folder)
+    bare, bare_port = await open_yardsticks(resources.authority, identity, folder=folder)
     said = {**json.loads((folder / READY_FILE).read_text()), "gateway": listener.port, "bare": bare_port}
     print(json.dumps(said), flush=True)
     stop = asyncio.Event()
@@ -330,59 +325,6 @@ async def serve(folder: Path, *, port: int, max_uploads: int) -> None:
     await listener.server.stop(None)
     await bare.stop(None)
     resources.db.dispose()
-
-
-async def _bare_server(
-    authority: CertificateAuthority, identity: ServerIdentity, *, folder: Path
-) -> tuple[grpc.aio.Server, int]:
-    """Takes and gives bytes that nobody looks at, which is what gRPC costs by itself; and takes bytes to keep."""
-    chunk = bytes(MIB)
-
-    async def upload(requests: AsyncIterator[bytes], context: object) -> bytes:
-        del context
-        n_bytes = 0
-        async for data in requests:
-            n_bytes += len(data)
-        return str(n_bytes).encode()
-
-    async def keep(requests: AsyncIterator[bytes], context: object) -> bytes:
-        del context
-        return (await keep_stream(requests, folder / "kept.bin")).encode()
-
-    async def download(request: bytes, context: object) -> AsyncIterator[bytes]:
-        del context
-        for start in range(0, int(request), MIB):
-            yield chunk[: min(MIB, int(request) - start)]
-
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)])
-    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-        "Upload": grpc.stream_unary_rpc_method_handler(upload),
-        "Keep": grpc.stream_unary_rpc_method_handler(keep),
-        "Download": grpc.unary_stream_rpc_method_handler(download),
-    }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(BARE_SERVICE, handlers),))
-    credentials = grpc.ssl_server_credentials(
-        [(identity.key_pem, identity.certificate_pem)], root_certificates=authority.root_pem, require_client_auth=True
-    )
-    port = server.add_secure_port("127.0.0.1:0", credentials)
-    await server.start()
-    return server, port
-
-
-async def keep_stream(parts: AsyncIterator[bytes], path: Path) -> str:
-    """Hash each part, write it, and wait until all are on the disk; returns the SHA-256 in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("wb") as file:
-        async for data in parts:
-            await asyncio.to_thread(_keep_part, digest, file, data)
-        await asyncio.to_thread(os.fsync, file.fileno())
-    return digest.hexdigest()
-
-
-def _keep_part(digest: hashlib._Hash, file: BinaryIO, data: bytes) -> None:
-    digest.update(data)
-    file.write(data)
-    file.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
