@@ -10,14 +10,13 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy.orm import Session
 
 from coordinator.db.audit import append_audit
 from coordinator.db.exchanges import exchange_key, find_upload, is_repeated
-from coordinator.db.models import Run, Upload
+from coordinator.db.models import Upload
 from coordinator.errors import (
     BlobError,
     BlobStoreFullError,
@@ -27,27 +26,26 @@ from coordinator.errors import (
     NotFoundError,
 )
 from coordinator.rounds.events import MessageKind, UploadCompleted
-from coordinator.rounds.exchange_machine import ExchangeState
 from coordinator.rounds.participation_machine import ParticipationEvent
 from coordinator.rounds.space import judge_space
 from coordinator.services.context import EngineContext
 from coordinator.services.event_rows import store_event
-from coordinator.services.exchange_steps import (
-    Incoming,
-    check_step_is_open,
-    is_last_of_phase,
-    note_progress,
-    store_message,
-)
+from coordinator.services.exchange_steps import Incoming, is_last_of_phase, note_progress, store_message
 from coordinator.services.receive_upload import BlobPart, UploadTruncatedError, open_sink, receive_parts
 from coordinator.services.round_access import (
-    ExchangeAccess,
     exchange_facts,
     move_participation,
     require_exchange,
     site_actor,
 )
 from coordinator.services.upload_desk import UploadsBusyError
+from coordinator.services.upload_progress import (
+    Noted,
+    ProgressNotes,
+    check_is_collecting,
+    note_waiting,
+    phase_pause,
+)
 from fl_protocol.audit.events import AuditFact, AuditKind, text_from_instant
 from fl_protocol.ids import SiteId
 from fl_protocol.packing import pack, u64
@@ -69,11 +67,7 @@ __all__ = [
 _log = structlog.get_logger("coordinator.services")
 
 RECEIPT_KIND = "WR/sig/receipt"
-_PROGRESS_BYTES = 16 << 20
-_PROGRESS_EVERY = timedelta(seconds=30)
-_PROGRESS_PAUSE = timedelta(seconds=1)
-"""How often the phase's deadline is put off while an upload is on its way: after so many bytes, but on a fast line
-after the pause at the earliest, and on a slow one after thirty seconds at the latest, or a third of the deadline."""
+_KEY = ("run_id", "round_index", "round_attempt", "exchange_index", "exchange_attempt")
 
 
 class UploadAlteredError(InvalidMessageError):
@@ -98,9 +92,7 @@ class _Plan:
     n_bytes: int
     chunk_bytes: int
     chunk_root: bytes
-    noted_bytes: int
-    noted_at: datetime | None
-    note_every: timedelta
+    noted: Noted
 
 
 async def query_upload(ctx: EngineContext, *, site_id: SiteId, exchange: ExchangeContext) -> UploadStatus:
@@ -168,7 +160,7 @@ async def accept_upload(
             sha256 = await _store(ctx, incoming, begun, offset=offset, parts=parts)
     except (UploadsBusyError, BlobStoreFullError, BlobStoreUnavailableError):
         # The site is at work, and has to come again for our sake: that is no silence.
-        await ctx.db.run_tx_async("note-upload-waits", lambda session: _note_waiting(ctx, session, incoming))
+        await ctx.db.run_tx_async("note-upload-waits", lambda session: note_waiting(ctx, session, incoming))
         raise
     complete = Incoming(site_id=site_id, exchange=exchange, encoded=m5, now=ctx.now())
     receipt, is_last = await ctx.db.run_tx_async(
@@ -188,7 +180,7 @@ async def _store(
     sink = await asyncio.to_thread(
         open_sink, ctx.blobs, ctx.uploads, partial=plan.partial, chunk_bytes=plan.chunk_bytes
     )
-    notes = _ProgressNotes(ctx, incoming, plan)
+    notes = ProgressNotes(ctx, incoming, plan.noted)
     try:
         await receive_parts(sink, parts, offset=offset, n_bytes=plan.n_bytes, note=notes.hear)
         sha256, root = sink.digests.finish()
@@ -217,44 +209,6 @@ async def _discard(ctx: EngineContext, partial: str) -> None:
         _log.warning("partial_not_discarded", partial=partial, code=error.code)
 
 
-class _ProgressNotes:
-    """Puts off the phase's deadline now and then, while an upload is on its way.
-
-    Invariant: only bytes that never came before are progress, so that an upload which is altered and sent again for
-    ever puts off nothing.
-    """
-
-    def __init__(self, ctx: EngineContext, incoming: Incoming, plan: _Plan) -> None:
-        self._ctx = ctx
-        self._incoming = incoming
-        self._noted_bytes = plan.noted_bytes
-        self._noted_at = plan.noted_at
-        self._note_every = plan.note_every
-        self._writing: asyncio.Task[None] | None = None
-
-    async def hear(self, held: int) -> None:
-        """So much is held now. What is noted is written beside the stream, which does not wait for the database.
-
-        Raises:
-            LateError, WrongPhaseError, SiteNotActiveError: the last note found that the site may not go on.
-        """
-        if self._writing is not None:
-            if not self._writing.done():
-                return
-            await self._writing
-        now = self._ctx.now()
-        waited = None if self._noted_at is None else now - self._noted_at
-        is_many = held - self._noted_bytes >= _PROGRESS_BYTES and (waited is None or waited >= _PROGRESS_PAUSE)
-        if is_many or (held > self._noted_bytes and (waited is None or waited >= self._note_every)):
-            self._noted_bytes, self._noted_at = held, now
-            self._writing = asyncio.create_task(_note_received(self._ctx, self._incoming, held))
-
-    async def settle(self) -> None:
-        """Wait for what is still being written; the stream has ended, and how is its own matter."""
-        if self._writing is not None:
-            await asyncio.gather(self._writing, return_exceptions=True)
-
-
 def _begin(ctx: EngineContext, session: Session, incoming: Incoming) -> SignedBody | _Plan:
     access = require_exchange(session, incoming.site_id, incoming.exchange)
     upload = find_upload(session, access.context, incoming.site_id)
@@ -263,10 +217,10 @@ def _begin(ctx: EngineContext, session: Session, incoming: Incoming) -> SignedBo
         raise ConflictError("this site announced another vector for this exchange", site_id=incoming.site_id)
     if upload is not None and (receipt := _receipt_of(upload)) is not None:
         return receipt
-    _check_open(access, incoming.site_id)
+    check_is_collecting(access, incoming.site_id)
     shared = ctx.roles.shared(session, access.exchange)
     said = check_m5(shared, incoming.encoded, sender=incoming.site_id)
-    noted_at, pause = None, _pause(ctx, session, access)
+    noted_at, pause = None, phase_pause(ctx, session, access)
     if upload is None:
         # What begins is progress, and is noted here.
         noted_at = incoming.now
@@ -287,9 +241,7 @@ def _begin(ctx: EngineContext, session: Session, incoming: Incoming) -> SignedBo
         n_bytes=said.n_bytes,
         chunk_bytes=shared.keyed.opened.params.chunk_bytes,
         chunk_root=said.chunk_root,
-        noted_bytes=upload.received_bytes,
-        noted_at=noted_at,
-        note_every=min(_PROGRESS_EVERY, pause / 3),
+        noted=Noted.of(upload.received_bytes, at=noted_at, pause=pause),
     )
 
 
@@ -304,30 +256,6 @@ def _check_space(ctx: EngineContext, n_bytes: int) -> None:
         )
 
 
-_KEY = ("run_id", "round_index", "round_attempt", "exchange_index", "exchange_attempt")
-
-
-async def _note_received(ctx: EngineContext, incoming: Incoming, received: int) -> None:
-    now = ctx.now()
-
-    def write(session: Session) -> None:
-        access = require_exchange(session, incoming.site_id, incoming.exchange)
-        _check_open(access, incoming.site_id)
-        upload = find_upload(session, access.context, incoming.site_id)
-        if upload is not None:
-            upload.received_bytes = received
-        note_progress(access, now=now, pause=_pause(ctx, session, access))
-
-    await ctx.db.run_tx_async("note-upload", write)
-
-
-def _note_waiting(ctx: EngineContext, session: Session, incoming: Incoming) -> None:
-    """A site that has to wait for a place, for room or for the store is at work: the phase waits for it."""
-    access = require_exchange(session, incoming.site_id, incoming.exchange)
-    _check_open(access, incoming.site_id)
-    note_progress(access, now=ctx.now(), pause=_pause(ctx, session, access))
-
-
 def _complete(
     ctx: EngineContext, session: Session, incoming: Incoming, *, plan: _Plan, sha256: str
 ) -> tuple[SignedBody, bool]:
@@ -338,7 +266,7 @@ def _complete(
         raise NotFoundError("the upload was not begun", site_id=incoming.site_id)
     if (held := _receipt_of(upload)) is not None:
         return held, False
-    _check_open(access, incoming.site_id)
+    check_is_collecting(access, incoming.site_id)
     receipt = sign_body(ctx.signer, RECEIPT_KIND, _receipt_body(access.context, incoming, plan))
     upload.received_bytes = plan.n_bytes
     upload.blob_sha256 = sha256
@@ -370,16 +298,6 @@ def _refuse(session: Session, incoming: Incoming, reason: str) -> None:
         facts={**exchange_facts(access.context), "site_id": incoming.site_id, "reason": reason},
         now=incoming.now,
     )
-
-
-def _check_open(access: ExchangeAccess, site_id: SiteId) -> None:
-    check_step_is_open(access, site_id=site_id, states=(ExchangeState.COLLECTING,), members=access.exchange.u2)
-
-
-def _pause(ctx: EngineContext, session: Session, access: ExchangeAccess) -> timedelta:
-    run = session.get(Run, access.context.run_id)
-    assert run is not None, "an exchange's run exists"
-    return ctx.roles.run_facts(run).rules.phase_deadline
 
 
 def _receipt_of(upload: Upload) -> SignedBody | None:
