@@ -1,4 +1,4 @@
-"""While a masked vector is on its way its phase waits: progress puts the deadline off, and waiting for our sake does, too.
+"""While a masked vector is on its way its phase waits: progress puts the deadline off, and so does waiting for room.
 
 Invariant: only bytes that never came before are progress, so that an upload which is altered and sent again for ever
 puts off nothing.

@@ -23,8 +23,8 @@ from site_agent.db.instants import instant_text
 from site_agent.db.models import JoinedRoundRow, RevealedEvaluationRow
 from site_agent.db.tx import SiteDb
 from site_agent.errors import StateError
+from site_agent.state.joined_round import OVER, RELEASED, RESOLVED
 from site_agent.state.one_shot_flags import is_payload_spent
-from site_agent.state.round_book import OVER, RELEASED, RESOLVED
 
 
 class RevealReleaseError(StateError):

@@ -13,9 +13,7 @@ action. Invariants, across restarts:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import and_, bindparam, func, select, tuple_, update
@@ -33,8 +31,9 @@ from site_agent.db.tables import table_of
 from site_agent.db.tx import SiteDb
 from site_agent.errors import OneShotSpentError, RoundRefusedError
 from site_agent.session.events import Step, round_of
-from site_agent.session.machine import TERMINAL, SessionPhase
+from site_agent.session.machine import SessionPhase
 from site_agent.state import payload_memory
+from site_agent.state.joined_round import OVER, SUPERSEDED, JoinedRound, joined_from_row, survivors_digest
 from site_agent.state.one_shot_flags import (
     PAYLOAD_FLAG,
     contexts_flagged,
@@ -44,15 +43,6 @@ from site_agent.state.one_shot_flags import (
     set_flag,
 )
 from site_agent.state.payload_memory import Evaluation, MaskedCohort, RevealedExchange
-
-SUPERSEDED = "superseded"
-"""A reveal whose round ended without a result, resolved by a later round with the same survivors."""
-
-RELEASED = "released"
-"""A reveal whose result never came, resolved by the steward's explicit word (``reveal_release``)."""
-
-OVER = frozenset(phase.value for phase in TERMINAL) | {SUPERSEDED, RELEASED}
-RESOLVED = frozenset({SessionPhase.SETTLED.value, SUPERSEDED, RELEASED})
 
 _ACTOR = "agent"
 _SETTLED = SessionPhase.SETTLED.value
@@ -67,33 +57,6 @@ _THE_ROUND = and_(
 _READ_STATE = select(_ROUNDS.c.state).where(_THE_ROUND)
 _MOVE_STATE = update(_ROUNDS).where(_THE_ROUND).values(state=bindparam("to_state"), updated_at=bindparam("now"))
 """Statements and no mapped rows: a round's state moves nine times."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JoinedRound:
-    """A round that this site joined."""
-
-    round: RoundContext
-    manifest_sha256: str
-    public_state_sha256: str
-    state: str
-    is_revealed: bool
-    survivors_digest: str | None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more happens in it."""
-        return self.state in OVER
-
-    @property
-    def is_unresolved(self) -> bool:
-        """Whether this site revealed shares and has not seen what became of the sum."""
-        return self.is_revealed and self.state not in RESOLVED
-
-
-def survivors_digest(sites: Collection[SiteId]) -> str:
-    """A name for a set of survivors, the same in every exchange."""
-    return hashlib.sha256(pack(*(site.encode() for site in sorted(sites)))).hexdigest()
 
 
 class RoundBook:
@@ -111,7 +74,7 @@ class RoundBook:
         def read(session: Session) -> tuple[JoinedRound, ...]:
             order = (JoinedRoundRow.round_index, JoinedRoundRow.round_attempt)
             rows = session.scalars(select(JoinedRoundRow).where(JoinedRoundRow.run_id == run_id).order_by(*order))
-            return tuple(_joined(row) for row in rows)
+            return tuple(joined_from_row(row) for row in rows)
 
         return self._db.run_read("joined-rounds", read)
 
@@ -138,7 +101,7 @@ class RoundBook:
         def read(session: Session) -> tuple[JoinedRound, ...]:
             order = (JoinedRoundRow.run_id, JoinedRoundRow.round_index, JoinedRoundRow.round_attempt)
             query = select(JoinedRoundRow).where(JoinedRoundRow.state.not_in(OVER)).order_by(*order)
-            return tuple(_joined(row) for row in session.scalars(query))
+            return tuple(joined_from_row(row) for row in session.scalars(query))
 
         return self._db.run_read("open-rounds", read)
 
@@ -415,14 +378,3 @@ def _exchange_facts(context: ExchangeContext) -> dict[str, str | int]:
         "exchange_index": context.exchange_index,
         "exchange_attempt": context.exchange_attempt,
     }
-
-
-def _joined(row: JoinedRoundRow) -> JoinedRound:
-    return JoinedRound(
-        round=RoundContext(run_id=RunId(row.run_id), round_index=row.round_index, round_attempt=row.round_attempt),
-        manifest_sha256=row.manifest_digest,
-        public_state_sha256=row.public_state_sha256,
-        state=row.state,
-        is_revealed=row.m9_sent,
-        survivors_digest=row.u3_digest,
-    )

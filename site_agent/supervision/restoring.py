@@ -18,9 +18,9 @@ from site_agent.approvals.run_records import standing_run_ids
 from site_agent.errors import RoundRefusedError
 from site_agent.session.events import round_of
 from site_agent.session.machine import PHASE_AFTER, RoundSession, SessionPhase
+from site_agent.state.joined_round import JoinedRound
 from site_agent.state.journal import ExchangeRecord
 from site_agent.state.public_state import StoredState
-from site_agent.state.round_book import JoinedRound
 from site_agent.supervision.admission import Admission, AdmittedRound
 from site_agent.supervision.job_desk import JobDesk
 from site_agent.supervision.seams import SiteSeams

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from fl_protocol.ids import RunId, SiteId
 from fl_protocol.spec.secagg_params import SecAggParams
 from site_agent.errors import RoundRefusedError
+from site_agent.state.joined_round import survivors_digest
 from site_agent.state.payload_memory import MaskedCohort
-from site_agent.state.round_book import survivors_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from fl_protocol.signing.signed import SignedBody
 from fl_protocol.testing.entropy import seeded_signer
 from site_agent.audit.store import verify_site_log
 from site_agent.db.tx import SiteDb
-from site_agent.state.round_book import survivors_digest
+from site_agent.state.joined_round import survivors_digest
 from tests.simulation import site_process
 from tests.simulation.coordinator_process import SIGNER
 from tests.simulation.evidence import round_of_manifest

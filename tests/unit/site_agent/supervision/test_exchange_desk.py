@@ -19,8 +19,8 @@ from fl_protocol.testing.scene import Scene
 from fl_protocol.testing.strategies import site_names
 from site_agent.errors import OneShotSpentError, RoundRefusedError
 from site_agent.session.events import Step
+from site_agent.state.joined_round import survivors_digest
 from site_agent.state.payload_memory import Evaluation, MaskedCohort, RevealedExchange
-from site_agent.state.round_book import survivors_digest
 from site_agent.supervision.exchange_desk import ExchangeDesk
 
 EVALUATION = Evaluation(sha256="44" * 32, is_alone=False)

@@ -9,8 +9,8 @@ from fl_protocol.spec.context import ExchangeContext
 from fl_protocol.spec.secagg_params import SecAggParams
 from fl_protocol.testing.federation import RUN_ID
 from site_agent.errors import RoundRefusedError
+from site_agent.state.joined_round import survivors_digest
 from site_agent.state.payload_memory import MaskedCohort
-from site_agent.state.round_book import survivors_digest
 from site_agent.supervision.survivors_rules import EarlierSums, check_sites
 
 SITES = [SiteId(f"site-{number:02d}") for number in range(12)]
