@@ -15,7 +15,7 @@ from fl_protocol.audit.events import AuditKind
 from fl_protocol.signing.keys import Signer
 from fl_protocol.signing.signed import SignedBody
 from site_agent.approvals.errors import RunAlreadyDecidedError
-from site_agent.approvals.run_records import PENDING, RunRecord, find_run
+from site_agent.approvals.run_records import COMPLETED, PENDING, RunRecord, find_run
 from site_agent.approvals.statement import ApprovalStatement, Decision, sign_statement
 from site_agent.audit.store import AuditLog
 from site_agent.db.instants import instant_text
@@ -138,7 +138,7 @@ def _write_decision(session: Session, statement: ApprovalStatement, signed: Sign
 
 def check_may_follow(record: RunRecord, decision: Decision, *, renewal: Renewal | None = None) -> None:
     """A pending run may be approved or refused, a refused one approved after all, another renewed or withdrawn."""
-    over = {Decision.WITHDRAWN.value, "completed", "cancelled", "failed"}
+    over = {Decision.WITHDRAWN.value, COMPLETED}
     match decision:
         case Decision.APPROVED:
             is_possible = record.state in {PENDING, Decision.REFUSED.value} or (

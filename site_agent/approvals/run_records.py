@@ -25,6 +25,8 @@ from site_agent.policy.evaluate import ApprovalTerm
 PENDING = "pending"
 STANDING = frozenset({Decision.APPROVED.value, "active", "paused"})
 """States of a run that this site has approved and that is not over."""
+COMPLETED = "completed"
+"""The last round is settled: the run is over at this site."""
 _IN_HAND = STANDING | {PENDING}
 _PAUSED_SWITCH = "paused"
 
@@ -154,6 +156,14 @@ def standing_run_ids(session: Session) -> frozenset[RunId]:
     """The runs that this site has approved and that are not over."""
     query = select(RunLedgerRow.run_id).where(RunLedgerRow.state.in_(STANDING))
     return frozenset(RunId(run_id) for run_id in session.scalars(query))
+
+
+def complete_run(session: Session, audit: AuditLog, run_id: RunId) -> None:
+    """The run's last round is settled. Doing it again does nothing; nor is a run that was taken back completed."""
+    row = session.get_one(RunLedgerRow, run_id)
+    if row.state in STANDING:
+        row.state = COMPLETED
+        audit.append(session, AuditKind.RUN_STATE, run_id=run_id, state=COMPLETED)
 
 
 def unsent_statements(session: Session) -> tuple[UnsentStatement, ...]:

@@ -24,6 +24,7 @@ from fl_protocol.clock import Clock
 from fl_protocol.ids import RunId, SiteId
 from fl_protocol.packing import pack, u32
 from fl_protocol.spec.context import ExchangeContext, RoundContext
+from site_agent.approvals.run_records import complete_run
 from site_agent.audit.store import AuditLog
 from site_agent.db.instants import instant_from_text, instant_text
 from site_agent.db.models import JoinedRoundRow
@@ -298,8 +299,16 @@ class RoundBook:
 
         self._db.run_tx("ensure-revealed", write)
 
-    def record_settled(self, context: ExchangeContext, *, result_sha256: str, public_state_sha256: str) -> None:
+    def record_settled(
+        self, context: ExchangeContext, *, result_sha256: str, public_state_sha256: str, ends_run: bool = False
+    ) -> None:
         """Record that the result of an exchange is folded; reveals that it resolves are resolved with it.
+
+        Args:
+            context: the exchange.
+            result_sha256: of M10.
+            public_state_sha256: of the state that followed.
+            ends_run: whether it was the last round. In the same transaction: whoever dies behind it takes up nothing.
 
         Raises:
             RoundRefusedError: this site revealed shares in another exchange of that round.
@@ -323,6 +332,8 @@ class RoundBook:
                 result_sha256=result_sha256,
                 public_state_sha256=public_state_sha256,
             )
+            if ends_run:
+                complete_run(session, self._audit, context.run_id)
 
         self._db.run_tx("record-settled", write)
 

@@ -10,7 +10,6 @@ from functools import lru_cache
 
 from sqlalchemy.orm import Session
 
-from fl_protocol.audit.events import AuditKind
 from fl_protocol.errors import ProtocolError
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.algorithm import Algorithm
@@ -21,16 +20,14 @@ from fl_protocol.spec.run_spec import RunSpec, parse_run_spec
 from fl_protocol.tensors.adapter_layout import AdapterLayout
 from fl_protocol.tensors.errors import AdapterLayoutSparseError
 from fl_protocol.tensors.layout_rules import check_layout
+from site_agent.approvals.run_records import COMPLETED, STANDING
 from site_agent.approvals.statement import Decision
-from site_agent.audit.store import AuditLog
 from site_agent.db.instants import instant_from_text
 from site_agent.db.models import RunLedgerRow
-from site_agent.db.tx import SiteDb
 from site_agent.errors import RoundRefusedError
 from site_agent.policy.evaluate import EXPIRED_APPROVAL
 
-_COMPLETED = "completed"
-_APPROVED = frozenset({"approved", "active", "paused", _COMPLETED})
+_APPROVED = STANDING | {COMPLETED}
 """A completed run stays approved: its last acknowledgement may have to be said again."""
 
 
@@ -49,6 +46,10 @@ class ApprovedRun:
     def algorithm(self) -> Algorithm:
         """How its sums become the next state."""
         return ALGORITHMS[self.spec.aggregation.algorithm.value]
+
+    def is_last_round(self, round_index: int) -> bool:
+        """Whether the run is over once that round is settled: behind the training rounds comes an evaluation."""
+        return round_index >= self.spec.rounds
 
     def payload_layout(self, kind: RoundKind) -> PayloadLayout:
         """The payload of a round of that kind, as this site derives it."""
@@ -111,15 +112,3 @@ def check_term(session: Session, run_id: RunId, now: datetime) -> None:
 def _documents_from_bytes(run_spec_json: bytes, layout_json: bytes) -> tuple[RunSpec, AdapterLayout]:
     """What the bytes say. A round asks several times; the digests are checked each time, before and after this."""
     return parse_run_spec(json.loads(run_spec_json)), AdapterLayout.from_document(json.loads(layout_json))
-
-
-def record_completed(db: SiteDb, audit: AuditLog, run_id: RunId) -> None:
-    """Record that a run's last round is settled. Recording it again does nothing."""
-
-    def write(session: Session) -> None:
-        row = session.get_one(RunLedgerRow, run_id)
-        if row.state in _APPROVED and row.state != _COMPLETED:
-            row.state = _COMPLETED
-            audit.append(session, AuditKind.RUN_STATE, "agent", run_id=run_id, state=_COMPLETED)
-
-    db.run_tx("record-completed", write)

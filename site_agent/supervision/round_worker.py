@@ -41,7 +41,6 @@ from site_agent.session.events import DeclineKind, SessionEvent, Step, round_of
 from site_agent.session.machine import RECORDED, TABLE, RoundSession, SessionPhase, open_session, step
 from site_agent.state.public_state import StoredState
 from site_agent.supervision.admission import Admission, AdmittedRound
-from site_agent.supervision.approved_runs import record_completed
 from site_agent.supervision.exchange_desk import ExchangeDesk
 from site_agent.supervision.job_desk import JobDesk
 from site_agent.supervision.restoring import RestoredRound
@@ -225,6 +224,8 @@ class RoundWorker:
         await self._settler.reach(run, round_context.round_index)
         after = await self._settler.settle(run, signed, published)
         await self._settler.acknowledge(published, after)
+        if run.is_last_round(round_context.round_index):
+            await asyncio.to_thread(self._jobs.forget, self._run_id)
 
     async def _advance(self, event: SessionEvent) -> None:
         if self._session is None:
@@ -367,15 +368,13 @@ class RoundWorker:
         self._seams.meter.count(metrics.ROUNDS, session.phase.value)
         await asyncio.to_thread(self._jobs.delete, session.round)
         if session.phase is SessionPhase.SETTLED and self._is_last_round(session):
-            seams = self._seams
-            await asyncio.to_thread(record_completed, seams.db, seams.audit, self._run_id)
             await asyncio.to_thread(self._jobs.forget, self._run_id)
         if session.phase is not SessionPhase.SETTLED or self._is_last_round(session):
             # Nothing follows at once: a trainer that is kept warm for nothing holds a model in memory.
             await self._seams.runner.stop_run(self._jobs.run_folder(session.round))
 
     def _is_last_round(self, session: RoundSession) -> bool:
-        return self._admitted is not None and session.round.round_index >= self._admitted.run.spec.rounds
+        return self._admitted is not None and self._admitted.run.is_last_round(session.round.round_index)
 
     async def _run_job(self) -> None:
         """Train, then tell the machine. Runs beside the instructions, in a task of its own."""

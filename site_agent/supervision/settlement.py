@@ -152,6 +152,7 @@ class Settler:
             published.exchange,
             result_sha256=result_sha256,
             public_state_sha256=after.sha256,
+            ends_run=run.is_last_round(manifest.round_index),
         )
         return after
 

@@ -178,6 +178,27 @@ async def test_run_that_the_steward_withdrew_from_leaves_no_private_state(federa
     assert kept(federation.sites["alpha"]), "the others go on"
 
 
+@pytest.mark.parametrize("has_arrived", [False, True])
+async def test_site_that_dies_when_the_last_result_is_settled_knows_that_the_run_is_over(
+    federation_of: FederationOf, has_arrived: bool
+) -> None:
+    federation = scaffold_federation(federation_of, rounds=1)
+    beta = federation.sites["beta"]
+    await federation.run(lambda: "beta" in federation.coordinator.acknowledged.get(0, {}))
+    assert list(beta.folder.glob("private/*/*.safetensors"))
+    beta.client.dies_at = ("acknowledge", has_arrived)
+    await federation.run_to_the_end()
+    assert beta.n_deaths == 1
+
+    def is_over() -> bool:
+        return not any(path.is_file() for path in beta.folder.glob("private/**/*"))
+
+    await federation.run(is_over)
+    db = open_site_db(beta.folder / "site.db")
+    assert db.run_read("state", lambda session: session.get_one(RunLedgerRow, RUN_ID).state) == "completed"
+    db.close()
+
+
 async def test_run_that_is_over_leaves_no_private_state(federation_of: FederationOf) -> None:
     federation = scaffold_federation(federation_of, rounds=1)
     kept: list[Path] = []

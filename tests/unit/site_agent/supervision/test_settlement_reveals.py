@@ -137,6 +137,7 @@ async def settle_in(
         spec=SimpleNamespace(cohort=SimpleNamespace(pins=FEDERATION.roster)),
         layout=None,
         payload_layout=lambda _: LAYOUT,
+        is_last_round=lambda _: False,
         algorithm=SimpleNamespace(fold=lambda *_, **__: SimpleNamespace(state=None)),
     )
     await Settler(seams).settle(run, SIGNED, published)  # type: ignore[arg-type]
