@@ -41,6 +41,7 @@ from wardround.documents import Document
 pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.timeout(900)]
 
 BAD_SITE = "ucsf"
+REGISTER = "datasets-register"
 FIELDS = ("id", "prompt", "completion")
 REST = (
     "/api/v1/me",
@@ -145,8 +146,9 @@ def canaries_of(federation: Federation, planted: Planted) -> list[Canary]:
             found.append(text_canary(f"{name} of a record of {site}", text))
         # The declaration that the site's people wrote. The register needs it as well: see ``register_of``.
         register = {folder / name for name in ("dataset.yaml", "site.db", "site.db-wal")}
-        # What 'datasets register' answered to the person who had typed the path.
+        # What 'datasets register' answered to the person who had typed the path; a fault names the file that it is in.
         register.add(federation.template.root / "work" / "logs" / f"site-{site}-setup.log")
+        register.add(federation.folder / "logs" / f"{site}-{REGISTER}.log")
         found.append(text_canary(f"a path in the data folder of {site}", planted.paths[site], allowed=register))
         if site in federation.site_names:
             found += [key_canary(file, f"{file.name} of {site}") for file in sorted((folder / "keys").glob("*.pem"))]
@@ -217,7 +219,7 @@ def assert_nothing(found: list[Sighting]) -> None:
     assert not told, "\n".join(told)
 
 
-def call(federation: Federation, site: str, *words: str) -> subprocess.CompletedProcess[str]:
+def call(federation: Federation, site: str, *words: str, kept_as: str = "commands") -> subprocess.CompletedProcess[str]:
     """One command of one site; what it printed is kept with the logs, to be searched."""
     said = subprocess.run(
         [sys.executable, "-m", "site_agent", "--state-dir", str(federation.site_dir(site)), *words],
@@ -227,7 +229,7 @@ def call(federation: Federation, site: str, *words: str) -> subprocess.Completed
         timeout=120,
         check=False,
     )
-    with (federation.folder / "logs" / f"{site}-commands.log").open("a") as log:
+    with (federation.folder / "logs" / f"{site}-{kept_as}.log").open("a") as log:
         log.write(said.stdout + said.stderr)
     return said
 
@@ -283,10 +285,10 @@ def test_nothing_of_it_is_anywhere_after_a_site_was_given_records_that_cannot_be
         half_a_pair,
     ):
         bad.write_text(good + spoilt)
-        said = call(federation, BAD_SITE, "datasets", "register", str(declaration))
+        said = call(federation, BAD_SITE, "datasets", "register", str(declaration), kept_as=REGISTER)
         assert said.returncode != 0, said
         # It says where to look.
-        assert "57" in said.stdout + said.stderr or str(len(good.splitlines()) + 1) in said.stdout + said.stderr
+        assert f"{bad.name}, line {len(good.splitlines()) + 1}" in said.stdout + said.stderr
     # Behind the register's back: the trainer itself meets the line.
     file.write_text(good + half_a_pair)
     second = federation.start_run(SMALL)
