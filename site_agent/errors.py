@@ -38,6 +38,7 @@ Rooms that raise errors of their own (policy, enrolment, datasets, audit, settin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from fl_protocol.errors import Fact, WardroundError
@@ -216,15 +217,26 @@ class JobFailedError(JobError):
     Attributes:
         failure_code: the trainer's stable code.
         advice: what the site's operator may do about it.
+        found: what the trainer's facts are, such as a file and a line. For this site's operator alone: they are none of
+            this error's own facts, which are logged.
     """
 
     code = "job-failed"
 
-    def __init__(self, message: str, *, failure_code: str, advice: str = "", **facts: Fact) -> None:
-        """Keep the trainer's code and advice beside its sentence."""
+    def __init__(
+        self,
+        message: str,
+        *,
+        failure_code: str,
+        advice: str = "",
+        found: Mapping[str, Fact] | None = None,
+        **facts: Fact,
+    ) -> None:
+        """Keep the trainer's code, advice and facts beside its sentence."""
         super().__init__(message, failure_code=failure_code, **facts)
         self.failure_code = failure_code
         self.advice = advice
+        self.found = dict(found or {})
 
 
 class JobTimedOutError(JobError):

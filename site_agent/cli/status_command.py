@@ -171,7 +171,21 @@ def _trouble_lines(agent: Mapping[str, object]) -> list[str]:
         lines.append(f"STOPPED   nothing can be recorded, so nothing is done ({code}): {cause}")
     if reason := agent.get("refused_because"):
         lines.append(f"Refused   the last round ({reason})" + (f": {s}" if (s := _REFUSALS.get(str(reason))) else ""))
+    if isinstance(failure := agent.get("training_failure"), Mapping):
+        lines.append(f"FAILED    {_failure_line(failure)}")
     return lines
+
+
+def _failure_line(failure: Mapping[str, object]) -> str:
+    """Why the last job failed, where, and what can be done about it."""
+    facts = failure.get("facts")
+    where = f"run {failure.get('run_id')}, round {failure.get('round_index')}"
+    parts = [f"training in {where} ({failure.get('code')}): {failure.get('message')}"]
+    if isinstance(facts, Mapping) and facts:
+        parts.append("[" + ", ".join(f"{key}={value}" for key, value in facts.items()) + "]")
+    if failure.get("advice"):
+        parts.append(str(failure["advice"]))
+    return " ".join(parts)
 
 
 def _agent_line(agent: Mapping[str, object]) -> str:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
+from fl_protocol.errors import Fact
 from site_agent.errors import JobFailedError, JobTimedOutError
 from site_agent.jobs.job_dir import JobFailure, JobResult, JobSpec, ProgressLine
 
@@ -57,8 +58,15 @@ def succeeded(outcome: JobResult | JobFailure, job: JobSpec) -> JobResult:
         JobFailedError: it failed; the trainer said why.
     """
     if isinstance(outcome, JobFailure):
-        raise JobFailedError(outcome.message, failure_code=outcome.code, advice=outcome.advice, job_id=job.job_id)
+        raise said_by_trainer(outcome, job_id=job.job_id)
     return outcome
+
+
+def said_by_trainer(failure: JobFailure, **facts: Fact) -> JobFailedError:
+    """A failure that stands in ``result.json``, as an error."""
+    return JobFailedError(
+        failure.message, failure_code=failure.code, advice=failure.advice, found=failure.facts, **facts
+    )
 
 
 @asynccontextmanager

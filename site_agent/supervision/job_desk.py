@@ -56,6 +56,7 @@ from site_agent.jobs.job_dir import (
     read_result,
     write_file,
 )
+from site_agent.jobs.runner import said_by_trainer
 from site_agent.state.disk_space import disk_errors
 from site_agent.state.kept_features import forget_features, forget_features_of_all_but
 from site_agent.state.private_states import PrivateStates
@@ -221,7 +222,7 @@ class JobDesk:
             with self._held(admitted.round) as folder:
                 result = read_result(folder)
                 if isinstance(result, JobFailure):
-                    raise JobFailedError(result.message, failure_code=result.code, advice=result.advice)
+                    raise said_by_trainer(result)
                 if result is not None:
                     return result, read_file(folder / PAYLOAD_FILE, max_bytes)
         except (FileNotFoundError, JobFileMissingError):

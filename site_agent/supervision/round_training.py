@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from itertools import islice
 
 import structlog
 
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.errors import WardroundError
 from fl_protocol.folds.control_variate import has_control
+from fl_protocol.spec.context import RoundContext
 from fl_protocol.telemetry import site_metrics as metrics
 from site_agent.db.errors import SiteDatabaseError
 from site_agent.errors import JobError, JobFailedError
@@ -29,11 +31,14 @@ from site_agent.supervision.job_desk import JobDesk
 from site_agent.supervision.progress import ProgressRelay, most_steps
 from site_agent.supervision.round_spans import training_span
 from site_agent.supervision.seams import SiteSeams
+from site_agent.supervision.status_board import TrainingFailure
 
 log = structlog.get_logger(__name__)
 
 RECORD_AGAIN_S = 1.0
 """After so long it is tried again to record what could not be recorded."""
+_MOST_FACTS = 8
+"""Of a failure's are shown: a trainer may write any number of them."""
 
 
 class RoundTraining:
@@ -79,6 +84,7 @@ class RoundTraining:
         finally:
             relay.end_stage()
             sender.cancel()
+        self._seams.board.trained(None)
         return on.JobSucceeded()
 
     def _require_space(self, admitted: AdmittedRound, state: StoredState) -> None:
@@ -95,6 +101,7 @@ class RoundTraining:
         return self._jobs.prepare(admitted, self._seams.states.load(state))
 
     async def _failed(self, admitted: AdmittedRound, error: WardroundError, *, code: str) -> SessionEvent:
+        self._seams.board.trained(_shown(admitted.round, error, code=code))
         log.error("training_failed", run_id=admitted.round.run_id, code=code, cause=str(error))
         await self._record(AuditKind.TRAINING_FAILED, admitted, code=code)
         return on.JobFailed(code=code)
@@ -109,6 +116,21 @@ class RoundTraining:
                 await asyncio.sleep(RECORD_AGAIN_S)
             else:
                 return
+
+
+def _shown(round_context: RoundContext, error: WardroundError, *, code: str) -> TrainingFailure:
+    """For this site's own people, who may know where in their file something is wrong."""
+    advice, facts = "", error.facts
+    if isinstance(error, JobFailedError):
+        code, advice, facts = error.failure_code, error.advice, error.found
+    return TrainingFailure(
+        run_id=round_context.run_id,
+        round_index=round_context.round_index,
+        code=code,
+        message=error.message,
+        advice=advice,
+        facts=dict(islice(facts.items(), _MOST_FACTS)),
+    )
 
 
 def _unforeseen(error: Exception) -> JobError:

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from fl_protocol.clock import Clock
+from fl_protocol.errors import Fact
 from fl_protocol.ids import SiteId
 from fl_protocol.spec.context import RoundContext
 from site_agent.db.instants import instant_text
 from site_agent.durable_files import write_whole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingFailure:
+    """Why a job failed, as ``wardround-site status`` shows it to whoever may read this site's data.
+
+    Safety: places and figures such as a file, a line and a batch size stand here, and in no log; a record's content
+    does not, for the trainer's errors hold none.
+    """
+
+    run_id: str
+    round_index: int
+    code: str
+    message: str
+    advice: str
+    facts: Mapping[str, Fact]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +49,7 @@ class AgentStatus:
     problem: str | None = None
     cannot_record: str | None = None
     refused_because: str | None = None
+    training_failure: TrainingFailure | None = None
     certificate_until: str | None = None
     certificate_renews_at: str | None = None
 
@@ -67,6 +85,10 @@ class StatusBoard:
     def refused(self, reason: str | None) -> None:
         """Why the last round was refused by this site; None where it was joined."""
         self._status = replace(self._status, refused_because=reason)
+
+    def trained(self, failure: TrainingFailure | None) -> None:
+        """How the last job ended: why it failed, or None where it did not."""
+        self._status = replace(self._status, training_failure=failure)
 
     def transport(self, name: str) -> None:
         """How the coordinator is reached."""

@@ -311,6 +311,26 @@ def test_status_tells_what_waits_and_what_the_agent_says(program: Program) -> No
     assert "runs pending" in program.text("status")[1]
 
 
+def test_status_tells_why_the_last_job_failed_where_and_what_to_do(program: Program) -> None:
+    failure = {
+        "run_id": RUN_ID,
+        "round_index": 2,
+        "code": "out-of-memory",
+        "message": "the device has not enough memory for the run's batches",
+        "advice": "Give more memory.",
+        "facts": {"batch_size": 16, "fitting_batch_size": 4},
+    }
+    said = {"state": "idle", "connected": True, "updated_at": datetime.now(UTC).isoformat()}
+    program.folder.status_json.write_text(json.dumps({**said, "training_failure": failure}))
+    line = (
+        f"FAILED    training in run {RUN_ID}, round 2 (out-of-memory): the device has not enough memory for the run's "
+        "batches [batch_size=16, fitting_batch_size=4] Give more memory."
+    )
+    assert line in program.text("status")[1]
+    program.folder.status_json.write_text(json.dumps({**said, "training_failure": None}))
+    assert "FAILED" not in program.text("status")[1]
+
+
 @pytest.mark.parametrize("arguments", [("privacy", "ledger"), ("nonsense",), ("runs", "show")])
 def test_command_that_is_not_there_exits_with_two_and_one_document(
     arguments: tuple[str, ...], program: Program

@@ -428,6 +428,7 @@ class Site:
         signer = seeded_signer(self.site_id)
         self.db = open_site_db(self.folder / "site.db")
         audit = AuditLog(signer, clock, f"site:{self.site_id}")
+        self.board = StatusBoard(self.folder / "status.json", self.site_id, clock)
         (self.folder / "base").mkdir(exist_ok=True)
         return SiteSeams(
             site_id=self.site_id,
@@ -458,7 +459,7 @@ class Site:
                 device=DeviceChoice.AUTO,
                 timeout_s=60.0,
             ),
-            board=StatusBoard(self.folder / "status.json", self.site_id, clock),
+            board=self.board,
             spawn=self._spawn,
         )
 

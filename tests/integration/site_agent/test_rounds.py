@@ -31,6 +31,7 @@ from site_agent.link import instructions as asked
 from site_agent.session.events import DeclineKind, Step
 from site_agent.state.payload_memory import Evaluation, MaskedCohort, RevealedExchange, evaluation_name
 from site_agent.state.public_state import adapter_digest
+from site_agent.supervision.status_board import TrainingFailure
 
 FederationOf = Callable[..., Any]
 
@@ -434,6 +435,47 @@ async def test_word_that_a_trainer_makes_up_of_its_failure_does_not_leave(federa
     failed = [event.facts["code"] for event in events_of(beta) if event.kind.value == "training.failed"]
     assert failed == ["trainer-failed"]
     assert not [event for event in events_of(beta) if made_up in str(event.facts)]
+
+
+async def test_steward_is_shown_where_a_job_failed_and_nobody_else_is(
+    federation_of: FederationOf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    federation = federation_of(n_sites=3, rounds=1)
+    beta, coordinator = federation.sites["beta"], federation.coordinator
+    facts = {"file": "notes.jsonl", "record": 12, "field": "completion"}
+    failure = JobFailure(code="dataset-malformed", message="a field is missing", advice="Mend the file.", facts=facts)
+    train = beta.runner.run_training_job
+    shown: list[TrainingFailure | None] = []
+
+    async def fail(job_dir: Path, job: JobSpec, **_: object) -> JobResult:
+        beta.runner.run_training_job = train
+        write_result(job_dir, failure)
+        return succeeded(read_result(job_dir), job)
+
+    def is_over() -> bool:
+        if coordinator.declined and not shown:
+            shown.append(beta.board.status.training_failure)
+            coordinator.abandons.append(coordinator.round)
+            coordinator.round_attempt = 1
+            coordinator.open_round()
+        return "beta" in coordinator.ready
+
+    beta.runner.run_training_job = fail
+    await federation.run(is_over)
+    assert shown == [
+        TrainingFailure(
+            run_id=coordinator.round.run_id,
+            round_index=0,
+            code="dataset-malformed",
+            message="a field is missing",
+            advice="Mend the file.",
+            facts=facts,
+        )
+    ]
+    assert beta.board.status.training_failure is None, "a job was done since"
+    assert coordinator.declined[0] == ("beta", DeclineKind.FAILED, "dataset-malformed")
+    assert "notes.jsonl" not in capsys.readouterr().out
+    assert not [event for event in events_of(beta) if "notes.jsonl" in str(event.facts)]
 
 
 async def test_training_that_breaks_in_a_way_nobody_foresaw_is_said_and_ends_the_round(

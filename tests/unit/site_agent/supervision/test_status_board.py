@@ -42,6 +42,7 @@ def test_status_holds_every_key_of_its_contract(tmp_path: Path) -> None:
         "certificate_renews_at": None,
         "cannot_record": None,
         "refused_because": None,
+        "training_failure": None,
         "updated_at": "2026-01-02T03:04:05.000000Z",
     }
 
