@@ -15,7 +15,6 @@ import structlog
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.errors import WardroundError
 from fl_protocol.folds.control_variate import has_control
-from fl_protocol.spec.context import RoundContext
 from fl_protocol.telemetry import site_metrics as metrics
 from site_agent.db.errors import SiteDatabaseError
 from site_agent.errors import JobError, JobFailedError
@@ -101,7 +100,7 @@ class RoundTraining:
         return self._jobs.prepare(admitted, self._seams.states.load(state))
 
     async def _failed(self, admitted: AdmittedRound, error: WardroundError, *, code: str) -> SessionEvent:
-        self._seams.board.trained(_shown(admitted.round, error, code=code))
+        self._seams.board.trained(_shown(admitted, error, code=code))
         log.error("training_failed", run_id=admitted.round.run_id, code=code, cause=str(error))
         await self._record(AuditKind.TRAINING_FAILED, admitted, code=code)
         return on.JobFailed(code=code)
@@ -118,18 +117,22 @@ class RoundTraining:
                 return
 
 
-def _shown(round_context: RoundContext, error: WardroundError, *, code: str) -> TrainingFailure:
-    """For this site's own people, who may know where in their file something is wrong."""
+def _shown(admitted: AdmittedRound, error: WardroundError, *, code: str) -> TrainingFailure:
+    """For this site's own people, who may know where in their data something is wrong.
+
+    Safety: the name of a dataset's own file stands in the register and nowhere else; here the dataset's name says it.
+    """
     advice, facts = "", error.facts
     if isinstance(error, JobFailedError):
         code, advice, facts = error.failure_code, error.advice, error.found
+    facts = {key: value for key, value in facts.items() if value != admitted.dataset.path.name}
     return TrainingFailure(
-        run_id=round_context.run_id,
-        round_index=round_context.round_index,
+        run_id=admitted.round.run_id,
+        round_index=admitted.round.round_index,
         code=code,
         message=error.message,
         advice=advice,
-        facts=dict(islice(facts.items(), _MOST_FACTS)),
+        facts={"dataset": admitted.dataset.name, **dict(islice(facts.items(), _MOST_FACTS))},
     )
 
 

@@ -20,7 +20,7 @@ from site_agent.durable_files import write_whole
 class TrainingFailure:
     """Why a job failed, as ``wardround-site status`` shows it to whoever may read this site's data.
 
-    Safety: places and figures such as a file, a line and a batch size stand here, and in no log; a record's content
+    Safety: places and figures such as a dataset, a line and a batch size stand here, and in no log; a record's content
     does not, for the trainer's errors hold none.
     """
 

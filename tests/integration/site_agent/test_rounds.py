@@ -442,7 +442,8 @@ async def test_steward_is_shown_where_a_job_failed_and_nobody_else_is(
 ) -> None:
     federation = federation_of(n_sites=3, rounds=1)
     beta, coordinator = federation.sites["beta"], federation.coordinator
-    facts = {"file": "notes.jsonl", "record": 12, "field": "completion"}
+    # The name of the dataset's own file, which is beta's folder here, stands in the register alone.
+    facts = {"file": beta.folder.name, "table": "drug_exposure.csv", "record": 12, "field": "completion"}
     failure = JobFailure(code="dataset-malformed", message="a field is missing", advice="Mend the file.", facts=facts)
     train = beta.runner.run_training_job
     shown: list[TrainingFailure | None] = []
@@ -469,13 +470,13 @@ async def test_steward_is_shown_where_a_job_failed_and_nobody_else_is(
             code="dataset-malformed",
             message="a field is missing",
             advice="Mend the file.",
-            facts=facts,
+            facts={"dataset": "medical-qa", "table": "drug_exposure.csv", "record": 12, "field": "completion"},
         )
     ]
     assert beta.board.status.training_failure is None, "a job was done since"
     assert coordinator.declined[0] == ("beta", DeclineKind.FAILED, "dataset-malformed")
-    assert "notes.jsonl" not in capsys.readouterr().out
-    assert not [event for event in events_of(beta) if "notes.jsonl" in str(event.facts)]
+    assert "drug_exposure.csv" not in capsys.readouterr().out
+    assert not [event for event in events_of(beta) if "drug_exposure.csv" in str(event.facts)]
 
 
 async def test_training_that_breaks_in_a_way_nobody_foresaw_is_said_and_ends_the_round(
