@@ -81,6 +81,10 @@ def spec_for_demo(run_spec: Mapping[str, object], choices: RunChoices) -> dict[s
     }
     if choices.rounds is not None:
         spec["rounds"] = choices.rounds
+        evaluation = section_of(spec, "evaluation")
+        if isinstance(every := evaluation.get("every"), int) and every > choices.rounds:
+            # Fewer rounds than the study lets pass between two evaluations: then before the first and after the last.
+            spec["evaluation"] = {**evaluation, "every": choices.rounds}
     if choices.seed is not None:
         spec["local"] = {**section_of(spec, "local"), "seed": choices.seed}
     return spec

@@ -78,7 +78,7 @@ def print_report(report: DemoReport, console: Console, *, has_live_table: bool) 
         console.print(rounds_table(report.rounds))
         console.print()
     for label, text in _lines_of(report):
-        console.print(Text.assemble((f"{label:<16}", "bold"), text), soft_wrap=True)
+        console.print(Text.assemble((f"{label:<15} ", "bold"), text), soft_wrap=True)
     generation = report.generation
     if generation is None:
         return
@@ -89,7 +89,7 @@ def print_report(report: DemoReport, console: Console, *, has_live_table: bool) 
         ("Fine-tuned", generation.after),
         ("Reference", generation.reference),
     ):
-        console.print(Text.assemble((f"{label:<16}", "bold"), " ".join(text.split()) or "(nothing)"), soft_wrap=True)
+        console.print(Text.assemble((f"{label:<15} ", "bold"), " ".join(text.split()) or "(nothing)"), soft_wrap=True)
 
 
 def _lines_of(report: DemoReport) -> tuple[tuple[str, str], ...]:

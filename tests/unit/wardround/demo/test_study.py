@@ -35,6 +35,16 @@ def test_spec_for_demo_without_choices_is_the_study_s_own(study: Study) -> None:
     assert (spec["rounds"], spec["local"]) == (3, {"seed": 7, "steps": 5})
 
 
+@pytest.mark.parametrize(("every", "rounds", "expected"), [(3, 1, 1), (3, 3, 3), (1, 2, 1)])
+def test_fewer_rounds_than_between_two_evaluations_are_evaluated_at_both_ends(
+    every: int, rounds: int, expected: int
+) -> None:
+    run_spec = {"rounds": 3, "evaluation": {"every": every, "max_records": 64}}
+    spec = spec_for_demo(run_spec, RunChoices(sites=("a", "b", "c"), rounds=rounds))
+    assert (spec["rounds"], spec["evaluation"]) == (rounds, {"every": expected, "max_records": 64})
+    assert run_spec["evaluation"] == {"every": every, "max_records": 64}, "the study itself is not changed"
+
+
 def test_site_names_are_hospitals_and_never_repeat() -> None:
     names = site_names(40)
     assert names[:3] == ("st-mary", "charite", "ucsf")
