@@ -25,7 +25,13 @@ MIB = 1 << 20
 async def open_yardsticks(
     authority: CertificateAuthority, identity: ServerIdentity, *, folder: Path
 ) -> tuple[grpc.aio.Server, int]:
-    """Takes and gives bytes that nobody looks at, which is what gRPC costs by itself; and takes bytes to keep."""
+    """Serve both; the server, which is started, and its port.
+
+    Args:
+        authority: whose sites may call.
+        identity: of the server.
+        folder: where the bytes go that are kept.
+    """
     chunk = bytes(MIB)
 
     async def upload(requests: AsyncIterator[bytes], context: object) -> bytes:

@@ -71,6 +71,8 @@ from fl_protocol.testing.run_specs import run_spec_document
 
 RUN_ID = RunId("run-" + "b" * 26)
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+EXCHANGE_PHASES = (OpenExchange, RelayKeys, RelayShares, RelaySurvivors, RelayConfirmations)
+"""What a site is asked for in an exchange, in order: a phase is that of what is asked."""
 ADAPTER = AdapterLayout(
     kind="lora",
     tensors=(

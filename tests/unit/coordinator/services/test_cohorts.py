@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 
 import pytest
-from coordinator_engine_lab import RUN_ID, START, EngineLab, parts_of
+from coordinator_engine_lab import EXCHANGE_PHASES, RUN_ID, START, EngineLab, parts_of
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
@@ -25,7 +25,6 @@ from coordinator.services.report_progress import SiteActivity, report_progress, 
 from coordinator.services.site_instructions import (
     Idle,
     Instruction,
-    OpenExchange,
     PublishedResult,
     RelayConfirmations,
     RelayKeys,
@@ -39,8 +38,8 @@ MakeLab = Callable[..., EngineLab]
 A, B, C, D, E = (SiteId(f"{letter}-site") for letter in "abcde")
 FIVE = ("a-site", "b-site", "c-site", "d-site", "e-site")
 FOUR = FIVE[:4]
-PHASES = (TrainRound, OpenExchange, RelayKeys, RelayShares, RelaySurvivors, RelayConfirmations)
-BEFORE_SHARES = PHASES[1:4]
+PHASES = (TrainRound, *EXCHANGE_PHASES)
+BEFORE_SHARES = EXCHANGE_PHASES[:3]
 
 
 def attempts(lab: EngineLab) -> list[tuple[int, int, str, str | None]]:

@@ -7,27 +7,18 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from coordinator_engine_lab import RUN_ID, EngineLab
+from coordinator_engine_lab import EXCHANGE_PHASES, RUN_ID, EngineLab
 from sqlalchemy.orm import Session
 
 from coordinator.errors import DatabaseUnavailableError
 from coordinator.rounds.instructions import RoundRef
 from coordinator.services.accept_round import accept_round
 from coordinator.services.report_progress import SiteActivity, report_progress
-from coordinator.services.site_instructions import (
-    Instruction,
-    OpenExchange,
-    RelayConfirmations,
-    RelayKeys,
-    RelayShares,
-    RelaySurvivors,
-    TrainRound,
-)
+from coordinator.services.site_instructions import Instruction, RelayShares, TrainRound
 from fl_protocol.ids import SiteId
 
 MakeLab = Callable[..., EngineLab]
 A, B, C, D = (SiteId(f"{letter}-site") for letter in "abcd")
-PHASES = (OpenExchange, RelayKeys, RelayShares, RelaySurvivors, RelayConfirmations)
 
 
 async def test_coordinator_that_was_down_gives_up_nobody_who_trained_meanwhile(make_lab: MakeLab) -> None:
@@ -67,7 +58,7 @@ async def test_coordinator_that_was_down_gives_up_nobody_who_trained_meanwhile(m
     assert lab.states() == {"a-site": "TRAINING", "b-site": "TRAINING", "c-site": "TRAINING", "d-site": "DROPPED"}
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("phase", EXCHANGE_PHASES)
 async def test_coordinator_that_was_down_goes_on_in_the_phase_that_it_left(
     make_lab: MakeLab, phase: type[Instruction]
 ) -> None:
