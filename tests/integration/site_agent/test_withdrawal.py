@@ -174,7 +174,8 @@ async def test_withdrawal_while_no_agent_runs_deletes_the_training_that_was_cut_
     # The agent is gone; its job folder is there for the next start. Only the steward's command runs now.
     assert list((alpha.folder / "jobs").rglob("payload.safetensors")) != []
     withdraw(alpha, coordinator.round.run_id)
-    await federation.run(lambda: bool(coordinator.declined))
+    # The word to the coordinator goes before the end of the round is recorded.
+    await federation.run(lambda: bool(coordinator.declined) and bool(participations(alpha)))
     assert coordinator.declined[0] == ("alpha", DeclineKind.REFUSED, "run-withdrawn")
     assert list((alpha.folder / "jobs").rglob("payload.safetensors")) == []
     assert participations(alpha)[0] == ("declined", "run-withdrawn")
