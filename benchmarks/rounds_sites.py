@@ -23,6 +23,7 @@ import structlog
 import yaml
 
 from fl_protocol.clock import SystemClock
+from fl_protocol.free_memory import keep_room_for_chunks
 from fl_protocol.ids import Sha256Hex
 from fl_protocol.telemetry.meter import Meter
 from fl_protocol.telemetry.site_metrics import SITE_METRICS
@@ -244,6 +245,7 @@ def main() -> int:
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(30), logger_factory=structlog.PrintLoggerFactory(sys.stderr)
     )
+    keep_room_for_chunks(os.environ)
     order = json.loads(sys.stdin.readline())
     root = Path(order["root"])
     folders = {name: SiteFolder(root=root / name) for name in order["invitations"]}

@@ -33,6 +33,7 @@ from benchmarks.rows import Row, announce, print_rows
 from benchmarks.transport_rig import RUN_ID
 from benchmarks.transport_yardsticks import BARE_SERVICE, MIB, keep_stream
 from coordinator.ca.authority import GATEWAY_SERVER_NAME
+from fl_protocol.free_memory import keep_room_for_chunks
 from fl_protocol.ids import SiteId
 from fl_protocol.spec.context import ExchangeContext
 from fl_protocol.wire.convert import proto_from_exchange
@@ -381,6 +382,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="2.5M parameters, one trial: to see that it runs")
     options = parser.parse_args(arguments)
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    keep_room_for_chunks(os.environ)
     # What the site's link code says goes where it does not meet the document.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     with tempfile.TemporaryDirectory(prefix="wardround-transport-") as folder:

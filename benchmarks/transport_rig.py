@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ from fl_protocol.clock import SystemClock
 from fl_protocol.codec.fixed_point import encode_payload
 from fl_protocol.folds import ALGORITHMS
 from fl_protocol.folds.public_state import PublicState
+from fl_protocol.free_memory import keep_room_for_chunks
 from fl_protocol.ids import RunId, SiteId
 from fl_protocol.pki.csr import make_csr
 from fl_protocol.pki.keys import generate_private_key, pem_from_private_key
@@ -310,7 +312,8 @@ async def _no_release(run_id: RunId) -> None:
 
 
 async def serve(folder: Path, *, port: int, max_uploads: int) -> None:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM, as ``serve`` does."""
+    keep_room_for_chunks(os.environ)
     _, resources, engine = open_rig(folder, max_uploads=max_uploads)
     identity = resources.authority.issue_server_certificate(names=(GATEWAY_SERVER_NAME,), now=resources.now())
     served = ServedIdentity(resources.authority, names=(GATEWAY_SERVER_NAME,), now=resources.now)

@@ -21,6 +21,7 @@ import structlog
 
 from fl_protocol.audit.events import AuditKind
 from fl_protocol.clock import SystemClock
+from fl_protocol.free_memory import keep_room_for_chunks
 from fl_protocol.telemetry.meter import Meter
 from fl_protocol.telemetry.site_metrics import SITE_METRICS
 from site_agent.audit.own_tree import OwnTree
@@ -69,6 +70,7 @@ def run_site_agent(settings: SiteSettings) -> None:
         NotEnrolledError, KeyMissingError, KeyPermissionsError: the site cannot say who it is.
         SiteDatabaseError: the database cannot be opened.
     """
+    keep_room_for_chunks(os.environ)
     lock = DirectoryLock(settings.state_dir)
     lock.acquire()
     try:

@@ -5,6 +5,7 @@ A command imports what it needs when it runs, so that ``--help`` and ``config ch
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -24,6 +25,7 @@ from coordinator.settings import (
 )
 from fl_protocol.clock import SystemClock
 from fl_protocol.errors import WardroundError
+from fl_protocol.free_memory import keep_room_for_chunks
 from fl_protocol.telemetry.logs import configure_logs
 
 R = TypeVar("R", bound=StrEnum)
@@ -150,6 +152,7 @@ def serve_command(
     wanted = frozenset(_role(ServiceRole, name.strip()) for name in roles.split(",") if name.strip())
     if not wanted:
         raise typer.BadParameter("name at least one role", param_hint="--roles")
+    keep_room_for_chunks(os.environ)
     installation = open_installation(config)
     _configure_logs(installation.settings.log)
     log = structlog.get_logger("coordinator")

@@ -24,8 +24,8 @@ from coordinator.rounds.events import ExchangeFailure, MessageKind, SumComputed,
 from coordinator.rounds.participation_machine import ParticipationEvent, RejectReason
 from coordinator.services.context import EngineContext
 from coordinator.services.event_rows import store_event
-from coordinator.services.free_memory import give_back_free_memory
 from coordinator.services.round_access import COORDINATOR, audit_participation, move_participation
+from fl_protocol.free_memory import give_back_free_memory
 from fl_protocol.ids import SiteId
 from fl_protocol.secagg.coordinator_role import SurvivingCohort, make_m10, recover_mask_terms, transcript_root
 from fl_protocol.secagg.reasons import SecAggRefusedError

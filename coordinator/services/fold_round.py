@@ -20,13 +20,13 @@ from coordinator.rounds.events import FoldRefused, RoundFolded
 from coordinator.rounds.instructions import RoundRef
 from coordinator.services.context import EngineContext
 from coordinator.services.event_rows import store_event
-from coordinator.services.free_memory import give_back_free_memory
 from coordinator.services.role_cache import RunFacts
 from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.codec.sums import read_sums
 from fl_protocol.errors import ProtocolError
 from fl_protocol.folds.algorithm import FoldResult
 from fl_protocol.folds.public_state import PublicState
+from fl_protocol.free_memory import give_back_free_memory
 from fl_protocol.spec.round_spec import RoundKind
 
 _log = structlog.get_logger("coordinator.services")
