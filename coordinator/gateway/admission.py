@@ -73,6 +73,7 @@ MESSAGE_BOUNDS: Mapping[str, int] = {
     "DownloadBlob": _SMALL,
     "GetSumEvidence": _SMALL,
     "GetMaskedChunk": _SMALL,
+    "GetMaskedWindow": _SMALL,
     "GetAuditConsistency": _SMALL,
     "ListPending": _SMALL,
     "GetRun": _SMALL,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import assert_never
 
 from coordinator.errors import InvalidMessageError
 from coordinator.gateway.admission import calling_site
+from coordinator.gateway.instruction_protos import proto_from_instruction, proto_from_result
 from coordinator.gateway.interceptors import Context
 from coordinator.rounds.instructions import RoundRef
-from coordinator.services import site_instructions as told
 from coordinator.services.accept_advertisement import OwnLogProof, accept_advertisement
 from coordinator.services.accept_complaint import accept_complaint
 from coordinator.services.accept_confirmation import accept_confirmation
@@ -21,19 +20,15 @@ from coordinator.services.acknowledge_result import acknowledge_result
 from coordinator.services.context import EngineContext
 from coordinator.services.epochs import meet_site
 from coordinator.services.get_result import download_blob, get_result
-from coordinator.services.get_sum_evidence import get_masked_chunk, get_sum_evidence
+from coordinator.services.get_sum_evidence import get_masked_chunk, get_masked_window, get_sum_evidence
 from coordinator.services.poll_instruction import poll_instruction
 from coordinator.services.prove_audit import LogRange, prove_audit
 from coordinator.services.receive_upload import BlobPart
 from coordinator.services.report_progress import SiteActivity, report_progress, report_ready
-from coordinator.services.site_instructions import Instruction
 from fl_protocol.ids import sha256_hex_from_text, site_id_from_text
-from fl_protocol.spec.context import RoundContext
 from fl_protocol.wire.blob_chunks import ChunkMessage, DownloadResponse, UploadRequest, WireChunk
 from fl_protocol.wire.convert import (
     exchange_from_proto,
-    proto_from_exchange,
-    proto_from_round,
     proto_from_signed,
     round_from_proto,
     run_id_from_proto,
@@ -80,7 +75,7 @@ class RoundServicer(round_pb2_grpc.RoundServiceServicer):
             holding=[_ref_from_proto(held) for held in request.holding],
             wait_s=max(0.0, request.wait_s),
         )
-        answer = _proto_from_instruction(instruction)
+        answer = proto_from_instruction(instruction)
         if restored is not None:
             answer.restored.CopyFrom(proto_from_signed(restored))
         return answer
@@ -250,7 +245,7 @@ class RoundServicer(round_pb2_grpc.RoundServiceServicer):
             round_index=request.round_index,
         )
         return round_pb2.GetResultResponse(
-            manifest=proto_from_signed(committed.manifest), result=_proto_from_result(committed.result)
+            manifest=proto_from_signed(committed.manifest), result=proto_from_result(committed.result)
         )
 
     async def DownloadBlob(  # type: ignore[override] # noqa: N802 # the method's name in the proto
@@ -310,6 +305,23 @@ class RoundServicer(round_pb2_grpc.RoundServiceServicer):
         )
         return round_pb2.GetMaskedChunkResponse(data=sent.data, path=sent.path)
 
+    async def GetMaskedWindow(  # noqa: N802 # the method's name in the proto
+        self, request: round_pb2.GetMaskedWindowRequest, context: Context
+    ) -> AsyncIterator[round_pb2.GetMaskedWindowResponse]:
+        """The same chunks of what every survivor uploaded, with their paths."""
+        del context
+        window = get_masked_window(
+            self._engine,
+            site_id=calling_site(),
+            run_id=run_id_from_proto(request.run_id),
+            round_index=request.round_index,
+            chunks=range(request.first_chunk, request.first_chunk + request.n_chunks),
+        )
+        async for sent in window:
+            yield round_pb2.GetMaskedWindowResponse(
+                site_id=sent.site_id, chunk_index=sent.chunk_index, data=sent.data, path=sent.path
+            )
+
     async def GetAuditConsistency(  # noqa: N802 # the method's name in the proto
         self, request: round_pb2.GetAuditConsistencyRequest, context: Context
     ) -> round_pb2.GetAuditConsistencyResponse:
@@ -332,65 +344,9 @@ def _ref_from_proto(proto: round_pb2.RoundRef) -> RoundRef:
     return RoundRef(run_id=context.run_id, round_index=context.round_index, round_attempt=context.round_attempt)
 
 
-def _proto_from_ref(ref: RoundRef) -> round_pb2.RoundRef:
-    return proto_from_round(
-        RoundContext(run_id=ref.run_id, round_index=ref.round_index, round_attempt=ref.round_attempt)
-    )
-
-
 async def _parts(requests: AsyncIterator[UploadRequest]) -> AsyncIterator[BlobPart]:
     async for request in requests:
         if request.WhichOneof("part") != "chunk":
             raise InvalidMessageError("an upload has one header, and chunks after it")
         chunk = request.chunk
         yield BlobPart(offset=chunk.offset, data=chunk.data, leaf_sha256=chunk.leaf_sha256 or None)
-
-
-def _proto_from_instruction(instruction: Instruction) -> round_pb2.PollAssignmentResponse:
-    answer = round_pb2.PollAssignmentResponse
-    match instruction:
-        case told.Idle():
-            return answer(idle=round_pb2.Idle(retry_after_s=instruction.retry_after_s))
-        case told.TrainRound():
-            return answer(
-                train=round_pb2.TrainRound(
-                    round=_proto_from_ref(instruction.round), manifest=proto_from_signed(instruction.manifest)
-                )
-            )
-        case told.AbandonRound():
-            return answer(
-                abandon=round_pb2.AbandonRound(round=_proto_from_ref(instruction.round), reason=instruction.reason)
-            )
-        case told.PublishedResult():
-            return answer(result=_proto_from_result(instruction))
-        case _:
-            return _proto_from_relay(instruction)
-
-
-def _proto_from_relay(
-    instruction: told.OpenExchange | told.RelayKeys | told.RelayShares | told.RelaySurvivors | told.RelayConfirmations,
-) -> round_pb2.PollAssignmentResponse:
-    answer = round_pb2.PollAssignmentResponse
-    exchange = proto_from_exchange(instruction.exchange)
-    match instruction:
-        case told.OpenExchange():
-            return answer(open_exchange=round_pb2.OpenExchange(exchange=exchange))
-        case told.RelayKeys():
-            return answer(keys=round_pb2.RelayKeys(exchange=exchange, keys=instruction.m2))
-        case told.RelayShares():
-            return answer(shares=round_pb2.RelayShares(exchange=exchange, shares=instruction.m4))
-        case told.RelaySurvivors():
-            return answer(survivors=round_pb2.RelaySurvivors(exchange=exchange, survivors=instruction.m6))
-        case told.RelayConfirmations():
-            return answer(confirmations=round_pb2.RelayConfirmations(exchange=exchange, confirmations=instruction.m8))
-        case _:
-            assert_never(instruction)
-
-
-def _proto_from_result(result: told.PublishedResult) -> round_pb2.PublishedResult:
-    return round_pb2.PublishedResult(
-        exchange=proto_from_exchange(result.exchange),
-        result=result.m10,
-        sum_blob_sha256=result.sum_blob_sha256,
-        sum_bytes=result.sum_bytes,
-    )

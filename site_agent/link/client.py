@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import grpc.aio
 
@@ -18,7 +18,7 @@ from fl_protocol.signing.signed import SignedBody
 from fl_protocol.spec.context import ExchangeContext, RoundContext
 from fl_protocol.wire.convert import proto_from_exchange, proto_from_round, proto_from_signed, signed_from_proto
 from fl_protocol.wire.v1 import round_pb2, run_pb2, run_pb2_grpc
-from site_agent.errors import AnswerInvalidError, LinkError
+from site_agent.errors import AnswerInvalidError, CoordinatorRefusedError, LinkError
 from site_agent.link.channel import CallChannel
 from site_agent.link.chunk_calls import RoundCalls
 from site_agent.link.instructions import (
@@ -27,9 +27,12 @@ from site_agent.link.instructions import (
     instruction_from_proto,
     result_from_proto,
 )
-from site_agent.link.refusals import typed_errors
+from site_agent.link.refusals import is_call_unknown, typed_errors
+from site_agent.link.transfer import moving_call
 from site_agent.session.events import DeclineKind, Step
 from site_agent.state.coordinator_log import CoordinatorLog
+
+TAnswer = TypeVar("TAnswer")
 
 CALL_TIMEOUT_S = 20.0
 SUM_EVIDENCE_TIMEOUT_S = 60.0
@@ -91,6 +94,15 @@ class SumEvidenceAnswer:
 
     evidence: bytes
     witnesses: tuple[SumWitness, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownChunk:
+    """One chunk, and of whose vector it is said to be."""
+
+    site_id: str
+    chunk_index: int
+    chunk: MaskedChunk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,10 +264,40 @@ class CoordinatorClient:
             )
         return SumEvidenceAnswer(evidence=answer.evidence, witnesses=witnesses)
 
-    async def get_masked_chunk(
+    async def get_masked_window(
+        self, run_id: RunId, round_index: int, *, of_sites: Sequence[SiteId], chunks: range
+    ) -> AsyncGenerator[ShownChunk, None]:
+        """The same chunks of what each survivor uploaded, as they arrive; nothing of them is checked yet.
+
+        Args:
+            run_id: the run.
+            round_index: of a committed round.
+            of_sites: the survivors, ascending; only a coordinator that knows no windows is told them, chunk by chunk.
+            chunks: neighbours, at least one.
+        """
+        request = round_pb2.GetMaskedWindowRequest(
+            run_id=run_id, round_index=round_index, first_chunk=chunks.start, n_chunks=len(chunks)
+        )
+        answers = aiter(self.rounds.GetMaskedWindow(request, timeout=None))
+        n_shown = 0
+        try:
+            while (answer := await _next_of(answers, "GetMaskedWindow")) is not None:
+                chunk = MaskedChunk(data=answer.data, path=tuple(answer.path))
+                yield ShownChunk(site_id=answer.site_id, chunk_index=answer.chunk_index, chunk=chunk)
+                n_shown += 1
+        except CoordinatorRefusedError as error:
+            if n_shown or not is_call_unknown(error):
+                raise
+        else:
+            return
+        for site in of_sites:
+            for index in chunks:
+                chunk = await self._get_masked_chunk(run_id, round_index, of_site=site, chunk_index=index)
+                yield ShownChunk(site_id=site, chunk_index=index, chunk=chunk)
+
+    async def _get_masked_chunk(
         self, run_id: RunId, round_index: int, *, of_site: SiteId, chunk_index: int
     ) -> MaskedChunk:
-        """One chunk of what a survivor uploaded; not checked yet."""
         request = round_pb2.GetMaskedChunkRequest(
             run_id=run_id, round_index=round_index, site_id=of_site, chunk_index=chunk_index
         )
@@ -325,3 +367,10 @@ def _summary(proto: run_pb2.RunSummary) -> RunSummary:
         run_spec_sha256=proto.run_spec_sha256,
         state=proto.state,
     )
+
+
+async def _next_of(answers: AsyncIterator[TAnswer], call: str) -> TAnswer | None:
+    """The next answer of a stream, None at its end. The time between two questions is the asker's own."""
+    async with moving_call(call, idle_s=IDLE_DEADLINE_S):
+        with typed_errors(call):
+            return await anext(answers, None)

@@ -94,6 +94,11 @@ def is_of_the_line(error: grpc.aio.AioRpcError | CallFailedError) -> bool:
     return failure.refusal is None and failure.status in _TRY_AGAIN
 
 
+def is_call_unknown(error: CoordinatorRefusedError) -> bool:
+    """Whether the coordinator has no such call: it is of a version before it. Either transport has its own word."""
+    return error.status == grpc.StatusCode.UNIMPLEMENTED.name or error.refusal_code == "method-unknown"
+
+
 def _failure_of(error: grpc.aio.AioRpcError | CallFailedError) -> _Failure:
     if isinstance(error, CallFailedError):
         return _Failure(status=error.status, refusal=error.refusal, fault=error.fault)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from datetime import datetime, timedelta
 
 from fl_protocol.audit.events import AuditKind
@@ -35,7 +36,7 @@ from fl_protocol.signing.keys import spki_fingerprint
 from fl_protocol.signing.signed import SignedBody, sign_body, verify_body
 from fl_protocol.spec.round_spec import RoundManifest
 from site_agent.errors import CoordinatorRefusedError, RoundRefusedError
-from site_agent.link.client import SumWitness
+from site_agent.link.client import ShownChunk, SumWitness
 from site_agent.link.instructions import PublishedResult
 from site_agent.policy.rules import SumCheckMode
 from site_agent.session.events import round_of
@@ -55,8 +56,10 @@ _SHORTEST_WINDOW_S = 600
 """As long as a phase waits for a site that says nothing. Evidence that is gone sooner is asked for again until then."""
 
 _MOST_KNOWN_FALSE = 64
-_AT_ONCE = 4
-"""Survivors whose chunks are fetched at the same time."""
+
+
+class _ChunkWithheldError(Exception):
+    """A window ended early, or holds another chunk than the next one."""
 
 
 class SumChecker:
@@ -143,8 +146,8 @@ class SumChecker:
             window = reexecution.window_of(chunk)
             try:
                 await self._check_window(published, reexecution, window, total=total)
-            except CoordinatorRefusedError as error:
-                if error.facts.get("status") not in _WITHHOLDS:
+            except (CoordinatorRefusedError, _ChunkWithheldError) as error:
+                if isinstance(error, CoordinatorRefusedError) and error.facts.get("status") not in _WITHHOLDS:
                     raise
                 message = "the coordinator does not show a chunk that its sum is made of"
                 raise _refused("sum-evidence-withheld", message, manifest) from error
@@ -169,20 +172,15 @@ class SumChecker:
         self, published: PublishedResult, reexecution: Reexecution, window: ChunkWindow, *, total: RingVector
     ) -> None:
         window_sum = reexecution.begin(window)
-        sites = reexecution.sites
-        for first in range(0, len(sites), _AT_ONCE):
-            some = sites[first : first + _AT_ONCE]
-            fetched = await asyncio.gather(*(self._fetch(published, site, window) for site in some))
-            for site, chunks in zip(some, fetched, strict=True):
+        context, client = published.exchange, self._seams.client
+        shown = client.get_masked_window(
+            context.run_id, context.round_index, of_sites=reexecution.sites, chunks=window.chunks
+        )
+        async with aclosing(shown):
+            for site in reexecution.sites:
+                chunks = [await _next_chunk(shown, site, index) for index in window.chunks]
                 await asyncio.to_thread(window_sum.add, site, chunks)
         await asyncio.to_thread(window_sum.compare, total)
-
-    async def _fetch(self, published: PublishedResult, site: SiteId, window: ChunkWindow) -> list[MaskedChunk]:
-        context, client = published.exchange, self._seams.client
-        return [
-            await client.get_masked_chunk(context.run_id, context.round_index, of_site=site, chunk_index=index)
-            for index in window.chunks
-        ]
 
     def _note_false(self, published: PublishedResult) -> None:
         self._known_false[_body_sha256(published)] = None
@@ -220,6 +218,14 @@ class SumChecker:
 
     async def _record(self, kind: AuditKind, published: PublishedResult, **facts: str | int) -> None:
         await asyncio.to_thread(self._seams.book.record_event, kind, round_of(published.exchange), **facts)
+
+
+async def _next_chunk(shown: AsyncIterator[ShownChunk], site: SiteId, index: int) -> MaskedChunk:
+    """The next of a window, which has to be this one. Raises _ChunkWithheldError."""
+    found = await anext(shown, None)
+    if found is None or (found.site_id, found.chunk_index) != (site, index):
+        raise _ChunkWithheldError
+    return found.chunk
 
 
 def _body_sha256(published: PublishedResult) -> bytes:

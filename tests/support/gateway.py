@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -182,6 +182,18 @@ class QuietRunServicer(run_pb2_grpc.RunServiceServicer):
     GetRun = SubmitApproval = Withdraw = GetRoster = ReportDatasetWithdrawn = _unused
 
 
+class OlderCoordinator(grpc.aio.ServerInterceptor):
+    """Knows none of these calls, as a version from before them."""
+
+    def __init__(self, unknown_calls: Collection[str]) -> None:
+        self._unknown = unknown_calls
+
+    async def intercept_service(self, continuation, handler_call_details):  # noqa: ANN001, ANN201
+        if handler_call_details.method.rpartition("/")[2] in self._unknown:
+            return None
+        return await continuation(handler_call_details)
+
+
 TServicer = TypeVar("TServicer", bound=round_pb2_grpc.RoundServiceServicer)
 
 
@@ -207,6 +219,7 @@ async def running_gateway(
     grpc_port: int = 0,
     http1_port: int = 0,
     runs: run_pb2_grpc.RunServiceServicer | None = None,
+    unknown_calls: Collection[str] = (),
 ) -> AsyncIterator[Gateway[TServicer]]:
     """Open both on loopback with these servicers behind them, and end them."""
     revoked: set[str] = set()
@@ -218,7 +231,9 @@ async def running_gateway(
         return CallingSite(site_id=site_id, certificate_sha256=certificate_sha256)
 
     identity = pki.server(GATEWAY_SERVER_NAME)
-    server = grpc.aio.server(interceptors=[GatewayInterceptor(identify=identify)], options=grpc_options)
+    server = grpc.aio.server(
+        interceptors=[OlderCoordinator(unknown_calls), GatewayInterceptor(identify=identify)], options=grpc_options
+    )
     round_pb2_grpc.add_RoundServiceServicer_to_server(servicer, server)
     run_pb2_grpc.add_RunServiceServicer_to_server(run_servicer, server)
     credentials = grpc.ssl_server_credentials(
@@ -226,7 +241,12 @@ async def running_gateway(
     )
     port = server.add_secure_port(f"127.0.0.1:{grpc_port}", credentials)
     await server.start()
-    app = Http1Gateway(admission=Admission(identify=identify), handlers=gateway_handlers(servicer, run_servicer))
+    handlers = {
+        path: handler
+        for path, handler in gateway_handlers(servicer, run_servicer).items()
+        if path.rpartition("/")[2] not in unknown_calls
+    }
+    app = Http1Gateway(admission=Admission(identify=identify), handlers=handlers)
     bound = bound_socket("127.0.0.1", http1_port, listener="http/1.1")
     http1 = http1_listener(app, bound, root_pem=pki.root_pem, identity=identity, grace_s=2.0)
     serving = asyncio.create_task(http1.server.serve(sockets=[bound]))

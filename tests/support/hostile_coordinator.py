@@ -324,6 +324,17 @@ class RoundWire(round_pb2_grpc.RoundServiceServicer):
         )
         return round_pb2.GetMaskedChunkResponse(data=found.data, path=found.path)
 
+    async def GetMaskedWindow(self, request, context):  # noqa: N802, ANN001, ANN201
+        for of_site in sorted(self.coordinator.masked[request.round_index]):
+            for index in range(request.first_chunk, request.first_chunk + request.n_chunks):
+                asked = round_pb2.GetMaskedChunkRequest(
+                    run_id=request.run_id, round_index=request.round_index, site_id=of_site, chunk_index=index
+                )
+                found = await self.GetMaskedChunk(asked, context)
+                yield round_pb2.GetMaskedWindowResponse(
+                    site_id=of_site, chunk_index=index, data=found.data, path=found.path
+                )
+
     async def GetAuditConsistency(self, request, context):  # noqa: N802, ANN001, ANN201
         ranges = tuple((one.from_size, one.to_size) for one in request.ranges)
         answer = await _shown(context, lambda: self.coordinator.log.prove(ranges))

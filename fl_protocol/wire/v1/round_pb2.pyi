@@ -1184,6 +1184,66 @@ class GetMaskedChunkResponse(_message.Message):
 Global___GetMaskedChunkResponse: _TypeAlias = GetMaskedChunkResponse  # noqa: Y015
 
 @_typing.final
+class GetMaskedWindowRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ROUND_INDEX_FIELD_NUMBER: _builtins.int
+    FIRST_CHUNK_FIELD_NUMBER: _builtins.int
+    N_CHUNKS_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    round_index: _builtins.int
+    first_chunk: _builtins.int
+    """From 0."""
+    n_chunks: _builtins.int
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        round_index: _builtins.int = ...,
+        first_chunk: _builtins.int = ...,
+        n_chunks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_chunk", b"first_chunk", "n_chunks", b"n_chunks", "round_index", b"round_index", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMaskedWindowRequest: _TypeAlias = GetMaskedWindowRequest  # noqa: Y015
+
+@_typing.final
+class GetMaskedWindowResponse(_message.Message):
+    """One chunk of one survivor: the sites in ascending order of their names, and the chunks of each in ascending order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_ID_FIELD_NUMBER: _builtins.int
+    CHUNK_INDEX_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    site_id: _builtins.str
+    chunk_index: _builtins.int
+    data: _builtins.bytes
+    @_builtins.property
+    def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        site_id: _builtins.str = ...,
+        chunk_index: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+        path: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_index", b"chunk_index", "data", b"data", "path", b"path", "site_id", b"site_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMaskedWindowResponse: _TypeAlias = GetMaskedWindowResponse  # noqa: Y015
+
+@_typing.final
 class AuditRange(_message.Message):
     """From one size of the coordinator's audit log to a larger one."""
 

@@ -119,6 +119,11 @@ class RoundServiceStub:
                 request_serializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedChunkRequest.SerializeToString,
                 response_deserializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedChunkResponse.FromString,
                 _registered_method=True)
+        self.GetMaskedWindow = channel.unary_stream(
+                '/fl_protocol.wire.v1.RoundService/GetMaskedWindow',
+                request_serializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedWindowRequest.SerializeToString,
+                response_deserializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedWindowResponse.FromString,
+                _registered_method=True)
         self.GetAuditConsistency = channel.unary_unary(
                 '/fl_protocol.wire.v1.RoundService/GetAuditConsistency',
                 request_serializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetAuditConsistencyRequest.SerializeToString,
@@ -234,6 +239,13 @@ class RoundServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetMaskedWindow(self, request, context):
+        """The same of all survivors in one call. A coordinator that does not know it is asked chunk by chunk.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetAuditConsistency(self, request, context):
         """Proofs that the coordinator's audit log only grew. A site asks for them before it joins a round.
         """
@@ -328,6 +340,11 @@ def add_RoundServiceServicer_to_server(servicer, server):
                     servicer.GetMaskedChunk,
                     request_deserializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedChunkRequest.FromString,
                     response_serializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedChunkResponse.SerializeToString,
+            ),
+            'GetMaskedWindow': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetMaskedWindow,
+                    request_deserializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedWindowRequest.FromString,
+                    response_serializer=fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedWindowResponse.SerializeToString,
             ),
             'GetAuditConsistency': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAuditConsistency,
@@ -794,6 +811,33 @@ class RoundService:
             '/fl_protocol.wire.v1.RoundService/GetMaskedChunk',
             fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedChunkRequest.SerializeToString,
             fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedChunkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMaskedWindow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fl_protocol.wire.v1.RoundService/GetMaskedWindow',
+            fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedWindowRequest.SerializeToString,
+            fl__protocol_dot_wire_dot_v1_dot_round__pb2.GetMaskedWindowResponse.FromString,
             options,
             channel_credentials,
             insecure,

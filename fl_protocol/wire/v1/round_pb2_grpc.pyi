@@ -52,6 +52,8 @@ class RoundServiceStub:
     GetSumEvidence: _grpc.UnaryUnaryMultiCallable[_round_pb2.GetSumEvidenceRequest, _round_pb2.GetSumEvidenceResponse]
     """Since 0.2: what a site needs to do the unmasking of a published sum again (docs/protocol/secagg.md, section 10)."""
     GetMaskedChunk: _grpc.UnaryUnaryMultiCallable[_round_pb2.GetMaskedChunkRequest, _round_pb2.GetMaskedChunkResponse]
+    GetMaskedWindow: _grpc.UnaryStreamMultiCallable[_round_pb2.GetMaskedWindowRequest, _round_pb2.GetMaskedWindowResponse]
+    """The same of all survivors in one call. A coordinator that does not know it is asked chunk by chunk."""
     GetAuditConsistency: _grpc.UnaryUnaryMultiCallable[_round_pb2.GetAuditConsistencyRequest, _round_pb2.GetAuditConsistencyResponse]
     """Proofs that the coordinator's audit log only grew. A site asks for them before it joins a round."""
 
@@ -79,6 +81,8 @@ class RoundServiceAsyncStub(RoundServiceStub):
     GetSumEvidence: _aio.UnaryUnaryMultiCallable[_round_pb2.GetSumEvidenceRequest, _round_pb2.GetSumEvidenceResponse]  # type: ignore[assignment]
     """Since 0.2: what a site needs to do the unmasking of a published sum again (docs/protocol/secagg.md, section 10)."""
     GetMaskedChunk: _aio.UnaryUnaryMultiCallable[_round_pb2.GetMaskedChunkRequest, _round_pb2.GetMaskedChunkResponse]  # type: ignore[assignment]
+    GetMaskedWindow: _aio.UnaryStreamMultiCallable[_round_pb2.GetMaskedWindowRequest, _round_pb2.GetMaskedWindowResponse]  # type: ignore[assignment]
+    """The same of all survivors in one call. A coordinator that does not know it is asked chunk by chunk."""
     GetAuditConsistency: _aio.UnaryUnaryMultiCallable[_round_pb2.GetAuditConsistencyRequest, _round_pb2.GetAuditConsistencyResponse]  # type: ignore[assignment]
     """Proofs that the coordinator's audit log only grew. A site asks for them before it joins a round."""
 
@@ -205,6 +209,14 @@ class RoundServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _round_pb2.GetMaskedChunkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_round_pb2.GetMaskedChunkResponse, _abc.Awaitable[_round_pb2.GetMaskedChunkResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetMaskedWindow(
+        self,
+        request: _round_pb2.GetMaskedWindowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_round_pb2.GetMaskedWindowResponse], _abc.AsyncIterator[_round_pb2.GetMaskedWindowResponse]]:
+        """The same of all survivors in one call. A coordinator that does not know it is asked chunk by chunk."""
 
     @_abc_1.abstractmethod
     def GetAuditConsistency(

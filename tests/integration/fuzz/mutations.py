@@ -99,6 +99,9 @@ def _seeds_never_recorded(name: str) -> tuple[tuple[bytes, ...], ...]:
         "GetMaskedChunk": round_pb2.GetMaskedChunkRequest(
             run_id=approval.run_id, round_index=0, site_id="a-site", chunk_index=0
         ),
+        "GetMaskedWindow": round_pb2.GetMaskedWindowRequest(
+            run_id=approval.run_id, round_index=0, first_chunk=0, n_chunks=2
+        ),
         "GetAuditConsistency": round_pb2.GetAuditConsistencyRequest(
             ranges=[round_pb2.AuditRange(from_size=1, to_size=3)]
         ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,7 +46,7 @@ from site_agent.jobs.job_dir import (
 )
 from site_agent.link import instructions as asked
 from site_agent.link.backoff import Backoff, BackoffPlan
-from site_agent.link.client import AuditConsistency, OwnLogProof, SumEvidenceAnswer
+from site_agent.link.client import AuditConsistency, OwnLogProof, ShownChunk, SumEvidenceAnswer
 from site_agent.link.instructions import Instruction
 from site_agent.link.uploader import Upload
 from site_agent.session.events import DeclineKind, Step
@@ -288,6 +288,12 @@ class FakeCoordinator:
             chunks.append(bytes(chunk))
         return MaskedChunk(data=chunks[chunk_index], path=tree.path(chunk_index))
 
+    def masked_window(self, site: SiteId, round_index: int, chunks: range) -> Iterator[ShownChunk]:
+        for of_site in sorted(self.masked[round_index]):
+            for index in chunks:
+                chunk = self.masked_chunk(site, round_index, of_site, index)
+                yield ShownChunk(site_id=of_site, chunk_index=index, chunk=chunk)
+
 
 class FakeClient:
     """One site's calls. Dies, or hears nothing, where it is told: at a call of a name, before or after it arrives."""
@@ -355,10 +361,11 @@ class FakeClient:
     async def get_sum_evidence(self, run_id: RunId, round_index: int) -> SumEvidenceAnswer:
         return self.coordinator.sum_evidence(self.site, round_index)
 
-    async def get_masked_chunk(
-        self, run_id: RunId, round_index: int, *, of_site: SiteId, chunk_index: int
-    ) -> MaskedChunk:
-        return self.coordinator.masked_chunk(self.site, round_index, of_site, chunk_index)
+    async def get_masked_window(
+        self, run_id: RunId, round_index: int, *, of_sites: Sequence[SiteId], chunks: range
+    ) -> AsyncGenerator[ShownChunk, None]:
+        for shown in self.coordinator.masked_window(self.site, round_index, chunks):
+            yield shown
 
     # The uploader's and the downloader's part.
 

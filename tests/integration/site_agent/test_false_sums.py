@@ -28,7 +28,7 @@ from fl_protocol.testing.entropy import seeded_signer
 from site_agent.db.models import AuditEventRow
 from site_agent.db.tx import open_site_db
 from site_agent.errors import CoordinatorRefusedError
-from site_agent.link.client import SumEvidenceAnswer, SumWitness
+from site_agent.link.client import ShownChunk, SumEvidenceAnswer, SumWitness
 from site_agent.state.public_state import PublicStateStore
 from site_agent.supervision.sum_check import SumChecker
 
@@ -173,6 +173,42 @@ async def test_coordinator_that_withholds_one_site_s_chunk_is_refused(federation
         return true_chunk(site, round_index, of_site, chunk_index)
 
     coordinator.masked_chunk = withheld
+    await refuse_the_first_result(federation, "sum-evidence-withheld")
+
+
+def end_early(shown: list[ShownChunk]) -> list[ShownChunk]:
+    return shown[:-1]
+
+
+def leave_one_out(shown: list[ShownChunk]) -> list[ShownChunk]:
+    return [each for each in shown if each.site_id != "beta"]
+
+
+def show_one_twice(shown: list[ShownChunk]) -> list[ShownChunk]:
+    return [shown[0], *shown]
+
+
+def swap_the_names(shown: list[ShownChunk]) -> list[ShownChunk]:
+    first, second, *rest = shown
+    return [
+        dataclasses.replace(first, site_id=second.site_id),
+        dataclasses.replace(second, site_id=first.site_id),
+        *rest,
+    ]
+
+
+def show_another_chunk(shown: list[ShownChunk]) -> list[ShownChunk]:
+    return [dataclasses.replace(each, chunk_index=each.chunk_index + 1) for each in shown]
+
+
+@pytest.mark.parametrize("lie", [end_early, leave_one_out, show_one_twice, swap_the_names, show_another_chunk])
+async def test_window_that_does_not_hold_each_survivor_s_chunk_in_its_place_is_refused(
+    federation_of: FederationOf, lie: Callable[[list[ShownChunk]], list[ShownChunk]]
+) -> None:
+    federation = federation_of(n_sites=3, rounds=2)
+    coordinator = federation.coordinator
+    true_window = coordinator.masked_window
+    coordinator.masked_window = lambda site, round_index, chunks: lie(list(true_window(site, round_index, chunks)))
     await refuse_the_first_result(federation, "sum-evidence-withheld")
 
 

@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 from coordinator.blobs.filesystem import FilesystemBlobStore
 from coordinator.db.models import Site, Upload
 from coordinator.driver.janitor import Janitor, JanitorSettings
-from coordinator.errors import NotFoundError, NotInCohortError, ScrubbedError
+from coordinator.errors import InvalidMessageError, NotFoundError, NotInCohortError, ScrubbedError
 from coordinator.services.get_result import get_result
-from coordinator.services.get_sum_evidence import get_masked_chunk, get_sum_evidence
+from coordinator.services.get_sum_evidence import SentMaskedChunk, get_masked_chunk, get_masked_window, get_sum_evidence
 from coordinator.services.site_instructions import RelayShares
 from fl_protocol.codec.ring_vector import RingVector
 from fl_protocol.ids import SiteId
@@ -98,6 +98,46 @@ async def test_vector_of_a_site_that_is_not_in_the_sum_is_never_shown(make_lab: 
             )
 
 
+async def window_of(lab: EngineLab, site: SiteId, chunks: range, *, round_index: int = 0) -> list[SentMaskedChunk]:
+    found = get_masked_window(lab.ctx, site_id=site, run_id=RUN_ID, round_index=round_index, chunks=chunks)
+    return [sent async for sent in found]
+
+
+@pytest.mark.parametrize("lost", [None, "d-site"])
+async def test_window_is_every_survivor_s_chunk_and_nobody_else_s(make_lab: MakeLab, lost: str | None) -> None:
+    lab = await lab_with_a_sum(make_lab, lost=lost)
+    reexecution, total = await reexecution_of(lab, D_SITE)
+    for index in range(reexecution.n_chunks):
+        window = reexecution.window_of(index)
+        shown = await window_of(lab, D_SITE, window.chunks)
+        assert [(sent.site_id, sent.chunk_index) for sent in shown] == [
+            (name, number) for name in FIVE if name != lost for number in window.chunks
+        ]
+        again = reexecution.begin(window)
+        for site in reexecution.sites:
+            own = [sent for sent in shown if sent.site_id == site]
+            again.add(site, [MaskedChunk(data=sent.data, path=sent.path) for sent in own])
+        again.compare(total)
+
+
+async def test_window_is_counted_as_traffic_of_the_site_that_asked_also_where_it_hangs_up(make_lab: MakeLab) -> None:
+    lab = await lab_with_a_sum(make_lab)
+    counted: list[tuple[SiteId, int]] = []
+    lab.ctx.traffic.add = lambda site, _context, n_bytes: counted.append((site, n_bytes))  # type: ignore[method-assign]
+    shown = get_masked_window(lab.ctx, site_id=D_SITE, run_id=RUN_ID, round_index=0, chunks=range(1))
+    first = await anext(shown)
+    await shown.aclose()  # type: ignore[attr-defined]
+    assert counted == [(D_SITE, len(first.data))]
+
+
+async def test_window_that_is_empty_or_past_the_end_is_refused(make_lab: MakeLab) -> None:
+    lab = await lab_with_a_sum(make_lab)
+    with pytest.raises(InvalidMessageError):
+        await window_of(lab, A_SITE, range(3, 3))
+    with pytest.raises(NotFoundError):
+        await window_of(lab, A_SITE, range(2**32))
+
+
 async def test_evidence_holds_one_secret_of_each_sharer_and_no_second(make_lab: MakeLab) -> None:
     lab = await lab_with_a_sum(make_lab)
     answer = await get_sum_evidence(lab.ctx, site_id=A_SITE, run_id=RUN_ID, round_index=0)
@@ -131,6 +171,10 @@ async def test_site_outside_the_run_and_unfinished_rounds_get_nothing(make_lab: 
         await get_masked_chunk(
             lab.ctx, site_id=SiteId("z-site"), run_id=RUN_ID, round_index=0, of_site=A_SITE, chunk_index=0
         )
+    with pytest.raises(NotInCohortError):
+        await window_of(lab, SiteId("z-site"), range(1))
+    with pytest.raises(NotFoundError):
+        await window_of(lab, A_SITE, range(1), round_index=1)
     with pytest.raises(NotFoundError):
         await get_sum_evidence(lab.ctx, site_id=A_SITE, run_id=RUN_ID, round_index=1)
     with pytest.raises(NotFoundError):
@@ -155,6 +199,8 @@ async def test_after_the_window_there_are_the_signed_words_of_those_that_checked
         assert unpack(body, 4)[2] == hashlib.sha256(found.result.m10).digest()
     with pytest.raises(ScrubbedError):
         await get_masked_chunk(lab.ctx, site_id=A_SITE, run_id=RUN_ID, round_index=0, of_site=A_SITE, chunk_index=0)
+    with pytest.raises(ScrubbedError):
+        await window_of(lab, A_SITE, range(1))
 
 
 async def test_the_process_that_received_the_uploads_reads_none_of_them_for_its_paths(
