@@ -46,6 +46,7 @@ REFUSED_ROUNDS: tuple[str, ...] = (
     "policy-unreadable",
     "site-paused",
     "run-withdrawn",
+    "run-ended",
     "run-not-approved",
     "dataset-missing",
     "site-disk-full",

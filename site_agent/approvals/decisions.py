@@ -15,7 +15,7 @@ from fl_protocol.audit.events import AuditKind
 from fl_protocol.signing.keys import Signer
 from fl_protocol.signing.signed import SignedBody
 from site_agent.approvals.errors import RunAlreadyDecidedError
-from site_agent.approvals.run_records import COMPLETED, PENDING, RunRecord, find_run
+from site_agent.approvals.run_records import COMPLETED, ENDED, OVER, PENDING, RunRecord, find_run
 from site_agent.approvals.statement import ApprovalStatement, Decision, sign_statement
 from site_agent.audit.store import AuditLog
 from site_agent.db.instants import instant_text
@@ -138,24 +138,23 @@ def _write_decision(session: Session, statement: ApprovalStatement, signed: Sign
 
 def check_may_follow(record: RunRecord, decision: Decision, *, renewal: Renewal | None = None) -> None:
     """A pending run may be approved or refused, a refused one approved after all, another renewed or withdrawn."""
-    over = {Decision.WITHDRAWN.value, COMPLETED}
     match decision:
         case Decision.APPROVED:
             is_possible = record.state in {PENDING, Decision.REFUSED.value} or (
-                record.state not in over and renewal is not None and renewal.may_replace(record)
+                record.state not in OVER and renewal is not None and renewal.may_replace(record)
             )
         case Decision.REFUSED:
             is_possible = record.state == PENDING
         case Decision.WITHDRAWN:
-            is_possible = record.state not in {PENDING, Decision.REFUSED.value, *over}
+            is_possible = record.state not in {PENDING, Decision.REFUSED.value, *OVER}
     if not is_possible:
         raise already_decided(record)
 
 
 def already_decided(record: RunRecord) -> RunAlreadyDecidedError:
-    """The error where the site's word was given."""
+    """The error where the site's word was given, or the run is over."""
     advice = f"'wardround-site runs show {record.run.run_id}' shows what was decided."
-    message = "this site's word on the run was given"
+    message = "the run is over" if record.state in {COMPLETED, ENDED} else "this site's word on the run was given"
     return RunAlreadyDecidedError(message, advice=advice, run_id=record.run.run_id, state=record.state)
 
 

@@ -27,6 +27,10 @@ STANDING = frozenset({Decision.APPROVED.value, "active", "paused"})
 """States of a run that this site has approved and that is not over."""
 COMPLETED = "completed"
 """The last round is settled: the run is over at this site."""
+ENDED = "ended"
+"""The coordinator ended the run before this site settled its last round; ``reason`` says how."""
+OVER = frozenset({Decision.WITHDRAWN.value, COMPLETED, ENDED})
+"""Nothing follows on these."""
 _IN_HAND = STANDING | {PENDING}
 _PAUSED_SWITCH = "paused"
 
@@ -156,6 +160,32 @@ def standing_run_ids(session: Session) -> frozenset[RunId]:
     """The runs that this site has approved and that are not over."""
     query = select(RunLedgerRow.run_id).where(RunLedgerRow.state.in_(STANDING))
     return frozenset(RunId(run_id) for run_id in session.scalars(query))
+
+
+def runs_in_hand(session: Session) -> tuple[RunRecord, ...]:
+    """The runs that wait for this site's word, or are under way with it, in the order in which they were first seen."""
+    return tuple(record for record in list_runs(session) if record.state in _IN_HAND)
+
+
+def end_run(db: SiteDb, audit: AuditLog, run_id: RunId, *, reason: str) -> bool:
+    """Record that the coordinator ended a run that was in hand; False where it was not. Raises SiteDatabaseError.
+
+    Args:
+        db: of the site.
+        audit: of the site.
+        run_id: which.
+        reason: how, in one word of this program's own.
+    """
+
+    def write(session: Session) -> bool:
+        row = session.get_one(RunLedgerRow, run_id)
+        if row.state not in _IN_HAND:
+            return False
+        row.state, row.reason = ENDED, reason
+        audit.append(session, AuditKind.RUN_STATE, run_id=run_id, state=ENDED, reason=reason)
+        return True
+
+    return db.run_tx("end_run", write)
 
 
 def complete_run(session: Session, audit: AuditLog, run_id: RunId) -> None:

@@ -17,10 +17,13 @@ from site_agent.approvals.ledger import site_ledger_for
 from site_agent.approvals.run_records import (
     PENDING,
     RunInHand,
+    RunRecord,
+    end_run,
     has_run_in_hand,
     list_runs,
     mark_statement_sent,
     record_pending_run,
+    runs_in_hand,
     unsent_statements,
 )
 from site_agent.approvals.statement import Decision
@@ -46,6 +49,12 @@ _ASK_SELDOM_S = 3.0
 """Otherwise: a run waits for the steward or is under way, another may be seen a little later, and a call a second for
 every site and every hour of training is a cost for nothing."""
 
+_ASK_FOR_ENDS_S = 30.0
+"""How often it is asked whether a run in hand was ended: nothing else tells a site that waits for its next round."""
+
+_ENDS = {"CANCELLED": "cancelled", "FAILED": "failed"}
+"""States that a run does not leave, and what this site calls them."""
+
 _MOST_INVALID = 100
 """A coordinator that shows false runs without end does not fill this site's log."""
 
@@ -65,6 +74,13 @@ class ApprovalLoop:
         self._seen: set[str] = set()
         self._invalid: set[tuple[RunId, str]] = set()
         self._looks_to_wait = 0
+        self._looks_to_next_end = 0
+        self._turns = (
+            ("see", self._see_in_turn),
+            ("end", self._end_in_turn),
+            ("judge", self._judge),
+            ("send", self._send_decided),
+        )
         self._policy_fault = ""
 
     async def read_policy(self) -> None:
@@ -86,7 +102,7 @@ class ApprovalLoop:
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            for name, turn in (("see", self._see_in_turn), ("judge", self._judge), ("send", self._send_decided)):
+            for name, turn in self._turns:
                 try:
                     await turn()
                 except LinkError as error:
@@ -139,6 +155,34 @@ class ApprovalLoop:
             raise
         if is_new:
             log.info("run_seen", run_id=run.run_id, run_spec_sha256=run.run_spec_sha256)
+
+    async def _end_in_turn(self) -> None:
+        """Ask the coordinator, when it is time to, which of the runs in hand it has ended."""
+        if self._looks_to_next_end > 0:
+            self._looks_to_next_end -= 1
+            return
+        self._looks_to_next_end = round(_ASK_FOR_ENDS_S / _LOOK_EVERY_S) - 1
+        for record in await asyncio.to_thread(self._seams.db.run_read, "runs-in-hand", runs_in_hand):
+            try:
+                found = await self._seams.client.get_run(record.run.run_id)
+            except CoordinatorRefusedError as error:
+                # One that it does not know (any more) is no run that it has ended.
+                log.debug("run_not_shown", run_id=record.run.run_id, code=error.refusal_code)
+                continue
+            if (reason := _how_ended(record, found.summary.state)) is not None:
+                await self._end(record.run.run_id, reason=reason)
+
+    async def _end(self, run_id: RunId, *, reason: str) -> None:
+        seams = self._seams
+        if await asyncio.to_thread(end_run, seams.db, seams.audit, run_id, reason=reason):
+            log.info("run_ended", run_id=run_id, reason=reason)
+        # After the record: what is left by whoever dies in between is found by the next start.
+        await self._forget(run_id)
+
+    async def _forget(self, run_id: RunId) -> None:
+        """Delete what this site keeps of a run beside its records."""
+        await asyncio.to_thread(PrivateStates(self._seams.jobs.private_states_dir).forget, run_id)
+        await asyncio.to_thread(forget_features, self._seams.jobs.jobs_dir, run_id)
 
     async def _judge(self) -> None:
         """Ask the policy about every pending run, once for each state of the policy file and of the register."""
@@ -202,8 +246,7 @@ class ApprovalLoop:
             try:
                 if unsent.decision is Decision.WITHDRAWN:
                     # First what this site keeps of the run: it may be told late, and is not worked on again.
-                    await asyncio.to_thread(PrivateStates(seams.jobs.private_states_dir).forget, unsent.run_id)
-                    await asyncio.to_thread(forget_features, seams.jobs.jobs_dir, unsent.run_id)
+                    await self._forget(unsent.run_id)
                     await seams.client.withdraw(unsent.run_id, statement=unsent.statement)
                 else:
                     await seams.client.submit_approval(unsent.run_id, statement=unsent.statement)
@@ -215,6 +258,13 @@ class ApprovalLoop:
             await asyncio.to_thread(
                 mark_statement_sent, seams.db, approval_id=unsent.approval_id, now=seams.clock.now()
             )
+
+
+def _how_ended(record: RunRecord, state: str) -> str | None:
+    """How the coordinator says that a run ended; None where it goes on, or this site's last round tells it."""
+    if record.state == PENDING and state == "COMPLETED":
+        return "completed-without-this-site"
+    return _ENDS.get(state)
 
 
 def _wait_before_asking_s(session: Session) -> float:

@@ -20,7 +20,7 @@ from fl_protocol.spec.run_spec import RunSpec, parse_run_spec
 from fl_protocol.tensors.adapter_layout import AdapterLayout
 from fl_protocol.tensors.errors import AdapterLayoutSparseError
 from fl_protocol.tensors.layout_rules import check_layout
-from site_agent.approvals.run_records import COMPLETED, STANDING
+from site_agent.approvals.run_records import COMPLETED, ENDED, STANDING
 from site_agent.approvals.statement import Decision
 from site_agent.db.instants import instant_from_text
 from site_agent.db.models import RunLedgerRow
@@ -60,12 +60,14 @@ def read_approved_run(session: Session, run_id: RunId) -> ApprovedRun:
     """Read a run that this site approved.
 
     Raises:
-        RoundRefusedError: it did not (``run-not-approved``), or took it back (``run-withdrawn``), or the ledger's
-            documents do not have the digests that were approved.
+        RoundRefusedError: it did not (``run-not-approved``), or took it back (``run-withdrawn``), or the
+            coordinator ended it (``run-ended``), or the ledger's documents do not have the digests that were approved.
     """
     row = session.get(RunLedgerRow, run_id)
     if row is not None and row.state == Decision.WITHDRAWN.value:
         raise RoundRefusedError("this site has withdrawn from the run", reason="run-withdrawn", run_id=run_id)
+    if row is not None and row.state == ENDED:
+        raise RoundRefusedError("the coordinator has ended the run", reason="run-ended", run_id=run_id)
     if row is None or row.state not in _APPROVED:
         message = "this site has not approved the run"
         raise RoundRefusedError(message, reason="run-not-approved", run_id=run_id)

@@ -77,6 +77,10 @@ def test_quorum_late_suspended_and_absent_sites_pause_resume_and_cancel(make_fed
     federation.continue_process(CHARITE)
     for site in (ST_MARY, CHARITE, LATE):
         federation.wait_until(f"{site} rests", lambda site=site: _phase(federation, site) != "training")
+    # A site that waits for its next round learns of the end all the same, and takes the run for over.
+    for site in (ST_MARY, CHARITE, LATE):
+        federation.wait_until(f"{site} knows", lambda site=site: _state(federation, site, run_id) == "ended")
+        assert federation.call_site(site, "runs", "approve", run_id)["exit"] == 1
 
     # Each sum holds the records of exactly the sites that it counts.
     counted = [sum(RECORD_COUNTS[site] for site in federation.counted(run_id, index)) for index in (0, 1)]
@@ -88,6 +92,11 @@ def _approvals(run: dict[str, object]) -> set[str]:
     rows = run["approvals"]
     assert isinstance(rows, list)
     return {str(row["site_id"]) for row in rows if row["decision"] == "approved"}
+
+
+def _state(federation: object, site: str, run_id: str) -> object:
+    """What the site takes the run for."""
+    return federation.call_site(site, "runs", "show", run_id)["state"]  # type: ignore[attr-defined]
 
 
 def _phase(federation: object, site: str) -> str:

@@ -1,26 +1,34 @@
-"""How often the coordinator is asked for runs: at once for a first one, seldom while one is in hand."""
+"""When the coordinator is asked for runs, and which it has ended: what this site keeps of such a run goes."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from fl_protocol.audit.events import event_from_bytes
 from fl_protocol.clock import SystemClock
 from fl_protocol.ids import RunId, Sha256Hex
-from site_agent.approvals.errors import RunDocumentInvalidError
-from site_agent.approvals.run_records import RunInHand, list_runs, record_pending_run
+from fl_protocol.spec.context import RoundContext
+from site_agent.approvals.decisions import check_may_follow
+from site_agent.approvals.errors import RunAlreadyDecidedError, RunDocumentInvalidError
+from site_agent.approvals.run_records import RunInHand, find_run, list_runs, record_pending_run
+from site_agent.approvals.statement import Decision
 from site_agent.audit.store import AuditLog
-from site_agent.db.models import ApprovalRow, RunLedgerRow
+from site_agent.db.models import ApprovalRow, AuditEventRow, RunLedgerRow
 from site_agent.db.tx import SiteDb
-from site_agent.errors import CoordinatorUnavailableError
+from site_agent.errors import CoordinatorRefusedError, CoordinatorUnavailableError, RoundRefusedError
 from site_agent.link.client import RunDocuments, RunSummary
+from site_agent.state.private_states import PrivateStates
 from site_agent.supervision.approval_loop import ApprovalLoop
+from site_agent.supervision.approved_runs import read_approved_run
 
 
 class CountingClient:
@@ -36,17 +44,21 @@ class CountingClient:
 
 
 class OfferingClient:
-    def __init__(self, runs: Sequence[RunInHand]) -> None:
+    def __init__(self, runs: Sequence[RunInHand], *, state: str = "ACTIVE") -> None:
         self._runs = {run.run_id: run for run in runs}
+        self.state = state
+        self.n_shown = 0
 
-    @staticmethod
-    def _summary(run: RunInHand) -> RunSummary:
-        return RunSummary(run_id=run.run_id, name=run.name, run_spec_sha256=run.run_spec_sha256, state="ACTIVE")
+    def _summary(self, run: RunInHand) -> RunSummary:
+        return RunSummary(run_id=run.run_id, name=run.name, run_spec_sha256=run.run_spec_sha256, state=self.state)
 
     async def list_pending(self) -> tuple[RunSummary, ...]:
         return tuple(self._summary(run) for run in self._runs.values())
 
     async def get_run(self, run_id: RunId) -> RunDocuments:
+        self.n_shown += 1
+        if run_id not in self._runs:
+            raise CoordinatorRefusedError("no such run", status="NOT_FOUND", refusal_code="not-found")
         run = self._runs[run_id]
         return RunDocuments(
             summary=self._summary(run),
@@ -145,3 +157,109 @@ async def test_run_that_cannot_be_read_keeps_no_other_from_being_seen(
     with pytest.raises(RunDocumentInvalidError):
         await loop._see_in_turn()
     assert [record.run.run_id for record in site_db.run_read("runs", list_runs)] == [run_in_hand.run_id]
+
+
+class Ending:
+    """A site with one run in hand, and a coordinator that says how it is about it."""
+
+    def __init__(self, site_db: SiteDb, audit_log: AuditLog, run: RunInHand, *, folder: Path, said: str) -> None:
+        self.db, self.run = site_db, run
+        self.client = OfferingClient([run], state=said)
+        jobs = SimpleNamespace(private_states_dir=folder / "private", jobs_dir=folder / "jobs")
+        seams = SimpleNamespace(client=self.client, db=site_db, audit=audit_log, clock=SystemClock(), jobs=jobs)
+        self.loop = ApprovalLoop(seams, policies=None, identity=None, peers=dict)  # type: ignore[arg-type]
+        self.private = PrivateStates(jobs.private_states_dir)
+        of_round = RoundContext(run_id=run.run_id, round_index=0, round_attempt=0)
+        self.private.offer(of_round, b"a control variate")
+        self.private.decide(of_round, is_counted=True)
+
+    async def look(self, *, times: int = 1) -> None:
+        for _ in range(times):
+            await self.loop._end_in_turn()
+
+    @property
+    def state(self) -> tuple[str, str | None]:
+        (record,) = self.db.run_read("runs", list_runs)
+        return record.state, record.reason
+
+    @property
+    def said_in_the_log(self) -> list[tuple[object, object]]:
+        def read(session: Session) -> list[bytes]:
+            return [bytes(body) for body in session.scalars(select(AuditEventRow.body).order_by(AuditEventRow.seq))]
+
+        events = [event_from_bytes(body).event for body in self.db.run_read("events", read)]
+        return [
+            (event.facts["state"], event.facts.get("reason")) for event in events if event.kind.value == "run.state"
+        ]
+
+
+EndingOf = Callable[..., Ending]
+
+
+@pytest.fixture
+def ending_of(site_db: SiteDb, audit_log: AuditLog, run_in_hand: RunInHand, tmp_path: Path) -> EndingOf:
+    def make(said: str, *, held_as: str) -> Ending:
+        see_run(site_db, audit_log, run_in_hand, state=held_as)
+        return Ending(site_db, audit_log, run_in_hand, folder=tmp_path, said=said)
+
+    return make
+
+
+@pytest.mark.parametrize("held_as", ["pending", "approved", "active", "paused"])
+@pytest.mark.parametrize(("said", "reason"), [("CANCELLED", "cancelled"), ("FAILED", "failed")])
+async def test_run_that_the_coordinator_ended_is_over_here_too(
+    ending_of: EndingOf, held_as: str, said: str, reason: str
+) -> None:
+    ending = ending_of(said, held_as=held_as)
+    await ending.look()
+    assert ending.state == ("ended", reason)
+    assert ending.said_in_the_log == [("pending", None), ("ended", reason)]
+    # SCAFFOLD's control variate tells of the records, and is of no more use.
+    assert ending.private.current(ending.run.run_id) is None
+    with pytest.raises(RoundRefusedError) as refused:
+        ending.db.run_read("approved", lambda session: read_approved_run(session, ending.run.run_id))
+    assert refused.value.reason == "run-ended"
+
+
+async def test_run_that_was_completed_without_this_site_waits_for_its_word_no_longer(ending_of: EndingOf) -> None:
+    ending = ending_of("COMPLETED", held_as="pending")
+    await ending.look()
+    assert ending.state == ("ended", "completed-without-this-site")
+
+
+@pytest.mark.parametrize("said", ["AWAITING_SITES", "ACTIVE", "PAUSED", "COMPLETED", "DRAFT", "a newer state", ""])
+async def test_run_that_goes_on_or_ends_with_its_last_round_stays(ending_of: EndingOf, said: str) -> None:
+    ending = ending_of(said, held_as="approved")
+    await ending.look()
+    assert ending.state == ("approved", None)
+    assert ending.private.current(ending.run.run_id) == b"a control variate"
+
+
+@pytest.mark.parametrize("held_as", ["withdrawn", "refused", "completed", "ended"])
+async def test_run_that_is_not_in_hand_is_not_asked_for(ending_of: EndingOf, held_as: str) -> None:
+    ending = ending_of("CANCELLED", held_as=held_as)
+    await ending.look()
+    assert ending.client.n_shown == 0
+    assert ending.state == (held_as, None)
+
+
+async def test_run_that_the_coordinator_does_not_know_stays(ending_of: EndingOf) -> None:
+    ending = ending_of("CANCELLED", held_as="approved")
+    ending.client._runs.clear()
+    await ending.look()
+    assert ending.state == ("approved", None)
+
+
+async def test_coordinator_is_asked_for_ends_at_every_thirtieth_look(ending_of: EndingOf) -> None:
+    ending = ending_of("ACTIVE", held_as="approved")
+    await ending.look(times=61)
+    assert ending.client.n_shown == 3
+
+
+async def test_steward_can_say_nothing_more_of_a_run_that_was_ended(ending_of: EndingOf) -> None:
+    ending = ending_of("CANCELLED", held_as="approved")
+    await ending.look()
+    record = ending.db.run_read("run", lambda session: find_run(session, ending.run.run_id))
+    for decision in Decision:
+        with pytest.raises(RunAlreadyDecidedError, match="the run is over"):
+            check_may_follow(record, decision)
