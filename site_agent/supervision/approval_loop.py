@@ -75,6 +75,7 @@ class ApprovalLoop:
         self._invalid: set[tuple[RunId, str]] = set()
         self._looks_to_wait = 0
         self._looks_to_next_end = 0
+        self._ended: set[RunId] = set()
         self._turns = (
             ("see", self._see_in_turn),
             ("end", self._end_in_turn),
@@ -162,6 +163,9 @@ class ApprovalLoop:
             self._looks_to_next_end -= 1
             return
         self._looks_to_next_end = round(_ASK_FOR_ENDS_S / _LOOK_EVERY_S) - 1
+        # Once more: the round that was under way may have left something while it was being stopped.
+        while self._ended:
+            await self._forget(self._ended.pop())
         for record in await asyncio.to_thread(self._seams.db.run_read, "runs-in-hand", runs_in_hand):
             try:
                 found = await self._seams.client.get_run(record.run.run_id)
@@ -176,6 +180,7 @@ class ApprovalLoop:
         seams = self._seams
         if await asyncio.to_thread(end_run, seams.db, seams.audit, run_id, reason=reason):
             log.info("run_ended", run_id=run_id, reason=reason)
+            self._ended.add(run_id)
         # After the record: what is left by whoever dies in between is found by the next start.
         await self._forget(run_id)
 

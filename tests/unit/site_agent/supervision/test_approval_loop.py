@@ -250,6 +250,16 @@ async def test_run_that_the_coordinator_does_not_know_stays(ending_of: EndingOf)
     assert ending.state == ("approved", None)
 
 
+async def test_what_a_round_leaves_while_it_is_being_stopped_goes_with_the_next_look(ending_of: EndingOf) -> None:
+    ending = ending_of("CANCELLED", held_as="approved")
+    await ending.look()
+    of_round = RoundContext(run_id=ending.run.run_id, round_index=1, round_attempt=0)
+    ending.private.offer(of_round, b"of a trainer that was not dead yet")
+    ending.private.decide(of_round, is_counted=True)
+    await ending.look(times=30)
+    assert ending.private.current(ending.run.run_id) is None
+
+
 async def test_coordinator_is_asked_for_ends_at_every_thirtieth_look(ending_of: EndingOf) -> None:
     ending = ending_of("ACTIVE", held_as="approved")
     await ending.look(times=61)
