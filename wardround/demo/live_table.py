@@ -180,6 +180,6 @@ def _round_sentence(line: RoundLine) -> str:
         f"train loss {number_text(line.train_loss, '.4f')}",
         f"eval loss {number_text(line.eval_loss, '.4f')}",
         f"{size_text(line.bytes_up)} up",
-        f"{size_text(line.bytes_down)} down",
     )
+    # What goes down is counted on after the commit; with it, the line would come again. The closing table has it.
     return f"{sentence}; {', '.join(figures)}"

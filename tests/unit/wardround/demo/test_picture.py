@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,12 +81,15 @@ def test_plain_progress_says_each_change_once_and_no_steps() -> None:
     progress = PlainProgress(Console(file=file, width=200))
     for _ in range(3):
         progress.show(picture())
-    progress.show(picture(state="COMPLETED", rounds=round_lines([ROUND])))
+    (line,) = round_lines([ROUND])
+    progress.show(picture(state="COMPLETED", rounds=(line,)))
+    # What the sites download is counted after the commit.
+    progress.show(picture(state="COMPLETED", rounds=(replace(line, bytes_down=4_000_000),)))
     lines = [line.split("] ", 1)[1] for line in file.getvalue().splitlines()]
     assert lines == [
         "run: ACTIVE; waits for three sites",
         "st-mary: training, evaluating",
-        "round 1 (train): COMMITTED; 12.5 s, 3 sites, train loss 2.5000, eval loss 2.7500, 1.5 MB up, 20 B down",
+        "round 1 (train): COMMITTED; 12.5 s, 3 sites, train loss 2.5000, eval loss 2.7500, 1.5 MB up",
     ]
 
 
