@@ -107,6 +107,7 @@ NOT_IN_A_ROUND: dict[str, str] = {
     "check_dataset": _STEWARD,
     "record-policy": "the policy file, which this run's judge does not have; tested with the policy desk",
     "record-evaluation": "as above",
+    "end_run": "the coordinator cancelled the run or gave it up, which it does not here; tested with the approval loop",
     "mark_statement_sent": "the approval loop, beside the rounds",
     "set_paused": _STEWARD,
     "release-reveals": _STEWARD,

@@ -18,7 +18,7 @@ import pytest
 from site_agent.datasets.errors import DatasetFileError
 from site_agent.datasets.inspector import DataDescription, JobInspector, SubprocessInspector
 from site_agent.errors import JobFailedError
-from site_agent.jobs.job_dir import DeviceChoice, JobResult, read_job
+from site_agent.jobs.job_dir import JOB_FILE, DeviceChoice, JobResult, read_job
 from site_agent.jobs.record_schema import schema_from_document
 from site_agent.jobs.spool import SpoolRunner, SpoolRunnerOptions
 from site_agent.jobs.spool_files import is_trainer_alive
@@ -71,8 +71,11 @@ async def test_rounds_of_a_tiny_model_are_trained_and_a_missing_gpu_is_said(tmp_
         payloads = [(jobs / "run-a" / name / "payload.safetensors").read_bytes() for name in ("0.0", "1.0")]
         assert payloads[0] == payloads[1]
         assert max(line.step for line in heard if line.state == "training") == 3
-        make_job(jobs / "run-a" / "2.0", model_folder=model, records=records)
-        gpu = replace(read_job(jobs / "run-a" / "2.0"), device=DeviceChoice.CUDA)
+        # Made elsewhere: a job file in the spool is begun as it stands there, before it could name the GPU.
+        make_job(tmp_path / "made", model_folder=model, records=records)
+        gpu = replace(read_job(tmp_path / "made"), device=DeviceChoice.CUDA)
+        (tmp_path / "made" / JOB_FILE).unlink()
+        (tmp_path / "made").rename(jobs / "run-a" / "2.0")
         with pytest.raises(JobFailedError) as failed:
             await runner.run_training_job(jobs / "run-a" / "2.0", gpu, on_progress=heard.append)
     assert failed.value.failure_code == "device-unavailable"

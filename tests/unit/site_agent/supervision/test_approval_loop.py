@@ -19,7 +19,7 @@ from fl_protocol.ids import RunId, Sha256Hex
 from fl_protocol.spec.context import RoundContext
 from site_agent.approvals.decisions import check_may_follow
 from site_agent.approvals.errors import RunAlreadyDecidedError, RunDocumentInvalidError
-from site_agent.approvals.run_records import RunInHand, find_run, list_runs, record_pending_run
+from site_agent.approvals.run_records import RunInHand, find_run, list_runs, record_pending_run, standing_run_ids
 from site_agent.approvals.statement import Decision
 from site_agent.audit.store import AuditLog
 from site_agent.db.models import ApprovalRow, AuditEventRow, RunLedgerRow
@@ -258,6 +258,34 @@ async def test_what_a_round_leaves_while_it_is_being_stopped_goes_with_the_next_
     ending.private.decide(of_round, is_counted=True)
     await ending.look(times=30)
     assert ending.private.current(ending.run.run_id) is None
+
+
+@pytest.mark.parametrize("has_committed", [False, True])
+async def test_agent_that_dies_while_it_ends_a_run_is_found_by_its_next_start(
+    ending_of: EndingOf, monkeypatch: pytest.MonkeyPatch, has_committed: bool
+) -> None:
+    class DiedError(Exception):
+        """Nothing of it goes on."""
+
+    ending = ending_of("CANCELLED", held_as="approved")
+
+    def die(*_: object, **__: object) -> None:
+        raise DiedError
+
+    where = (PrivateStates, "forget") if has_committed else (ending.db, "run_tx")
+    with monkeypatch.context() as dying:
+        dying.setattr(*where, die)
+        with pytest.raises(DiedError):
+            await ending.look()
+    # The next start keeps private states of standing runs only (``restoring``); what still stands is asked for again.
+    standing = ending.db.run_read("standing", standing_run_ids)
+    assert standing == (frozenset() if has_committed else {ending.run.run_id})
+    ending.private.forget_all_but(standing)
+    again = ApprovalLoop(ending.loop._seams, policies=None, identity=None, peers=dict)  # type: ignore[arg-type]
+    await again._end_in_turn()
+    assert ending.state == ("ended", "cancelled")
+    assert ending.private.current(ending.run.run_id) is None
+    assert ending.said_in_the_log == [("pending", None), ("ended", "cancelled")]
 
 
 async def test_coordinator_is_asked_for_ends_at_every_thirtieth_look(ending_of: EndingOf) -> None:
