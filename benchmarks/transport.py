@@ -26,14 +26,13 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import grpc
 import structlog
 
 from benchmarks.rows import Row, announce, print_rows
 from benchmarks.transport_rig import RUN_ID
-from benchmarks.transport_yardsticks import BARE_SERVICE, MIB, keep_stream
+from benchmarks.transport_yardsticks import MIB, bare_download, bare_upload, kept_download, kept_upload
 from coordinator.ca.authority import GATEWAY_SERVER_NAME
 from fl_protocol.free_memory import keep_room_for_chunks
 from fl_protocol.ids import SiteId
@@ -142,51 +141,6 @@ async def timed(work: Callable[[], Awaitable[object]]) -> float:
     began = time.perf_counter()
     await work()
     return time.perf_counter() - began
-
-
-async def bare_upload(channel: grpc.aio.Channel, n_bytes: int) -> None:
-    """The yardstick of an upload."""
-    chunk = bytes(MIB)
-
-    async def parts() -> AsyncIterator[bytes]:
-        for start in range(0, n_bytes, MIB):
-            yield chunk[: min(MIB, n_bytes - start)]
-
-    send = cast("Callable[[AsyncIterator[bytes]], Awaitable[bytes]]", channel.stream_unary(f"/{BARE_SERVICE}/Upload"))
-    received = await send(parts())
-    if int(received) != n_bytes:
-        raise RuntimeError(f"the bare stream lost bytes: {received!r}")
-
-
-async def kept_upload(channel: grpc.aio.Channel, path: Path) -> None:
-    """The second yardstick of an upload: the file is read, hashed at the other end and on its disk."""
-
-    async def parts() -> AsyncIterator[bytes]:
-        with path.open("rb") as file:
-            while data := await asyncio.to_thread(file.read, MIB):
-                yield data
-
-    send = cast("Callable[[AsyncIterator[bytes]], Awaitable[bytes]]", channel.stream_unary(f"/{BARE_SERVICE}/Keep"))
-    if len(await send(parts())) != 64:
-        raise RuntimeError("the stream that keeps named no digest")
-
-
-async def kept_download(channel: grpc.aio.Channel, n_bytes: int, path: Path) -> None:
-    """The second yardstick of a download: hashed and on this end's disk."""
-    ask = cast("Callable[[bytes], AsyncIterator[bytes]]", channel.unary_stream(f"/{BARE_SERVICE}/Download"))
-    await keep_stream(ask(str(n_bytes).encode()), path)
-    if (await asyncio.to_thread(path.stat)).st_size != n_bytes:
-        raise RuntimeError("the stream that keeps lost bytes")
-
-
-async def bare_download(channel: grpc.aio.Channel, n_bytes: int) -> None:
-    """The yardstick of a download."""
-    n_received = 0
-    ask = cast("Callable[[bytes], AsyncIterator[bytes]]", channel.unary_stream(f"/{BARE_SERVICE}/Download"))
-    async for data in ask(str(n_bytes).encode()):
-        n_received += len(data)
-    if n_received != n_bytes:
-        raise RuntimeError("the bare stream lost bytes")
 
 
 @dataclass(slots=True)

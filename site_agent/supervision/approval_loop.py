@@ -164,8 +164,9 @@ class ApprovalLoop:
             return
         self._looks_to_next_end = round(_ASK_FOR_ENDS_S / _LOOK_EVERY_S) - 1
         # Once more: the round that was under way may have left something while it was being stopped.
-        while self._ended:
-            await self._forget(self._ended.pop())
+        for run_id in tuple(self._ended):
+            await self._forget(run_id)
+            self._ended.discard(run_id)
         for record in await asyncio.to_thread(self._seams.db.run_read, "runs-in-hand", runs_in_hand):
             try:
                 found = await self._seams.client.get_run(record.run.run_id)
